@@ -1,0 +1,212 @@
+"""Checks of public arguments, and the canonical form in which backends get them.
+
+Each function takes the name of the operation first: errors say which function, which argument, what
+was expected and what came.
+"""
+
+import operator
+
+import numpy as np
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+_WORDS = "float64, float32, float16 or bfloat16"
+
+
+def _convert(op, name, value, dtype=None):
+    try:
+        return np.asarray(value, dtype)
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{op}: {name} cannot be made an array: {error}") from error
+
+
+def _canonical(array):
+    """`array` in native byte order, aligned."""
+    if array.dtype.isnative and array.flags.aligned:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _has_dtype(value):
+    return not isinstance(value, (list, tuple, int, float))
+
+
+def array(op, x, name="x", ndim=1):
+    x = _convert(op, name, x)
+    if x.dtype.name not in DTYPES:
+        raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}")
+    if x.ndim < ndim:
+        raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least {ndim} axes")
+    return _canonical(x)
+
+
+def gradient(op, dy, x):
+    dy = _convert(op, "dy", dy, None if _has_dtype(dy) else x.dtype)
+    if dy.dtype.name != x.dtype.name:
+        raise TypeError(f"{op}: dy has dtype {dy.dtype}, expected {x.dtype.name}, the dtype of x")
+    if dy.shape != x.shape:
+        raise ValueError(f"{op}: dy has shape {dy.shape}, expected {x.shape}, the shape of x")
+    return _canonical(dy)
+
+
+def parameter(op, name, value, x, shape, meaning):
+    """`value` contiguous, in the dtype of x or, beside a 16-bit x, float32; None stays None."""
+    if value is None:
+        return None
+    value = _convert(op, name, value, None if _has_dtype(value) else x.dtype)
+    expected = (x.dtype.name, "float32") if x.dtype.itemsize == 2 else (x.dtype.name,)
+    if value.dtype.name not in expected:
+        words = " or ".join(expected)
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {words} where x is {x.dtype.name}")
+    if value.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")
+    return np.ascontiguousarray(_canonical(value))
+
+
+def statistic(op, name, value, shape, meaning):
+    """`value` as a contiguous float64 array."""
+    value = _convert(op, name, value, None if _has_dtype(value) else np.float64)
+    if value.dtype.name not in ("float64", "float32"):
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected float64 or float32")
+    if value.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")
+    return np.require(value, np.float64, ["C", "A"])
+
+
+def running(op, mean, var, shape, update):
+    """Whether there are running statistics; checks that they can be used, or updated in place."""
+    if mean is None and var is None:
+        return False
+    for name, value in (("running_mean", mean), ("running_var", var)):
+        if value is None:
+            raise ValueError(f"{op}: {name} is None, expected both running_mean and running_var or neither")
+        statistic(op, name, value, shape, "one value a channel")
+        if update and not isinstance(value, np.ndarray):
+            raise TypeError(
+                f"{op}: {name} is a {type(value).__name__}, expected a NumPy array, to be updated in place"
+            )
+        if update and not value.flags.writeable:
+            raise ValueError(f"{op}: {name} is read-only, expected a writeable array, to be updated in place")
+    return True
+
+
+def constant(value, shape=None):
+    """A float64 copy of a running statistic, repeated to `shape`."""
+    value = np.asarray(value, np.float64)
+    return np.array(value if shape is None else np.broadcast_to(value, shape), order="C")
+
+
+def _integer(op, name, value, words="an integer"):
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {value!r}, expected {words}") from None
+
+
+def _axis(op, name, axis, ndim, words="an integer"):
+    index = _integer(op, name, axis, words)
+    if not -ndim <= index < ndim:
+        raise ValueError(f"{op}: {name} is {index}, expected -{ndim} to {ndim - 1} for x with {ndim} axes")
+    return index % ndim
+
+
+def axes(op, axis, ndim):
+    """`axis` as a sorted tuple of non-negative integers."""
+    words = "an integer or a tuple of integers"
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    result = sorted(_axis(op, "axis", a, ndim, words) for a in given)
+    if not result:
+        raise ValueError(f"{op}: axis is empty, expected at least one axis")
+    if len(set(result)) < len(result):
+        raise ValueError(f"{op}: axis is {axis!r}, expected each axis once")
+    return tuple(result)
+
+
+def channel(op, channel_axis, ndim):
+    return _axis(op, "channel_axis", channel_axis, ndim)
+
+
+def groups(op, num_groups, channels):
+    num_groups = _integer(op, "num_groups", num_groups)
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"{op}: num_groups is {num_groups}, expected a divisor of the {channels} channels of x")
+    return num_groups
+
+
+def _real(op, name, value):
+    if isinstance(value, (str, bytes, bool)):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a number") from None
+
+
+def epsilon(op, eps):
+    eps = _real(op, "eps", eps)
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"{op}: eps is {eps}, expected a finite number >= 0")
+    return eps
+
+
+def fraction(op, momentum):
+    momentum = _real(op, "momentum", momentum)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"{op}: momentum is {momentum}, expected a number from 0 to 1")
+    return momentum
+
+
+def flag(op, name, value):
+    if not isinstance(value, (bool, np.bool)):
+        raise TypeError(f"{op}: {name} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def weight_grads(op, value, weight):
+    if value is None:
+        return weight is not None
+    if not isinstance(value, (bool, np.bool)):
+        raise TypeError(f"{op}: weight_grads is {value!r}, expected True, False or None")
+    return bool(value)
+
+
+def output(op, out, x, large, small=()):
+    """The array for the backend to fill, and the one that the caller sees: another one where writing
+    to it at once could change an input (`large` ones have the shape of x) before it was read."""
+    if out is None:
+        fresh = np.empty_like(x)
+        return fresh, fresh
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{op}: out is a {type(out).__name__}, expected a NumPy array")
+    if out.dtype.name != x.dtype.name:
+        raise TypeError(f"{op}: out has dtype {out.dtype}, expected {x.dtype.name}, the dtype of x")
+    if out.shape != x.shape:
+        raise ValueError(f"{op}: out has shape {out.shape}, expected {x.shape}, the shape of x")
+    if not out.flags.writeable:
+        raise ValueError(f"{op}: out is read-only, expected a writeable array")
+    target = np.asarray(out)
+    direct = (
+        target.dtype.isnative
+        and target.flags.aligned
+        and not _may_overlap_itself(target)
+        and not any(_overlap(target, a) and not _same_elements(target, a) for a in large)
+        and not any(a is not None and _overlap(target, a) for a in small)
+    )
+    return (target if direct else np.empty_like(x)), target
+
+
+def _overlap(a, b):
+    return np.may_share_memory(a, b, max_work=1000)
+
+
+def _same_elements(a, b):
+    return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
+
+
+def _may_overlap_itself(array):
+    extent = array.itemsize
+    for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if stride < extent:
+            return True
+        extent += stride * (size - 1)
+    return False

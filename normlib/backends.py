@@ -1,0 +1,455 @@
+"""The registry of backends: who computes the norms.
+
+``cython`` (compiled) is chosen where it was built, else ``numpy``; the environment variable
+``NORMLIB_BACKEND``, :func:`set_default` and :func:`use` choose another one. What the chosen backend has
+no function for, or declines, falls to ``cython`` and then to ``numpy``, unless ``strict=True``.
+
+A backend is any object (a module, an instance, a namespace) with some of the functions below. Their
+arguments are positional and already checked: native, aligned arrays; ``axis`` a sorted tuple of
+non-negative integers, ``channel_axis`` a non-negative integer; parameters contiguous, or None;
+statistics contiguous and float64; never an empty array. Each function fills ``out``, which has the
+shape and dtype of ``x``, may have any memory layout and may be exactly ``x`` or ``dy``, and returns the
+rest as a tuple::
+
+    layer_norm(x, weight, bias, axis, eps, out) -> (mean, rstd)
+    layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out) -> (dweight, dbias)
+    rms_norm(x, weight, axis, eps, out) -> (rstd,)
+    rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out) -> (dweight,)
+    batch_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, var)
+    batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
+        -> (dweight, dbias)
+    group_norm(x, num_groups, weight, bias, channel_axis, eps, out) -> (mean, rstd)
+    group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out)
+        -> (dweight, dbias)
+    instance_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, var)
+    instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out)
+        -> (dweight, dbias)
+
+Statistics are float64 in the shape of ``x`` without the reduced axes: ``(C,)`` for batch norm,
+``(N, num_groups)`` and ``(N, C)`` for group and instance norm, whose sample axis is the first axis other
+than ``channel_axis``. ``mean`` and ``var`` (biased) are None where those of ``x`` are wanted, else they
+are used and returned. Gradients of parameters are float64 or float32, and None each where
+``weight_grads`` is False.
+
+A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
+has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a
+function that gets the raw arguments of the public one (all, positional, in the order of its signature)
+and returns its result or ``NotImplemented``; and ``copies(op, x, axis)``, whether such an ``x`` is copied
+first, for :func:`which`.
+
+A package offers a backend to all its users by an entry point in the group ``normlib.backends``, whose
+name is the backend's name and whose object is the backend. It is imported when it is asked for.
+"""
+
+import os
+import threading
+import warnings
+from contextvars import ContextVar
+
+import numpy as np
+
+from . import numpy_backend
+
+__all__ = [
+    "OPERATIONS",
+    "active",
+    "available",
+    "config",
+    "register",
+    "set_default",
+    "unregister",
+    "use",
+    "which",
+]
+
+OPERATIONS = tuple(
+    name + suffix
+    for name in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
+    for suffix in ("", "_backward")
+)
+GROUP = "normlib.backends"
+
+_registry = {"numpy": numpy_backend}
+_broken = {}  # name of a plugin -> why it could not be loaded
+_lock = threading.RLock()
+
+
+class Table:
+    """What a choice of backend comes to: ``<op>_direct`` for each operation, and `candidates`, the
+    functions to try in turn as (name of the backend, function)."""
+
+    def __init__(self, name, strict=False):
+        chosen = _find(name)
+        self.name, self.strict = name, strict
+        names = [name] if strict or name == "numpy" else [name, "cython", "numpy"]
+        order = [(n, _registry[n]) for n in dict.fromkeys(names) if n in _registry]
+        self.candidates = {
+            op: [(n, getattr(backend, op)) for n, backend in order if getattr(backend, op, None)]
+            for op in OPERATIONS
+        }
+        direct = getattr(chosen, "direct", None) or {}
+        for op in OPERATIONS:
+            setattr(self, f"{op}_direct", direct.get(op, _decline))
+
+
+class _Default(Table):
+    """The table of whoever has chosen none: resolved at first use, replaced by `set_default`."""
+
+    def __init__(self):
+        pass
+
+    def __getattr__(self, attribute):
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        _load_compiled()
+        name = os.environ.get("NORMLIB_BACKEND") or ("cython" if "cython" in _registry else "numpy")
+        self.become(Table(name))
+        return getattr(self, attribute)
+
+    def become(self, table):
+        self.__dict__ = table.__dict__  # one assignment: other threads see all of it or nothing
+
+
+def _decline(*_):
+    return NotImplemented
+
+
+_default = _Default()
+_active = ContextVar("normlib_backend", default=_default)
+active = _active.get
+
+
+def _load_compiled():
+    """The compiled backend into the registry, where it was built; else the reason why not."""
+    with _lock:
+        if "cython" in _registry:
+            return None
+        try:
+            from . import _kernels
+        except ImportError as error:
+            return str(error)
+        if getattr(_kernels, "backend", None) is None:
+            return _kernels.info().get("reason") if hasattr(_kernels, "info") else "it was not built"
+        _registry["cython"] = _kernels.backend
+        return None
+
+
+def _check(name, backend):
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"the name of a backend is {name!r}, expected a non-empty string")
+    functions = {op: getattr(backend, op) for op in OPERATIONS if hasattr(backend, op)}
+    if not functions:
+        raise TypeError(f"backend {name!r} has none of the functions {', '.join(OPERATIONS)}")
+    direct = getattr(backend, "direct", None) or {}
+    if not isinstance(direct, dict) or not direct.keys() <= set(OPERATIONS):
+        raise TypeError(f"backend {name!r}: direct is {direct!r}, expected a dict from operations to functions")
+    for op, function in [*functions.items(), *direct.items()]:
+        if not callable(function):
+            raise TypeError(f"backend {name!r}: {op} is {function!r}, expected a function")
+
+
+def _entry_points():
+    from importlib.metadata import entry_points
+
+    found = {}
+    for point in entry_points(group=GROUP):
+        if point.name in ("cython", "numpy") or point.name in found:
+            _fail(point, "the name is taken")
+        else:
+            found[point.name] = point
+    return found
+
+
+def _describe(point):
+    package = f" of package {point.dist.name}" if point.dist else ""
+    return f"backend plugin {point.name!r} ({point.value}{package})"
+
+
+def _fail(point, reason):
+    key = (point.name, point.value)
+    if key not in _broken:
+        _broken[key] = reason
+        warnings.warn(f"{_describe(point)} is left out: {reason}", RuntimeWarning, stacklevel=4)
+
+
+def _load(point):
+    """Import a plugin; whatever it raises becomes an ImportError that names it."""
+    try:
+        backend = point.load()
+        _check(point.name, backend)
+    except Exception as error:
+        raise ImportError(
+            f"{_describe(point)} could not be loaded: {type(error).__name__}: {error}", name=point.name
+        ) from error
+    return _registry.setdefault(point.name, backend)
+
+
+def _find(name):
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a backend is {name!r}, expected a string")
+    with _lock:
+        reason = _load_compiled()
+        if name in _registry:
+            return _registry[name]
+        points = _entry_points()
+        if name in points:
+            return _load(points[name])
+        names = ", ".join(repr(n) for n in [*_names(), *(n for n in points if n not in _registry)])
+        hint = f" ('cython' is not available: {reason})" if name == "cython" else ""
+        raise ValueError(f"there is no backend {name!r}, only {names}{hint}")
+
+
+def _names():
+    return sorted(_registry, key=lambda name: (name != "cython", name != "numpy", name))
+
+
+def register(name, backend):
+    """Add a backend.
+
+    Parameters
+    ----------
+    name : str
+        The name by which :func:`use` finds it.
+    backend : object
+        Anything with some of the functions that :mod:`normlib.backends` describes.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+    TypeError
+        If `backend` has none of the functions, or something that cannot be called in place of one.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import normlib
+    >>> def layer_norm(x, weight, bias, axis, eps, out):
+    ...     return NotImplemented  # declines everything: the next backend computes it
+    >>> normlib.backends.register("modest", SimpleNamespace(layer_norm=layer_norm))
+    >>> with normlib.backends.use("modest"):
+    ...     normlib.layer_norm([1.0, 3.0], eps=0)
+    array([-1.,  1.])
+    >>> normlib.backends.unregister("modest")
+    """
+    _check(name, backend)
+    with _lock:
+        _load_compiled()
+        if name in _registry or name == "cython":
+            raise ValueError(f"backend {name!r} is already registered")
+        _registry[name] = backend
+
+
+def unregister(name):
+    """Remove a backend that was registered; a table that is in use keeps it."""
+    with _lock:
+        if name in ("cython", "numpy"):
+            raise ValueError(f"backend {name!r} is built in and stays")
+        if name not in _registry:
+            raise ValueError(f"backend {name!r} is not registered")
+        del _registry[name]
+
+
+def available():
+    """The names of all backends that can be used: the compiled one first, then NumPy, then the others.
+
+    Plugins are imported for this; one that fails is left out with a warning that names it.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> import normlib
+    >>> "numpy" in normlib.backends.available()
+    True
+    """
+    with _lock:
+        _load_compiled()
+        for name, point in _entry_points().items():
+            if name not in _registry:
+                try:
+                    _load(point)
+                except ImportError as error:
+                    _fail(point, f"{type(error.__cause__).__name__}: {error.__cause__}")
+        return _names()
+
+
+class use:
+    """Choose the backend of this thread or task, from now on or for a ``with`` block.
+
+    The choice is held in a :class:`contextvars.ContextVar`: other threads and tasks do not see it
+    (:func:`set_default` changes the backend of all that have chosen none).
+
+    Parameters
+    ----------
+    name : str or None
+        A backend of :func:`available`; None for the default.
+    strict : bool, default False
+        Whether an operation that the backend lacks or declines is an error, not the next backend's.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+    ImportError
+        If it is a plugin that cannot be loaded.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> with normlib.backends.use("numpy"):
+    ...     str(normlib.backends.which("layer_norm"))
+    'numpy'
+    """
+
+    def __init__(self, name, *, strict=False):
+        table = _default if name is None else Table(name, strict)
+        self._before = _active.get()
+        _active.set(table)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        _active.set(self._before)
+
+
+def set_default(name, *, strict=False):
+    """Choose the backend of all threads and tasks that have not chosen one by :func:`use`.
+
+    Parameters
+    ----------
+    name : str
+        A backend of :func:`available`.
+    strict : bool, default False
+        As in :func:`use`.
+    """
+    _default.become(Table(name, strict))
+
+
+def run(op, args, results):
+    """Call the candidates for `op` until one takes the call, and check what it returns.
+
+    `results` names what must come back: (name, shape, names of dtypes), shape None for a None.
+    """
+    table = _active.get()
+    for name, function in table.candidates[op]:
+        try:
+            returned = function(*args)
+        except NotImplementedError:
+            continue
+        except Exception as error:
+            if name in ("cython", "numpy"):
+                raise
+            raise RuntimeError(f"{op}: backend {name!r} raised {type(error).__name__}: {error}") from error
+        if returned is not NotImplemented:
+            _check_returned(op, name, returned, results)
+            return name, returned
+    raise NotImplementedError(f"{op}: backend {table.name!r} does not take this call, and strict=True was asked for")
+
+
+def _check_returned(op, name, returned, results):
+    words = ", ".join(result[0] for result in results)
+    if not isinstance(returned, (tuple, list)) or len(returned) != len(results):
+        raise RuntimeError(f"{op}: backend {name!r} returned {type(returned).__name__}, expected a tuple ({words})")
+    for value, (what, shape, dtypes) in zip(returned, results, strict=True):
+        if shape is None:
+            if value is not None:
+                raise RuntimeError(f"{op}: backend {name!r} returned {what} unasked, expected None")
+        elif not isinstance(value, np.ndarray):
+            came = type(value).__name__
+            raise RuntimeError(f"{op}: backend {name!r} returned {what} as {came}, expected a NumPy array")
+        elif value.shape != shape or value.dtype.name not in dtypes:
+            raise RuntimeError(
+                f"{op}: backend {name!r} returned {what} as {value.dtype} of shape {value.shape}, "
+                f"expected {' or '.join(dtypes)} of shape {shape}"
+            )
+
+
+class Choice(str):
+    """The name of a backend; `copies` says whether it copies the array first."""
+
+    copies: bool = False
+
+
+def which(op, dtype="float32", *, x=None, axis=None):
+    """The backend that computes an operation.
+
+    The operation is tried on `x`, or on a few elements of the dtype, since a backend may decline a call.
+
+    Parameters
+    ----------
+    op : str
+        A name of :data:`OPERATIONS`, for example ``"layer_norm_backward"``.
+    dtype : dtype-like, default "float32"
+        Of ``x``, where no `x` is given.
+    x : array, optional
+        An array whose shape and layout count.
+    axis : int or tuple of int, optional
+        ``axis`` or ``channel_axis`` of the operation; the default is the operation's own.
+
+    Returns
+    -------
+    str
+        The name, with an attribute ``copies``: whether `x` in its layout is copied to another one first.
+        False where no `x` is given.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> with normlib.backends.use("numpy"):
+    ...     choice = normlib.backends.which("group_norm", "float64")
+    >>> choice, choice.copies
+    ('numpy', False)
+    """
+    if op not in OPERATIONS:
+        raise ValueError(f"there is no operation {op!r}, only {', '.join(OPERATIONS)}")
+    sample = np.ones((2, 4, 2), _dtype(dtype)) if x is None else np.asarray(x)
+    feature = op.startswith(("layer_norm", "rms_norm"))
+    axis = (-1 if feature else 1) if axis is None else axis
+    axes = sorted(a % sample.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    axis = tuple(axes) if feature else axes[0]
+    name = _probe(op, sample, axis)
+    choice = Choice(name)
+    copies = getattr(_registry.get(name), "copies", None)
+    choice.copies = bool(copies(op, sample, axis)) if x is not None and copies is not None else False
+    return choice
+
+
+def _dtype(dtype):
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
+def _probe(op, x, axis):
+    norm = op.removesuffix("_backward")
+    sample_axis = 0 if axis != 0 else 1
+    if norm in ("layer_norm", "rms_norm"):
+        shape = tuple(n for i, n in enumerate(x.shape) if i not in axis)
+        parameter_shape = tuple(x.shape[i] for i in axis)
+    else:
+        parameter_shape = (x.shape[axis],)
+        shape = {
+            "batch_norm": parameter_shape,
+            "group_norm": (x.shape[sample_axis], 1),
+            "instance_norm": (x.shape[sample_axis], x.shape[axis]),
+        }[norm]
+    weight, statistic, out = np.ones(parameter_shape, x.dtype), np.ones(shape), np.empty_like(x)
+    statistics = [statistic] if norm == "rms_norm" else [statistic, statistic]
+    groups = [1] if norm == "group_norm" else []
+    parameters = [weight] if norm == "rms_norm" else [weight, weight]
+    if op == norm:
+        given = [None, None] if norm in ("batch_norm", "instance_norm") else []
+        args = [x, *groups, *parameters, *given, axis, 1e-5, out]
+        names = ["float64"], shape
+    else:
+        mode = [True] if norm in ("batch_norm", "instance_norm") else []
+        args = [x, x, *groups, weight, *statistics, *mode, axis, True, out]
+        names = ["float64", "float32"], parameter_shape
+    with np.errstate(all="ignore"):
+        return run(op, args, [("result", names[1], names[0])] * len(statistics))[0]

@@ -1,0 +1,194 @@
+"""Every norm in NumPy: the fallback where nothing is compiled, and the oracle of the tests.
+
+All work is done in float64, whatever the dtype of ``x``, and rounded once at the end (to 16 bits
+through float32). An array is first laid out as rows of elements that share their statistics, which
+makes each sum run along contiguous memory: NumPy then adds pairwise, and the result of a row depends
+neither on the memory layout nor on the other rows.
+
+The functions follow the protocol of :mod:`normlib.backends`; they trust their arguments.
+"""
+
+import math
+
+import numpy as np
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+]
+
+
+class _Rows:
+    """How an array falls into rows: transposed by `order`, axes split to `shape`, the first `kept` of
+    which number the rows; parameters, of `parameter_shape`, broadcast against it as `spread`."""
+
+    def __init__(self, order, shape, kept, parameter_shape, spread):
+        self.order, self.shape, self.kept = order, tuple(shape), kept
+        self.parameter_shape, self.spread = tuple(parameter_shape), tuple(spread)
+
+    def view(self, array):
+        return array.transpose(self.order).reshape(self.shape)  # splits axes at most: never a copy
+
+    def take(self, array):
+        """A float64 copy of `array` as a matrix with one row for each statistic."""
+        rows = np.array(array.transpose(self.order), dtype=np.float64, order="C")
+        return rows.reshape(math.prod(self.shape[: self.kept]), -1)
+
+    def put(self, rows, out):
+        rows = rows.reshape(self.shape)
+        self.view(out)[...] = rows if out.dtype.itemsize > 2 else rows.astype(np.float32)
+
+    def parameter(self, values):
+        return values.astype(np.float64).reshape(self.spread)
+
+    def gather(self, rows):
+        """The sum of `rows` over everything that shares a parameter."""
+        own = [i for i, size in enumerate(self.spread) if size != 1]
+        rest = [i for i, size in enumerate(self.spread) if size == 1]
+        columns = np.ascontiguousarray(rows.reshape(self.shape).transpose(own + rest))
+        return columns.reshape(math.prod(self.parameter_shape), -1).sum(axis=1).reshape(self.parameter_shape)
+
+
+def _features(x, axis):
+    kept = tuple(i for i in range(x.ndim) if i not in axis)
+    shape = [x.shape[i] for i in kept + axis]
+    parameter_shape = shape[len(kept) :]
+    return _Rows(kept + axis, shape, len(kept), parameter_shape, [1] * len(kept) + parameter_shape)
+
+
+def _channels(x, channel_axis):
+    order = (channel_axis, *(i for i in range(x.ndim) if i != channel_axis))
+    channels = x.shape[channel_axis]
+    return _Rows(order, [x.shape[i] for i in order], 1, (channels,), [channels] + [1] * (x.ndim - 1))
+
+
+def _groups(x, channel_axis, num_groups):
+    sample, *space = (i for i in range(x.ndim) if i != channel_axis)
+    channels = x.shape[channel_axis]
+    split = [num_groups, channels // num_groups]
+    shape = [x.shape[sample], *split, *(x.shape[i] for i in space)]
+    return _Rows((sample, channel_axis, *space), shape, 2, (channels,), [1, *split] + [1] * len(space))
+
+
+def _moments(rows, centered):
+    """The rows less their mean, the mean, and the mean square of what is left."""
+    if not centered:
+        return rows.copy(), None, np.mean(rows * rows, axis=1)
+    mean = rows.mean(axis=1)
+    rest = rows - mean[:, None]
+    correction = rest.mean(axis=1)  # the rounding error of the first mean (Chan, Golub and LeVeque, 1983)
+    rest -= correction[:, None]
+    return rest, mean + correction, np.mean(rest * rest, axis=1)
+
+
+def _standardize(rows, eps, centered=True):
+    """The normalized rows, and mean, variance and rstd of each."""
+    z, mean, var = _moments(rows, centered)
+    rstd = 1 / np.sqrt(var + eps)
+    z *= rstd[:, None]
+    extreme = ~np.isfinite(var) | (var + eps < 1e-290)
+    if extreme.any():  # squares that over- or underflow float64: once more, scaled by a power of two
+        peak = np.abs(rows[extreme]).max(axis=1)
+        exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)
+        rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered)
+        scale = 1 / np.sqrt(square + np.ldexp(np.ldexp(eps, -exponent), -exponent))
+        z[extreme] = rest * scale[:, None]
+        if centered:
+            mean[extreme] = np.ldexp(center, exponent)
+        var[extreme] = np.ldexp(square, 2 * exponent)
+        rstd[extreme] = np.ldexp(scale, -exponent)
+    return z, mean, var, rstd
+
+
+@np.errstate(all="ignore")
+def _forward(x, layout, weight, bias, eps, out, centered=True, mean=None, var=None):
+    rows = layout.take(x)
+    if var is None:
+        z, mean, var, rstd = _standardize(rows, eps, centered)
+    else:
+        mean, var = mean.ravel(), var.ravel()
+        rstd = 1 / np.sqrt(var + eps)
+        z = (rows - mean[:, None]) * rstd[:, None]
+    y = z.reshape(layout.shape)
+    if weight is not None:
+        y *= layout.parameter(weight)
+    if bias is not None:
+        y += layout.parameter(bias)
+    layout.put(y, out)
+    kept = layout.shape[: layout.kept]
+    return [None if s is None else s.reshape(kept) for s in (mean, var, rstd)]
+
+
+@np.errstate(all="ignore")
+def _backward(dy, x, layout, weight, mean, rstd, weight_grads, out, through_statistics=True):
+    """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
+    mean of g goes where no mean was subtracted, both go where the statistics are constants."""
+    z, g = layout.take(x), layout.take(dy)
+    rstd = rstd.reshape(-1, 1)
+    if mean is not None:
+        z -= mean.reshape(-1, 1)
+    z *= rstd
+    grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
+    if weight is not None:
+        g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
+    if through_statistics:
+        projection = np.mean(g * z, axis=1, keepdims=True)
+        if mean is not None:
+            g -= g.mean(axis=1, keepdims=True)
+        g -= z * projection
+    layout.put(g * rstd, out)
+    return grads
+
+
+def layer_norm(x, weight, bias, axis, eps, out):
+    mean, _, rstd = _forward(x, _features(x, axis), weight, bias, eps, out)
+    return mean, rstd
+
+
+def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
+    return _backward(dy, x, _features(x, axis), weight, mean, rstd, weight_grads, out)
+
+
+def rms_norm(x, weight, axis, eps, out):
+    return (_forward(x, _features(x, axis), weight, None, eps, out, centered=False)[2],)
+
+
+def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
+    return _backward(dy, x, _features(x, axis), weight, None, rstd, weight_grads, out)[:1]
+
+
+def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
+    layout = _channels(x, channel_axis)
+    return tuple(_forward(x, layout, weight, bias, eps, out, mean=mean, var=var)[:2])
+
+
+def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+    return _backward(dy, x, _channels(x, channel_axis), weight, mean, rstd, weight_grads, out, training)
+
+
+def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
+    mean, _, rstd = _forward(x, _groups(x, channel_axis, num_groups), weight, bias, eps, out)
+    return mean, rstd
+
+
+def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
+    layout = _groups(x, channel_axis, num_groups)
+    return _backward(dy, x, layout, weight, mean, rstd, weight_grads, out)
+
+
+def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
+    layout = _groups(x, channel_axis, x.shape[channel_axis])
+    return tuple(_forward(x, layout, weight, bias, eps, out, mean=mean, var=var)[:2])
+
+
+def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+    layout = _groups(x, channel_axis, x.shape[channel_axis])
+    return _backward(dy, x, layout, weight, mean, rstd, weight_grads, out, use_input_stats)
