@@ -1,10 +1,86 @@
-"""The ten public functions: five norms, forward and backward."""
+"""The ten public functions: five norms, forward and backward; and :data:`OPS`, which describes them.
+
+What holds for all of them:
+
+- Arrays are anything that :func:`numpy.asarray` takes, in float64, float32, float16 or bfloat16 (of
+  ``ml_dtypes``), in any memory layout. The output has the dtype of ``x`` and, as with ufuncs, its memory
+  layout. Parameters have the dtype of ``x``, or float32 where ``x`` has 16 bits.
+- ``out`` may be ``x`` (or ``dy``); memory that overlaps in another way gives the result that no overlap
+  would give. No other input is written to, running statistics aside.
+- Statistics are float64: ``mean`` and ``rstd = 1 / sqrt(var + eps)`` with the biased variance. Backward
+  functions take them in float64 or float32.
+- Gradients of parameters come for ``weight_grads=True``, or None where a weight is given; they have the
+  dtype of ``weight`` (of ``x`` without one) and are None otherwise.
+- An array without elements gives results without elements, gradients of zero and statistics of NaN.
+- A wrong argument is a ValueError or TypeError that names function, argument, expectation and finding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from . import _general
 from .backends import active as _active
 
+__all__ = [
+    "OPS",
+    "Op",
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+]
+
 
 def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return_stats=False):
+    r"""Layer normalization: each row of `x` to mean 0 and variance 1.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Mean and (biased) variance are those of the elements along `axis`.
+
+    Parameters
+    ----------
+    x : array_like
+        What to normalize.
+    weight, bias : array_like, optional
+        Of the shape of `x` over `axis`.
+    axis : int or tuple of int, default -1
+        The axes that are normalized over, in any order; parameters have them in the order of `x`.
+    eps : float, default 1e-5
+        Added to the variance.
+    out : ndarray, optional
+        Where to put the result; `x` itself is allowed.
+    return_stats : bool, default False
+        Whether to return the statistics, for :func:`layer_norm_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        The normalized array, `out` if that was given.
+    mean, rstd : ndarray
+        Only with `return_stats`; float64, of the shape of `x` without `axis`.
+
+    References
+    ----------
+    .. [1] J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> normlib.layer_norm([[1.0, 3.0], [10.0, 30.0]], eps=0)
+    array([[-1.,  1.],
+           [-1.,  1.]])
+    >>> y, mean, rstd = normlib.layer_norm([[1.0, 3.0], [10.0, 30.0]], eps=0, return_stats=True)
+    >>> mean, rstd
+    (array([ 2., 20.]), array([1. , 0.1]))
+    """
     result = _active().layer_norm_direct(x, weight, bias, axis, eps, out, return_stats)
     if result is NotImplemented:
         return _general.layer_norm(x, weight, bias, axis, eps, out, return_stats)
@@ -12,12 +88,92 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
 
 
 def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads=None, out=None):
-    args = (dy, x, weight, mean, rstd, axis, weight_grads, out)
-    result = _active().layer_norm_backward_direct(*args)
-    return _general.layer_norm_backward(*args) if result is NotImplemented else result
+    r"""Gradients of :func:`layer_norm`.
+
+    With z = (x - mean) * rstd and g = dy * weight, means taken along `axis` and sums over the rest:
+
+    .. math:: dx = \mathrm{rstd} \cdot (g - \overline{g} - z \cdot \overline{g z}), \qquad
+              d\mathrm{weight} = \sum dy \cdot z, \qquad d\mathrm{bias} = \sum dy
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to the output, of the shape and dtype of `x`.
+    x, weight : array_like
+        As given to :func:`layer_norm`.
+    mean, rstd : array_like
+        The statistics that it returned.
+    axis : int or tuple of int, default -1
+        As given to :func:`layer_norm`.
+    weight_grads : bool, optional
+        Whether to compute `dweight` and `dbias`; by default where `weight` is given.
+    out : ndarray, optional
+        Where to put `dx`; `dy` or `x` itself is allowed.
+
+    Returns
+    -------
+    dx : ndarray
+        The gradient with respect to `x`, `out` if that was given.
+    dweight, dbias : ndarray or None
+        The gradients with respect to the parameters.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> x = [[1.0, 2.0, 3.0]]
+    >>> y, mean, rstd = normlib.layer_norm(x, eps=0, return_stats=True)
+    >>> dx, dweight, dbias = normlib.layer_norm_backward(
+    ...     [[1.0, 0.0, 0.0]], x, [1.0, 1.0, 1.0], mean=mean, rstd=rstd)
+    >>> dx.round(4)
+    array([[ 0.2041, -0.4082,  0.2041]])
+    >>> dweight.round(4), dbias
+    (array([-1.2247,  0.    ,  0.    ]), array([1., 0., 0.]))
+    """
+    result = _active().layer_norm_backward_direct(dy, x, weight, mean, rstd, axis, weight_grads, out)
+    if result is NotImplemented:
+        return _general.layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out)
+    return result
 
 
 def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False):
+    r"""Root mean square normalization: each row of `x` to mean square 1.
+
+    .. math:: y = x \cdot \mathrm{rstd} \cdot \mathrm{weight}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\overline{x^2} + \mathrm{eps}}
+
+    Parameters
+    ----------
+    x : array_like
+        What to normalize.
+    weight : array_like, optional
+        Of the shape of `x` over `axis`.
+    axis : int or tuple of int, default -1
+        The axes that are normalized over, in any order; `weight` has them in the order of `x`.
+    eps : float, default 1e-6
+        Added to the mean square.
+    out : ndarray, optional
+        Where to put the result; `x` itself is allowed.
+    return_stats : bool, default False
+        Whether to return `rstd`, for :func:`rms_norm_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        The normalized array, `out` if that was given.
+    rstd : ndarray
+        Only with `return_stats`; float64, of the shape of `x` without `axis`.
+
+    References
+    ----------
+    .. [1] B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> normlib.rms_norm([[1.0, 7.0], [-5.0, 5.0]], eps=0)
+    array([[ 0.2,  1.4],
+           [-1. ,  1. ]])
+    """
     result = _active().rms_norm_direct(x, weight, axis, eps, out, return_stats)
     if result is NotImplemented:
         return _general.rms_norm(x, weight, axis, eps, out, return_stats)
@@ -25,9 +181,47 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
 
 
 def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, out=None):
-    args = (dy, x, weight, rstd, axis, weight_grads, out)
-    result = _active().rms_norm_backward_direct(*args)
-    return _general.rms_norm_backward(*args) if result is NotImplemented else result
+    r"""Gradients of :func:`rms_norm`.
+
+    With z = x * rstd and g = dy * weight, the mean taken along `axis` and the sum over the rest:
+
+    .. math:: dx = \mathrm{rstd} \cdot (g - z \cdot \overline{g z}), \qquad d\mathrm{weight} = \sum dy \cdot z
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to the output, of the shape and dtype of `x`.
+    x, weight : array_like
+        As given to :func:`rms_norm`.
+    rstd : array_like
+        The statistics that it returned.
+    axis : int or tuple of int, default -1
+        As given to :func:`rms_norm`.
+    weight_grads : bool, optional
+        Whether to compute `dweight`; by default where `weight` is given.
+    out : ndarray, optional
+        Where to put `dx`; `dy` or `x` itself is allowed.
+
+    Returns
+    -------
+    dx : ndarray
+        The gradient with respect to `x`, `out` if that was given.
+    dweight : ndarray or None
+        The gradient with respect to `weight`.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> x = [[1.0, 7.0]]
+    >>> y, rstd = normlib.rms_norm(x, eps=0, return_stats=True)
+    >>> dx, dweight = normlib.rms_norm_backward([[1.0, 0.0]], x, [1.0, 1.0], rstd=rstd)
+    >>> dx.round(4), dweight
+    (array([[ 0.196, -0.028]]), array([0.2, 0. ]))
+    """
+    result = _active().rms_norm_backward_direct(dy, x, weight, rstd, axis, weight_grads, out)
+    if result is NotImplemented:
+        return _general.rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out)
+    return result
 
 
 def batch_norm(
@@ -44,35 +238,227 @@ def batch_norm(
     out=None,
     return_stats=False,
 ):
-    args = (
-        x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats,
-    )  # fmt: skip
-    result = _active().batch_norm_direct(*args)
-    return _general.batch_norm(*args) if result is NotImplemented else result
+    r"""Batch normalization: each channel of `x` to mean 0 and variance 1.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Mean and (biased) variance are those of all elements of a channel. With ``training=False`` the running
+    statistics take their place, where given. In training these are updated in place, the variance by the
+    unbiased one: ``running = (1 - momentum) * running + momentum * batch``.
+
+    Parameters
+    ----------
+    x : array_like
+        What to normalize, of two or more axes.
+    weight, bias : array_like, optional
+        One value a channel.
+    running_mean, running_var : array_like, optional
+        One value a channel in float64 or float32; writeable arrays if `training`.
+    training : bool, default False
+        Whether to use the statistics of `x` and update the running ones.
+    momentum : float, default 0.1
+        The weight of the batch in the update.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels; -1 for channels-last.
+    out : ndarray, optional
+        Where to put the result; `x` itself is allowed.
+    return_stats : bool, default False
+        Whether to return the statistics that were used, for :func:`batch_norm_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        The normalized array, `out` if that was given.
+    mean, rstd : ndarray
+        Only with `return_stats`; float64, one value a channel.
+
+    References
+    ----------
+    .. [1] S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+       Internal Covariate Shift", 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normlib
+    >>> running_mean, running_var = np.zeros(2), np.ones(2)
+    >>> normlib.batch_norm([[1.0, 10.0], [3.0, 30.0]], running_mean=running_mean,
+    ...                    running_var=running_var, training=True, momentum=0.5, eps=0)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> running_mean, running_var
+    (array([ 1., 10.]), array([  1.5, 100.5]))
+    >>> normlib.batch_norm([[4.0, 10.0]], running_mean=[1.0, 10.0], running_var=[9.0, 1.0], eps=0)
+    array([[1., 0.]])
+    """
+    result = _active().batch_norm_direct(
+        x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
+    )
+    if result is NotImplemented:
+        return _general.batch_norm(
+            x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
+        )
+    return result
 
 
 def batch_norm_backward(
     dy, x, weight=None, *, mean, rstd, training=True, channel_axis=1, weight_grads=None, out=None
 ):
-    args = (dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
-    result = _active().batch_norm_backward_direct(*args)
-    return _general.batch_norm_backward(*args) if result is NotImplemented else result
+    r"""Gradients of :func:`batch_norm`.
+
+    With z = (x - mean) * rstd and g = dy * weight, means and sums taken over a channel:
+
+    .. math:: dx = \mathrm{rstd} \cdot (g - \overline{g} - z \cdot \overline{g z}), \qquad
+              d\mathrm{weight} = \sum dy \cdot z, \qquad d\mathrm{bias} = \sum dy
+
+    With ``training=False`` the statistics were constants: dx = rstd * g.
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to the output, of the shape and dtype of `x`.
+    x, weight : array_like
+        As given to :func:`batch_norm`.
+    mean, rstd : array_like
+        The statistics that it returned.
+    training : bool, default True
+        Whether they were those of `x`.
+    channel_axis : int, default 1
+        As given to :func:`batch_norm`.
+    weight_grads : bool, optional
+        Whether to compute `dweight` and `dbias`; by default where `weight` is given.
+    out : ndarray, optional
+        Where to put `dx`; `dy` or `x` itself is allowed.
+
+    Returns
+    -------
+    dx : ndarray
+        The gradient with respect to `x`, `out` if that was given.
+    dweight, dbias : ndarray or None
+        The gradients with respect to the parameters.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> x, dy = [[1.0], [2.0], [3.0]], [[1.0], [0.0], [0.0]]
+    >>> y, mean, rstd = normlib.batch_norm(x, training=True, eps=0, return_stats=True)
+    >>> dx, dweight, dbias = normlib.batch_norm_backward(dy, x, [1.0], mean=mean, rstd=rstd)
+    >>> dx.ravel().round(4), dweight.round(4), dbias
+    (array([ 0.2041, -0.4082,  0.2041]), array([-1.2247]), array([1.]))
+    """
+    result = _active().batch_norm_backward_direct(
+        dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out
+    )
+    if result is NotImplemented:
+        return _general.batch_norm_backward(
+            dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out
+        )
+    return result
 
 
 def group_norm(
     x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1, out=None, return_stats=False
 ):
-    args = (x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
-    result = _active().group_norm_direct(*args)
-    return _general.group_norm(*args) if result is NotImplemented else result
+    r"""Group normalization: each group of channels of a sample to mean 0 and variance 1.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Mean and (biased) variance are those of the ``C / num_groups`` neighboring channels of a group in one
+    sample. The samples lie along the first axis other than `channel_axis`.
+
+    Parameters
+    ----------
+    x : array_like
+        What to normalize, of two or more axes.
+    num_groups : int
+        A divisor of the number of channels.
+    weight, bias : array_like, optional
+        One value a channel.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels; -1 for channels-last.
+    out : ndarray, optional
+        Where to put the result; `x` itself is allowed.
+    return_stats : bool, default False
+        Whether to return the statistics, for :func:`group_norm_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        The normalized array, `out` if that was given.
+    mean, rstd : ndarray
+        Only with `return_stats`; float64, of shape ``(N, num_groups)``.
+
+    References
+    ----------
+    .. [1] Y. Wu, K. He, "Group Normalization", 2018, arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> normlib.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
+    array([[-1.,  1., -1.,  1.]])
+    """
+    result = _active().group_norm_direct(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+    if result is NotImplemented:
+        return _general.group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+    return result
 
 
 def group_norm_backward(
     dy, x, num_groups, weight=None, *, mean, rstd, channel_axis=1, weight_grads=None, out=None
 ):
-    args = (dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out)
-    result = _active().group_norm_backward_direct(*args)
-    return _general.group_norm_backward(*args) if result is NotImplemented else result
+    r"""Gradients of :func:`group_norm`.
+
+    With z = (x - mean) * rstd and g = dy * weight, means taken over a group and sums over a channel:
+
+    .. math:: dx = \mathrm{rstd} \cdot (g - \overline{g} - z \cdot \overline{g z}), \qquad
+              d\mathrm{weight} = \sum dy \cdot z, \qquad d\mathrm{bias} = \sum dy
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to the output, of the shape and dtype of `x`.
+    x, num_groups, weight
+        As given to :func:`group_norm`.
+    mean, rstd : array_like
+        The statistics that it returned.
+    channel_axis : int, default 1
+        As given to :func:`group_norm`.
+    weight_grads : bool, optional
+        Whether to compute `dweight` and `dbias`; by default where `weight` is given.
+    out : ndarray, optional
+        Where to put `dx`; `dy` or `x` itself is allowed.
+
+    Returns
+    -------
+    dx : ndarray
+        The gradient with respect to `x`, `out` if that was given.
+    dweight, dbias : ndarray or None
+        The gradients with respect to the parameters.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> x, dy = [[1.0, 2.0, 3.0]], [[1.0, 0.0, 0.0]]
+    >>> y, mean, rstd = normlib.group_norm(x, 1, eps=0, return_stats=True)
+    >>> dx, dweight, dbias = normlib.group_norm_backward(dy, x, 1, mean=mean, rstd=rstd)
+    >>> dx.round(4), dweight, dbias
+    (array([[ 0.2041, -0.4082,  0.2041]]), None, None)
+    """
+    result = _active().group_norm_backward_direct(
+        dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
+    )
+    if result is NotImplemented:
+        return _general.group_norm_backward(
+            dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
+        )
+    return result
 
 
 def instance_norm(
@@ -89,16 +475,244 @@ def instance_norm(
     out=None,
     return_stats=False,
 ):
-    args = (
-        x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats,
-    )  # fmt: skip
-    result = _active().instance_norm_direct(*args)
-    return _general.instance_norm(*args) if result is NotImplemented else result
+    r"""Instance normalization: each channel of each sample to mean 0 and variance 1.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Mean and (biased) variance are those of one channel of one sample; with ``use_input_stats=False`` the
+    running statistics take their place. Else these, where given, are updated in place by the mean over
+    the samples of the means and unbiased variances: ``running = (1 - momentum) * running + momentum * mean``.
+    The samples lie along the first axis other than `channel_axis`.
+
+    Parameters
+    ----------
+    x : array_like
+        What to normalize, of two or more axes.
+    weight, bias : array_like, optional
+        One value a channel.
+    running_mean, running_var : array_like, optional
+        One value a channel in float64 or float32; writeable arrays if `use_input_stats`.
+    use_input_stats : bool, default True
+        Whether to use the statistics of `x` and update the running ones.
+    momentum : float, default 0.1
+        The weight of the batch in the update.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels; -1 for channels-last.
+    out : ndarray, optional
+        Where to put the result; `x` itself is allowed.
+    return_stats : bool, default False
+        Whether to return the statistics that were used, for :func:`instance_norm_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        The normalized array, `out` if that was given.
+    mean, rstd : ndarray
+        Only with `return_stats`; float64, of shape ``(N, C)``.
+
+    References
+    ----------
+    .. [1] D. Ulyanov, A. Vedaldi, V. Lempitsky, "Instance Normalization: The Missing Ingredient for Fast
+       Stylization", 2016, arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> normlib.instance_norm([[[1.0, 3.0], [10.0, 30.0]]], eps=0)
+    array([[[-1.,  1.],
+            [-1.,  1.]]])
+    """
+    result = _active().instance_norm_direct(
+        x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
+    )
+    if result is NotImplemented:
+        return _general.instance_norm(
+            x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
+        )
+    return result
 
 
 def instance_norm_backward(
     dy, x, weight=None, *, mean, rstd, use_input_stats=True, channel_axis=1, weight_grads=None, out=None
 ):
-    args = (dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out)
-    result = _active().instance_norm_backward_direct(*args)
-    return _general.instance_norm_backward(*args) if result is NotImplemented else result
+    r"""Gradients of :func:`instance_norm`.
+
+    With z = (x - mean) * rstd and g = dy * weight, means taken over one channel of one sample and sums
+    over a channel:
+
+    .. math:: dx = \mathrm{rstd} \cdot (g - \overline{g} - z \cdot \overline{g z}), \qquad
+              d\mathrm{weight} = \sum dy \cdot z, \qquad d\mathrm{bias} = \sum dy
+
+    With ``use_input_stats=False`` the statistics were constants: dx = rstd * g.
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to the output, of the shape and dtype of `x`.
+    x, weight : array_like
+        As given to :func:`instance_norm`.
+    mean, rstd : array_like
+        The statistics that it returned.
+    use_input_stats : bool, default True
+        Whether they were those of `x`.
+    channel_axis : int, default 1
+        As given to :func:`instance_norm`.
+    weight_grads : bool, optional
+        Whether to compute `dweight` and `dbias`; by default where `weight` is given.
+    out : ndarray, optional
+        Where to put `dx`; `dy` or `x` itself is allowed.
+
+    Returns
+    -------
+    dx : ndarray
+        The gradient with respect to `x`, `out` if that was given.
+    dweight, dbias : ndarray or None
+        The gradients with respect to the parameters.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> x, dy = [[[1.0, 2.0, 3.0]]], [[[1.0, 0.0, 0.0]]]
+    >>> y, mean, rstd = normlib.instance_norm(x, eps=0, return_stats=True)
+    >>> dx, dweight, dbias = normlib.instance_norm_backward(dy, x, mean=mean, rstd=rstd, weight_grads=True)
+    >>> dx.round(4), dweight.round(4), dbias
+    (array([[[ 0.2041, -0.4082,  0.2041]]]), array([-1.2247]), array([1.]))
+    """
+    result = _active().instance_norm_backward_direct(
+        dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
+    )
+    if result is NotImplemented:
+        return _general.instance_norm_backward(
+            dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
+        )
+    return result
+
+
+@dataclass(frozen=True)
+class Op:
+    """What tests, benchmarks and documents need to know of a norm.
+
+    Attributes
+    ----------
+    name : str
+        The name of the forward function.
+    title : str
+        What the literature calls it.
+    source : str
+        Where it comes from.
+    forward, backward : callable
+        The two public functions.
+    kind : {"feature", "channel"}
+        Whether it takes an ``axis``, over which parameters extend, or a ``channel_axis``, along which
+        there is a parameter for each channel.
+    parameters : tuple of str
+        The names of its parameters.
+    statistics : tuple of str
+        The names of its statistics; without "mean", it does not subtract the mean.
+    per_sample : bool
+        Whether a norm of channels has statistics for each sample.
+    has_groups : bool
+        Whether it takes ``num_groups``.
+    mode : str or None
+        The keyword that says whether the statistics are those of ``x`` (else the running ones).
+    """
+
+    name: str
+    title: str
+    source: str
+    forward: Callable
+    backward: Callable
+    kind: str
+    parameters: tuple[str, ...] = ("weight", "bias")
+    statistics: tuple[str, ...] = ("mean", "rstd")
+    per_sample: bool = False
+    has_groups: bool = False
+    mode: str | None = None
+
+    @property
+    def axis_name(self):
+        """The keyword for the axes: "axis" or "channel_axis"."""
+        return "axis" if self.kind == "feature" else "channel_axis"
+
+    def reduced_axes(self, ndim, axis):
+        """The axes over which statistics are taken, in an array of `ndim` axes, as a sorted tuple.
+
+        A group norm also takes them over the channels of a group.
+        """
+        if self.kind == "feature":
+            return tuple(sorted(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))))
+        kept = {axis % ndim}
+        if self.per_sample:
+            kept.add(0 if axis % ndim else 1)
+        return tuple(a for a in range(ndim) if a not in kept)
+
+    def parameters_shape(self, shape, axis):
+        """The shape of the parameters for an ``x`` of `shape`."""
+        if self.kind == "feature":
+            return tuple(shape[a] for a in self.reduced_axes(len(shape), axis))
+        return (shape[axis],)
+
+    def statistics_shape(self, shape, axis, num_groups=None):
+        """The shape of the statistics for an ``x`` of `shape`."""
+        if self.kind == "feature":
+            reduced = self.reduced_axes(len(shape), axis)
+            return tuple(n for a, n in enumerate(shape) if a not in reduced)
+        channels = shape[axis] if num_groups is None else num_groups
+        return (shape[0 if axis % len(shape) else 1], channels) if self.per_sample else (channels,)
+
+
+OPS = {
+    op.name: op
+    for op in (
+        Op(
+            "layer_norm",
+            "LayerNorm",
+            "Ba, Kiros, Hinton 2016, arXiv:1607.06450",
+            layer_norm,
+            layer_norm_backward,
+            "feature",
+        ),
+        Op(
+            "rms_norm",
+            "RMSNorm",
+            "Zhang, Sennrich 2019, arXiv:1910.07467",
+            rms_norm,
+            rms_norm_backward,
+            "feature",
+            parameters=("weight",),
+            statistics=("rstd",),
+        ),
+        Op(
+            "batch_norm",
+            "BatchNorm",
+            "Ioffe, Szegedy 2015, arXiv:1502.03167",
+            batch_norm,
+            batch_norm_backward,
+            "channel",
+            mode="training",
+        ),
+        Op(
+            "group_norm",
+            "GroupNorm",
+            "Wu, He 2018, arXiv:1803.08494",
+            group_norm,
+            group_norm_backward,
+            "channel",
+            per_sample=True,
+            has_groups=True,
+        ),
+        Op(
+            "instance_norm",
+            "InstanceNorm",
+            "Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022",
+            instance_norm,
+            instance_norm_backward,
+            "channel",
+            per_sample=True,
+            mode="use_input_stats",
+        ),
+    )
+}
