@@ -1,0 +1,255 @@
+"""Cases drawn from the descriptions of the ops: what to normalize, how it lies in memory, and with which options."""
+
+import zlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .. import ops
+from ._layouts import LAYOUTS, UNWRITABLE, has_layout
+from ._reference import Geometry
+
+# Odd widths, and sizes on both sides of a border of 32 lanes and of blocks of 1024.
+WIDTHS = (1, 2, 7, 31, 32, 33, 97, 1000, 1024, 1025, 3001)
+OFFSETS = (0.0, 1e2, 1e4, 1e6)
+OUTPUTS = ("new", "given", "strided", "inplace", "overlap")
+AFFINE = ("both", "weight", "bias", "none")
+
+_FEATURE = [
+    *(((3, width), {"axis": -1}) for width in WIDTHS),
+    ((7,), {"axis": 0}),
+    ((40, 37), {"axis": 0}),
+    ((2, 5, 33), {"axis": -1}),
+    ((2, 33, 5), {"axis": 1}),
+    ((4, 3, 5), {"axis": (0, 2)}),
+    ((2, 1030, 3), {"axis": 1}),
+    ((2, 3, 4, 5), {"axis": (1, 2, 3)}),
+    ((3, 8, 2, 5), {"axis": (1,)}),
+    ((2, 3, 33, 4), {"axis": (-1, -2)}),
+    ((2, 3, 2, 5, 7), {"axis": (2, 4)}),
+    ((2, 3, 2, 2, 9), {"axis": (0, 1, 2, 3, 4)}),
+]
+_CHANNEL = [
+    *(((width, 3), {"channel_axis": 1}) for width in (2, 7, 33, 1025)),
+    *(((3, width), {"channel_axis": 1}) for width in (1, 33, 97)),
+    *(((2, 4, width), {"channel_axis": 1}) for width in WIDTHS),
+    *(((2, width, 4), {"channel_axis": -1}) for width in (33, 1025)),
+    ((5, 6, 7), {"channel_axis": 1}),
+    ((5, 7, 6), {"channel_axis": -1}),
+    ((6, 5, 7), {"channel_axis": 0}),
+    ((2, 6, 5, 7), {"channel_axis": 1}),
+    ((2, 5, 7, 34), {"channel_axis": -1}),
+    ((2, 5, 34, 7), {"channel_axis": 2}),
+    ((2, 4, 3, 5, 2), {"channel_axis": 1}),
+    ((2, 3, 5, 2, 4), {"channel_axis": -1}),
+]
+# One small problem of each kind for what is tried in every combination.
+_TYPICAL = {
+    "feature": [((5, 6, 37), {"axis": -1}), ((4, 37, 6), {"axis": 1}), ((3, 4, 5, 6), {"axis": (1, 2, 3)})],
+    "channel": [((3, 6, 37), {"channel_axis": 1}), ((2, 5, 7, 6), {"channel_axis": -1})],
+}
+# Few elements, for finite differences.
+_SMALL = {
+    "feature": [((3, 7), {"axis": -1}), ((2, 3, 4), {"axis": (0, 2)})],
+    "channel": [((2, 4, 5), {"channel_axis": 1}), ((2, 3, 4), {"channel_axis": -1})],
+}
+# Large enough that a backend uses its threads.
+_LARGE = {
+    "feature": [((600, 769), {"axis": -1}), ((2, 300, 771), {"axis": 1})],
+    "channel": [((6, 36, 47, 51), {"channel_axis": 1}), ((6, 47, 51, 36), {"channel_axis": -1})],
+}
+
+
+def dtypes():
+    """The dtypes that can be tried here: bfloat16 needs ml_dtypes."""
+    found = [np.dtype(name) for name in ("float32", "float64", "float16")]
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return found
+    return [*found, np.dtype(bfloat16)]
+
+
+def dtype_named(name):
+    return next(dtype for dtype in dtypes() if dtype.name == name)
+
+
+def _numbered(shape, axes):
+    """For each element the number of its position along `axes`, in C order."""
+    sizes = [n if i in axes else 1 for i, n in enumerate(shape)]
+    return np.broadcast_to(np.arange(np.prod(sizes, dtype=int)).reshape(sizes), shape)
+
+
+def geometry(op, shape, options):
+    """The rows and parameters of an op of `ops.OPS` on an x of `shape`."""
+    ndim = len(shape)
+    if op.kind == "feature":
+        axis = options["axis"]
+        axes = {a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+        kept = set(range(ndim)) - axes
+        return Geometry(
+            _numbered(shape, kept),
+            _numbered(shape, axes),
+            tuple(shape[a] for a in sorted(kept)),
+            tuple(shape[a] for a in sorted(axes)),
+        )
+    channel = options["channel_axis"] % ndim
+    channels = shape[channel]
+    parameter = _numbered(shape, {channel})
+    reduced = op.reduced_axes(ndim, channel)
+    row, statistics_shape = parameter, (channels,)
+    if "num_groups" in options:
+        statistics_shape = (options["num_groups"],)
+        row = parameter // (channels // options["num_groups"])
+    samples = sorted(set(range(ndim)) - {channel} - set(reduced))
+    if samples:
+        statistics_shape = (shape[samples[0]], *statistics_shape)
+        row = _numbered(shape, set(samples)) * statistics_shape[1] + row
+    return Geometry(row, parameter, statistics_shape, (channels,))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem for one op; `inputs()` draws the same arrays each time."""
+
+    op: str
+    shape: tuple
+    options: dict = field(hash=False)
+    dtype: str = "float32"
+    affine: str = "both"
+    parameter_dtype: str | None = None
+    layout: str = "contiguous"
+    out: str = "new"
+    offset: float = 0.0
+    given: bool = False
+
+    def __str__(self):
+        options = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        text = f"{self.op}({self.dtype}{list(self.shape)} {self.layout}, {options}, affine={self.affine}"
+        if self.parameter_dtype:
+            text += f" in {self.parameter_dtype}"
+        if self.out != "new":
+            text += f", out={self.out}"
+        if self.offset:
+            text += f", mean/std={self.offset:.0e}"
+        return text + (", statistics given)" if self.given else ")")
+
+    @property
+    def description(self):
+        return ops.OPS[self.op]
+
+    @property
+    def centered(self):
+        return "mean" in self.description.statistics
+
+    @property
+    def geometry(self):
+        return geometry(self.description, self.shape, self.options)
+
+    @property
+    def row_length(self):
+        rows = int(np.prod(self.geometry.statistics_shape, dtype=int))
+        return int(np.prod(self.shape, dtype=int)) // max(rows, 1)
+
+    def rng(self):
+        return np.random.default_rng(zlib.crc32(str(replace(self, out="new")).encode()))
+
+    def inputs(self):
+        """x, weight, bias and dy in the case's dtypes and layout (absent parameters are None)."""
+        rng, layout = self.rng(), LAYOUTS[self.layout]
+        dtype = dtype_named(self.dtype)
+        parameter_dtype = dtype_named(self.parameter_dtype or self.dtype)
+        parameter_shape = self.geometry.parameter_shape
+        x = layout((rng.standard_normal(self.shape) + self.offset).astype(dtype))
+        dy = layout((rng.standard_normal(self.shape) + 0.25).astype(dtype))
+        weight = bias = None
+        if self.affine in ("both", "weight"):
+            weight = layout(rng.uniform(0.5, 1.5, parameter_shape).astype(parameter_dtype))
+        if self.affine in ("both", "bias") and "bias" in self.description.parameters:
+            bias = layout(rng.uniform(-0.5, 0.5, parameter_shape).astype(parameter_dtype))
+        return x, weight, bias, dy
+
+    def given_statistics(self):
+        """A running mean and variance, one value a channel, near to those of x."""
+        rng = np.random.default_rng(zlib.crc32(str(self.shape).encode()))
+        size = self.geometry.parameter_shape
+        return rng.uniform(-0.5, 0.5, size) + self.offset, rng.uniform(0.5, 2, size)
+
+
+def constant(case):
+    """The case with given statistics in place of its own."""
+    return replace(case, options={**case.options, case.description.mode: False}, given=True)
+
+
+def independent(case):
+    """Whether the first axis counts rows that know nothing of each other."""
+    op = case.description
+    return 0 not in op.reduced_axes(len(case.shape), case.options[op.axis_name])
+
+
+def _grouped(op, problems):
+    """Add what else an op must be told: the number of groups, one of every size in turn."""
+    if not op.has_groups:
+        return problems
+    found = []
+    for turn, (shape, options) in enumerate(problems):
+        channels = shape[options["channel_axis"]]
+        divisors = [g for g in range(1, channels + 1) if channels % g == 0]
+        found.append((shape, {"num_groups": divisors[(turn + 1) % len(divisors)], **options}))
+    return found
+
+
+def problems(name, which="all"):
+    """(shape, options) pairs for an op: "all" borders and axes, or the few "typical", "small" or "large" ones."""
+    op = ops.OPS[name]
+    every = {"feature": _FEATURE, "channel": _CHANNEL}
+    found = _grouped(op, {"all": every, "typical": _TYPICAL, "small": _SMALL, "large": _LARGE}[which][op.kind])
+    if op.mode is None:
+        return found
+    # Statistics of a single value are an error where a running variance must be unbiased.
+    found = [(shape, {op.mode: True, **options}) for shape, options in found]
+    return [(shape, options) for shape, options in found if Case(name, shape, options).row_length > 1]
+
+
+def _possible(case):
+    if case.dtype == "float16" and case.offset > 1e4:
+        return False  # beyond its largest number
+    if case.affine == "bias" and "bias" not in case.description.parameters:
+        return False
+    if case.out in ("inplace", "overlap") and case.layout in UNWRITABLE:
+        return False
+    return has_layout(case.layout, case.dtype)
+
+
+def cases(name, *, quick=False):
+    """Every shape, then the typical ones in all layouts, dtypes, parameters, outputs, modes and offsets."""
+    op = ops.OPS[name]
+    names = [dtype.name for dtype in dtypes()]
+    every, typical = problems(name), problems(name, "typical")
+    found = [Case(name, s, o, d) for s, o in every for d in (names[:1] if quick else names)]
+    for shape, options in typical[:1] if quick else typical:
+        base = Case(name, shape, options)
+        typed = [replace(base, dtype=d) for d in names]
+        found += [replace(c, layout=layout) for c in typed for layout in LAYOUTS]
+        found += [replace(c, affine=affine) for c in typed for affine in AFFINE[1:]]
+        found += [replace(c, parameter_dtype="float32", affine=a) for c in typed[2:] for a in AFFINE[:2]]
+        found += [
+            replace(c, out=out, layout=layout)
+            for c in typed
+            for out in OUTPUTS[1:]
+            for layout in ("contiguous", "channels_last", "strided")
+        ]
+        found += [
+            replace(c, offset=offset, layout=layout)
+            for c in typed
+            for offset in OFFSETS[1:]
+            for layout in ("contiguous", "channels_last", "transposed")
+        ]
+        if op.mode is not None:
+            found += [
+                replace(constant(base), dtype=d, layout=layout, affine=affine)
+                for d in names
+                for layout in ("contiguous", "channels_last", "strided", "byteswapped")
+                for affine in ("both", "none")
+            ]
+    return [case for case in found if _possible(case)]

@@ -1,0 +1,249 @@
+"""What must hold for one case, on the backend in use: each check raises AssertionError with the case's name."""
+
+from contextlib import contextmanager
+
+import numpy as np
+
+import normlib
+
+from ._cases import dtype_named
+from ._layouts import LAYOUTS, shares_order
+from ._reference import backward, forward, spacing, ulp_error, working_dtype
+
+EPS = 1e-5
+# The numerics contract, in ulps of the largest value of the row (parameter gradients: of the array).
+LIMITS = {"output": 4.0, "gradient": 16.0, "parameter": 32.0, "statistic": 4.0}
+
+
+def ensure(condition, case, text):
+    if not condition:
+        raise AssertionError(f"{case}: {text}")
+
+
+def same_bits(a, b):
+    """Equal shapes, dtypes and bits."""
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@contextmanager
+def _untouched(case, **arrays):
+    before = {name: a.copy() for name, a in arrays.items() if a is not None}
+    yield
+    for name, a in before.items():
+        ensure(a.tobytes() == arrays[name].tobytes(), case, f"{name} was written to")
+
+
+def call_forward(case, x, weight=None, bias=None, **options):
+    """The public forward function on a case's options, with the parameters that the op has."""
+    parameters = {"weight": weight, "bias": bias}
+    given = {name: parameters[name] for name in case.description.parameters}
+    function = getattr(normlib, case.op)
+    return function(x, **given, **{"eps": EPS, **case.options, **options})
+
+
+def call_backward(case, dy, x, weight=None, mean=None, rstd=None, **options):
+    """The public backward function on a case's options, with the statistics that the op has."""
+    statistics = {"mean": mean, "rstd": rstd}
+    given = {name: statistics[name] for name in case.description.statistics}
+    function = getattr(normlib, f"{case.op}_backward")
+    return function(dy, x, weight=weight, **given, **{**case.options, **options})
+
+
+def running(case, dtype=np.float64):
+    """The running statistics as keywords, where the case is one of given statistics."""
+    if not case.given:
+        return {}
+    mean, var = case.given_statistics()
+    return {"running_mean": mean.astype(dtype), "running_var": var.astype(dtype)}
+
+
+def expected_forward(case, x, weight, bias):
+    mean = var = None
+    if case.given:
+        mean, var = (np.broadcast_to(s, case.geometry.statistics_shape) for s in case.given_statistics())
+    return forward(case.geometry, x, weight, bias, eps=EPS, centered=case.centered, mean=mean, var=var)
+
+
+def _output(case, x):
+    """(x, out) for the case's way of passing `out`; None for a fresh result."""
+    if case.out == "given":
+        return x, np.full(x.shape, np.nan, x.dtype)
+    if case.out == "strided":
+        return x, LAYOUTS["strided"](np.full(x.shape, np.nan, x.dtype))
+    if case.out == "inplace":
+        return x, x
+    if case.out == "overlap":
+        both = LAYOUTS[case.layout](np.concatenate([x, x[:1]]))
+        return both[:-1], both[1:]
+    return x, None
+
+
+def _check_array(case, name, a, dtype, shape):
+    ensure(type(a) is np.ndarray, case, f"{name} is a {type(a).__name__}, expected a NumPy array")
+    ensure(a.dtype == np.dtype(dtype), case, f"{name} has dtype {a.dtype}, expected {dtype}")
+    ensure(a.shape == shape, case, f"{name} has shape {a.shape}, expected {shape}")
+
+
+def check_forward(case, limits=LIMITS):
+    """Output, its layout and dtype, statistics and untouched inputs; returns the error of the output in ulps."""
+    x, weight, bias, _ = case.inputs()
+    x, out = _output(case, x)
+    expected = expected_forward(case, x, weight, bias)
+    plain = None if case.out == "overlap" else call_forward(case, x, weight, bias, **running(case))
+    kept = {} if case.out in ("inplace", "overlap") else {"x": x}
+    with _untouched(case, weight=weight, bias=bias, **kept):
+        result = call_forward(case, x, weight, bias, **running(case), out=out, return_stats=True)
+    y, statistics = result[0], dict(zip(case.description.statistics, result[1:], strict=True))
+    if out is None:
+        _check_array(case, "the output", y, dtype_named(case.dtype), case.shape)
+        ensure(not np.may_share_memory(x, y), case, "the output shares memory with x")
+        ordered = case.layout not in ("strided", "padded", "negative", "broadcast", "broadcast_last")
+        ensure(not ordered or shares_order(x, y), case, f"strides {x.strides} became {y.strides}")
+    else:
+        ensure(y is out, case, "the result is not the array given as out")
+    ensure(plain is None or same_bits(plain, y), case, "return_stats or out changed the output")
+    error = ulp_error(case.geometry.rows(y), case.geometry.rows(expected.y))
+    ensure(error <= limits["output"], case, f"the output is off by {error:.3g} ulps, allowed {limits['output']}")
+    for name, value in statistics.items():
+        _check_array(case, name, value, np.float64, case.geometry.statistics_shape)
+        _check_statistic(case, name, value, expected, limits["statistic"])
+    return error
+
+
+def _check_statistic(case, name, value, expected, limit):
+    """A mean may be off by some ulps of the standard deviation (a float64's own rounding aside), rstd by some ulps."""
+    ulp = float(np.finfo(working_dtype(case.dtype)).eps)
+    truth, rstd = (np.asarray(getattr(expected, n)).astype(np.longdouble) for n in (name, "rstd"))
+    allowed = limit * ulp / rstd + spacing(truth, "float64") if name == "mean" else limit * ulp * rstd
+    worst = float(np.max(np.abs(value - truth) / allowed, initial=0))
+    ensure(worst <= 1, case, f"{name} is off by {worst * limit:.3g} ulps, allowed {limit}")
+
+
+def check_backward(case, limits=LIMITS, weight_grads=None):
+    """Gradients, their layout and dtypes and untouched inputs; returns the largest error of dx in ulps."""
+    x, weight, bias, dy = case.inputs()
+    truth = expected_forward(case, x, weight, bias)
+    mean, rstd = (None if s is None else np.asarray(s).astype(np.float64) for s in (truth.mean, truth.rstd))
+    through = not case.given
+    expected = backward(case.geometry, dy, x, weight, mean=mean, rstd=rstd, through=through)
+    aliased = {"inplace": ("x", "dy"), "overlap": ("x", "dy")}.get(case.out, (None,))
+    worst = 0.0
+    for alias in aliased:
+        arrays = {"dy": dy.copy() if alias else dy, "x": x.copy() if alias else x}
+        if alias:
+            arrays[alias], out = _output(case, LAYOUTS[case.layout](arrays[alias]))
+        else:
+            _, out = _output(case, x)
+        kept = {n: a for n, a in arrays.items() if n != alias}
+        with _untouched(case, weight=weight, mean=mean, rstd=rstd, **kept):
+            result = call_backward(
+                case, arrays["dy"], arrays["x"], weight, mean, rstd, out=out, weight_grads=weight_grads
+            )
+        _check_gradients(case, result, expected, out, x, weight, weight_grads, limits)
+        worst = max(worst, _gradient_error(case, result[0], expected))
+        ensure(
+            worst <= limits["gradient"], case, f"dx is off by {worst:.3g} ulps, allowed {limits['gradient']}"
+        )
+    return worst
+
+
+def _gradient_error(case, dx, expected):
+    # In a row of a few values, or of equal ones, the terms of dx may cancel to almost nothing: measured by the terms.
+    cancels = not case.given and (case.row_length < 8 or case.layout.startswith("broadcast"))
+    rows = case.geometry.rows
+    return ulp_error(rows(dx), rows(expected.dx), scale=expected.scale if cancels else None)
+
+
+def _check_gradients(case, result, expected, out, x, weight, weight_grads, limits):
+    dx, sums = result[0], dict(zip(case.description.parameters, result[1:], strict=True))
+    if out is None:
+        _check_array(case, "dx", dx, dtype_named(case.dtype), case.shape)
+    else:
+        ensure(dx is out, case, "dx is not the array given as out")
+    wanted = weight is not None if weight_grads is None else weight_grads
+    for name, value in sums.items():
+        if not wanted:
+            ensure(value is None, case, f"d{name} was computed unasked")
+            continue
+        dtype = (x if weight is None else weight).dtype.newbyteorder("=")
+        _check_array(case, f"d{name}", value, dtype, case.geometry.parameter_shape)
+        error = ulp_error(value, getattr(expected, f"d{name}"), axis=None)
+        allowed = limits["parameter"]
+        ensure(error <= allowed, case, f"d{name} is off by {error:.3g} ulps, allowed {allowed}")
+
+
+def check_running(case, limits=LIMITS, dtype=np.float32, momentum=0.25):
+    """Running statistics move toward the mean and the unbiased variance, averaged over the samples."""
+    x, weight, bias, _ = case.inputs()
+    mean, var = (s.astype(dtype) for s in case.given_statistics())
+    before = [s.astype(np.float64) for s in (mean, var)]
+    call_forward(case, x, weight, bias, running_mean=mean, running_var=var, momentum=momentum)
+    truth = expected_forward(case, x, weight, bias)
+    n = case.row_length
+    for name, running, old, new in (
+        ("running_mean", mean, before[0], truth.mean),
+        ("running_var", var, before[1], truth.var * n / (n - 1)),
+    ):
+        channels = np.asarray(new).astype(np.longdouble).reshape(-1, running.size).mean(axis=0)
+        error = ulp_error(running, (1 - momentum) * old + momentum * channels, axis=None)
+        ensure(error <= limits["statistic"], case, f"{name} is off by {error:.3g} ulps")
+
+
+def results(case, **outputs):
+    """All results of a case, forward and backward, as a list of arrays (to compare bits)."""
+    x, weight, bias, dy = case.inputs()
+    y, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True, **outputs)
+    named = dict(zip(case.description.statistics, statistics, strict=True))
+    gradients = call_backward(case, dy, x, weight, **named, weight_grads=True)
+    return [y, *statistics, *gradients]
+
+
+def check_threads(case, limits=None, threads=(1, 2, 3, 7)):
+    """The same bits for every number of threads."""
+    first = None
+    for count in threads:
+        with normlib.num_threads(count):
+            found = results(case)
+        first = first or found
+        for index, (a, b) in enumerate(zip(first, found, strict=True)):
+            ensure(same_bits(a, b), case, f"result {index} differs between {threads[0]} and {count} threads")
+
+
+def check_row_position(case, limits=None):
+    """A row's result does not depend on the rows beside it."""
+    x, weight, bias, _ = case.inputs()
+    whole = call_forward(case, x, weight, bias, **running(case))
+    for start, stop in ((0, 1), (1, 2), (1, case.shape[0])):
+        part = call_forward(case, x[start:stop], weight, bias, **running(case))
+        ensure(same_bits(part, whole[start:stop]), case, f"rows {start}:{stop} alone give other bits")
+
+
+def check_special(case, limits=None):
+    """NaN and infinity stay in their own row, and every other row keeps its bits."""
+    x, weight, bias, _ = case.inputs()
+    rows = case.geometry.row
+    clean = call_forward(case, x, weight, bias)
+    for value in (np.nan, np.inf, -np.inf):
+        poisoned = x.copy()
+        place = (0,) * x.ndim
+        poisoned[place] = value
+        with np.errstate(all="ignore"):
+            y = call_forward(case, poisoned, weight, bias)
+        hit = rows == rows[place]
+        ensure(bool(np.all(np.isnan(y[place]))), case, f"{value} in x gives {y[place]} in its place")
+        ensure(same_bits(y[~hit], clean[~hit]), case, f"{value} in one row changes another row")
+
+
+def check_empty(case, limits=None):
+    """A batch of 0 gives empty results and, where parameters are shared by all rows, gradients of 0."""
+    x, weight, bias, dy = case.inputs()
+    y, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True)
+    _check_array(case, "the output", y, x.dtype, case.shape)
+    named = dict(zip(case.description.statistics, statistics, strict=True))
+    for name, value in named.items():
+        _check_array(case, name, value, np.float64, case.geometry.statistics_shape)
+    dx, *sums = call_backward(case, dy, x, weight, **named)
+    _check_array(case, "dx", dx, x.dtype, case.shape)
+    for value in sums:
+        ensure(not np.any(value), case, "gradients of the parameters are not 0")

@@ -1,0 +1,99 @@
+"""Bad arguments, for each op: the error's type, and that its text names the function and the argument."""
+
+import numpy as np
+
+from ._checks import call_backward, call_forward, ensure
+
+
+def _longer(a):
+    return np.concatenate([a, a[:1]])
+
+
+def _readonly(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _both_ways(x, options):
+    """(argument, error, keywords for both directions)"""
+    yield "out", ValueError, {"out": np.empty((*x.shape, 1), x.dtype)}
+    yield "out", (TypeError, ValueError), {"out": np.empty(x.shape, np.float64)}
+    yield "out", ValueError, {"out": _readonly(x)}
+    yield "out", TypeError, {"out": x.tolist()}
+    axis = "axis" if "axis" in options else "channel_axis"
+    yield axis, ValueError, {axis: x.ndim}
+    yield axis, ValueError, {axis: -x.ndim - 1}
+    yield axis, TypeError, {axis: "last"}
+    yield axis, TypeError, {axis: 0.5}
+    if axis == "axis":
+        yield axis, ValueError, {axis: (0, 0)}
+        yield axis, ValueError, {axis: ()}
+    if "num_groups" in options:
+        yield "num_groups", ValueError, {"num_groups": 5}
+        yield "num_groups", ValueError, {"num_groups": 0}
+        yield "num_groups", TypeError, {"num_groups": 1.5}
+
+
+def _bad_forward(case, x, weight, bias):
+    yield from _both_ways(x, case.options)
+    for eps in (-1e-5, float("nan"), float("inf")):
+        yield "eps", ValueError, {"eps": eps}
+    yield "eps", TypeError, {"eps": "small"}
+    for dtype in (np.int64, np.complex64, np.bool_, object):
+        yield "x", TypeError, {"x": x.astype(dtype)}
+    yield "x", (TypeError, ValueError), {"x": "words"}
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None:
+            yield name, ValueError, {name: _longer(value)}
+            yield name, TypeError, {name: value.astype(np.int32)}
+            yield name, TypeError, {name: value.astype(np.float64)}
+    if case.description.mode is None:
+        return
+    mean = np.zeros(case.geometry.parameter_shape, np.float32)
+    yield "running_var", ValueError, {"running_mean": mean, "running_var": None}
+    yield "running_mean", ValueError, {"running_mean": None, "running_var": mean}
+    yield "running_mean", ValueError, {"running_mean": _longer(mean), "running_var": mean + 1}
+    yield "running_mean", ValueError, {"running_mean": _readonly(mean), "running_var": mean + 1}
+    yield "momentum", ValueError, {"running_mean": mean, "running_var": mean + 1, "momentum": 1.5}
+
+
+def _bad_backward(case, dy, weight, statistics):
+    yield from _both_ways(dy, case.options)
+    yield "dy", ValueError, {"dy": _longer(dy)}
+    yield "dy", TypeError, {"dy": dy.astype(np.float64)}
+    yield "weight_grads", (TypeError, ValueError), {"weight_grads": "yes"}
+    yield "weight", ValueError, {"weight": _longer(weight)}
+    for name, value in statistics.items():
+        yield name, ValueError, {name: _longer(value)}
+        yield name, TypeError, {name: value.astype(np.float16)}
+
+
+def _expect(case, function, name, error, call):
+    try:
+        call()
+    except error as caught:
+        text = str(caught)
+        ensure(text.startswith(f"{function}: "), case, f"the error does not begin with '{function}: ': {text}")
+        ensure(name in text, case, f"the error does not name {name}: {text}")
+    except Exception as caught:
+        raise AssertionError(f"{case}: bad {name} raised {type(caught).__name__}: {caught}") from caught
+    else:
+        ensure(False, case, f"bad {name} raised nothing")
+
+
+def check_errors(case, limits=None):
+    """Every kind of bad argument, forward and backward; returns how many were tried."""
+    x, weight, bias, dy = case.inputs()
+    _, *values = call_forward(case, x, weight, bias, return_stats=True)
+    statistics = dict(zip(case.description.statistics, values, strict=True))
+    tried = 0
+    for name, error, change in _bad_forward(case, x, weight, bias):
+        arguments = {"x": x, "weight": weight, "bias": bias, **change}
+        _expect(case, case.op, name, error, lambda a=arguments: call_forward(case, **a))
+        tried += 1
+    for name, error, change in _bad_backward(case, dy, weight, statistics):
+        arguments = {"dy": dy, "x": x, "weight": weight, **statistics, **change}
+        _expect(case, f"{case.op}_backward", name, error, lambda a=arguments: call_backward(case, **a))
+        tried += 1
+    return tried

@@ -1,0 +1,105 @@
+"""Gradients against finite differences."""
+
+import numpy as np
+
+from .. import ops
+from ._cases import Case, constant, problems
+from ._checks import call_backward, call_forward, ensure, running
+
+# Fourth order: the error falls with step**4, and rounding costs about 1e-16 / step.
+_STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+
+
+def gradcheck(function, gradients, *arrays, step=1e-3, rtol=1e-8, seed=0):
+    """Compare gradients with 4th-order central differences in float64.
+
+    With a fixed random ``dy``, ``L = sum(dy * function(*arrays))`` is differentiated after every element of every
+    array by ``dL/dv = (L(v - 2h) - 8 L(v - h) + 8 L(v + h) - L(v + 2h)) / 12h`` (Fornberg 1988).
+
+    Parameters
+    ----------
+    function : callable
+        ``function(*arrays) -> y``.
+    gradients : callable
+        ``gradients(dy, *arrays)``, one gradient for each array, or None where there is nothing to compare.
+    *arrays : float64 arrays
+        Where to differentiate.
+    step : float
+        h, absolute: the arrays should have values around 1.
+    rtol : float
+        Largest difference allowed, relative to the largest gradient of the array.
+    seed : int
+        Of ``dy``.
+
+    Returns
+    -------
+    float
+        The largest relative difference found.
+
+    Raises
+    ------
+    AssertionError
+        If it exceeds `rtol`, or a gradient's shape is not its array's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normlib.testing import gradcheck
+    >>> gradcheck(np.sin, lambda dy, x: [dy * np.cos(x)], np.linspace(0, 1, 5)) < 1e-8
+    True
+    """
+    arrays = [np.array(a, dtype=np.float64) for a in arrays]
+    y = np.asarray(function(*arrays))
+    dy = np.random.default_rng(seed).standard_normal(y.shape)
+    found = gradients(dy, *arrays)
+    if len(found) != len(arrays):
+        raise AssertionError(f"{len(found)} gradients for {len(arrays)} arrays")
+    worst = 0.0
+    for index, (array, gradient) in enumerate(zip(arrays, found, strict=True)):
+        if gradient is None:
+            continue
+        gradient = np.asarray(gradient)
+        if gradient.shape != array.shape:
+            raise AssertionError(f"gradient {index} has shape {gradient.shape}, expected {array.shape}")
+        numeric = np.zeros(array.shape)
+        for place in np.ndindex(array.shape):
+            value = array[place]
+            for offset, factor in _STENCIL:
+                array[place] = value + offset * step
+                numeric[place] += factor * np.sum(dy * function(*arrays)) / step
+            array[place] = value
+        difference = np.max(np.abs(gradient - numeric), initial=0) / max(np.max(np.abs(numeric), initial=0), 1.0)
+        worst = max(worst, float(difference))
+        if not difference <= rtol:
+            raise AssertionError(f"gradient {index} is off by {difference:.3g} of its largest value, allowed {rtol:g}")
+    return worst
+
+
+def check_gradients(case, limits=None):
+    """All gradients of a float64 case against finite differences of its forward function."""
+    x, weight, bias, _ = case.inputs()
+    # Half a standard deviation from a constant row the fifth derivatives are too large for the stencil.
+    x = x + 0.5 * np.cos(np.arange(x.size).reshape(x.shape))
+    arrays = [a for a in (x, weight, bias) if a is not None]
+
+    def function(x, weight=None, bias=None):
+        return call_forward(case, x, weight, bias, **running(case))
+
+    def gradients(dy, x, weight=None, bias=None):
+        _, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True)
+        named = dict(zip(case.description.statistics, statistics, strict=True))
+        return call_backward(case, dy, x, weight, **named)[: len(arrays)]
+
+    try:
+        return gradcheck(function, gradients, *arrays)
+    except AssertionError as error:
+        ensure(False, case, str(error))
+
+
+def gradient_cases(name):
+    """Small float64 cases with and without parameters, and with given statistics where the op has such a mode."""
+    for shape, options in problems(name, "small"):
+        for affine in ("both", "none"):
+            yield Case(name, shape, options, "float64", affine=affine)
+        if ops.OPS[name].mode is not None:
+            yield constant(Case(name, shape, options, "float64"))

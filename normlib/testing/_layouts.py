@@ -1,0 +1,78 @@
+"""One array, many memory layouts: each function returns an array of the same values laid out in another way."""
+
+import numpy as np
+
+
+def _strided(a):
+    spread = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
+    spread[..., ::2] = a
+    return spread[..., ::2]
+
+
+def _padded(a):
+    room = np.zeros((*a.shape[:-1], a.shape[-1] + 3), a.dtype)
+    room[..., : a.shape[-1]] = a
+    return room[..., : a.shape[-1]]
+
+
+def _negative(a):
+    flip = (slice(None, None, -1),) * a.ndim
+    return np.ascontiguousarray(a[flip])[flip]
+
+
+def _readonly(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _misaligned(a):
+    raw = np.empty(a.nbytes + 1, np.uint8)[1:]
+    view = raw.view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def _in_memory_order(a, order):
+    """`a` with its axes lying in memory in the given order."""
+    return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+
+
+def _channels_last(a):
+    return _in_memory_order(a, (0, *range(2, a.ndim), 1)) if a.ndim > 1 else a.copy()
+
+
+def _channels_first(a):
+    return _in_memory_order(a, (0, a.ndim - 1, *range(1, a.ndim - 1))) if a.ndim > 1 else a.copy()
+
+
+def _transposed(a):
+    return _in_memory_order(a, (*range(1, a.ndim), 0))
+
+
+LAYOUTS = {
+    "contiguous": np.array,
+    "channels_last": _channels_last,
+    "channels_first": _channels_first,
+    "transposed": _transposed,
+    "fortran": lambda a: np.array(a, order="F"),
+    "strided": _strided,
+    "padded": _padded,
+    "negative": _negative,
+    "readonly": _readonly,
+    "misaligned": _misaligned,
+    "byteswapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
+    "broadcast_last": lambda a: np.broadcast_to(a[..., :1], a.shape),
+}
+UNWRITABLE = frozenset({"readonly", "broadcast", "broadcast_last"})
+
+
+def has_layout(layout, dtype):
+    """Whether `dtype` can be laid out so: ml_dtypes has no byte-swapped bfloat16."""
+    return layout != "byteswapped" or np.dtype(dtype).name != "bfloat16"
+
+
+def shares_order(x, y):
+    """Whether y lies in memory as NumPy would lay out a ufunc's result for x."""
+    return y.strides == np.empty_like(x, subok=False).strides or 1 in x.shape or x.size == 0

@@ -1,0 +1,195 @@
+"""The norms in extended precision, written for clarity and shared with no backend.
+
+Every norm is the same sum over *rows*: a row holds the elements that share one pair of statistics. `Geometry` says
+which element belongs to which row and to which parameter, by index arrays, so that no axis bookkeeping of a backend is
+repeated here. The arithmetic is `numpy.longdouble` where that is wider than float64, else `decimal` with 40 digits.
+"""
+
+import decimal
+from typing import NamedTuple
+
+import numpy as np
+
+WIDE = np.finfo(np.longdouble).nmant > 60
+# (bits of the mantissa behind the point, smallest normal exponent)
+_FORMATS = {"float64": (52, -1022), "float32": (23, -126), "float16": (10, -14), "bfloat16": (7, -126)}
+
+
+def extended(a, wide=WIDE):
+    """`a` as an array of extended precision (longdouble, or Decimal objects)."""
+    a = np.asarray(a)
+    if a.dtype == np.longdouble or a.dtype == object:
+        return a
+    a = a.astype(np.float64)  # exact for every dtype taken; ml_dtypes knows no longdouble
+    if wide:
+        return a.astype(np.longdouble)
+    context = decimal.getcontext()
+    context.prec = max(context.prec, 40)
+    return np.array([decimal.Decimal(v) for v in a.ravel().tolist()], dtype=object).reshape(a.shape)
+
+
+def working_dtype(dtype):
+    """The type in which the contract measures errors: float64 for float64, else float32."""
+    return "float64" if np.dtype(dtype).name == "float64" else "float32"
+
+
+def spacing(a, dtype):
+    """One ulp of `dtype` at the magnitude of `a`, in longdouble."""
+    bits, smallest = _FORMATS[np.dtype(dtype).name]
+    _, exponent = np.frexp(np.abs(np.asarray(a, dtype=np.longdouble)))
+    return np.ldexp(np.longdouble(1), np.maximum(exponent - 1, smallest) - bits)
+
+
+def ulp_error(actual, expected, *, axis=-1, scale=None):
+    """Largest error in ulps of the largest expected value of each row.
+
+    Parameters
+    ----------
+    actual : array
+        A result in float64, float32, float16 or bfloat16.
+    expected : array
+        The same in a higher precision.
+    axis : int, tuple of ints or None
+        The axes that make up a row; None measures against the largest value of the array.
+    scale : array, optional
+        Magnitudes to measure against where a row's largest value is smaller (a result that cancels to nothing).
+
+    Returns
+    -------
+    float
+        ``max |actual - expected| / ulp(max |expected| of the row)``, in ulps of float64 for float64 and of float32
+        otherwise. Of a 16-bit result only what goes beyond one rounding to 16 bits counts. A NaN on one side alone or
+        a wrong infinity gives inf.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from normlib.testing import ulp_error
+    >>> one = np.float32([1, 0.25])
+    >>> ulp_error(np.nextafter(one, np.float32(2)), one)
+    1.0
+    """
+    actual = np.asarray(actual)
+    if actual.size == 0:
+        return 0.0
+    dtype = actual.dtype
+    expected = np.asarray(expected).astype(np.longdouble)
+    got = actual.astype(np.float64).astype(np.longdouble)
+    special = ~np.isfinite(got) | ~np.isfinite(expected)
+    if np.any(special):
+        if not np.array_equal(got[special], expected[special], equal_nan=True):
+            return float("inf")
+        got, expected = np.where(special, 0, got), np.where(special, 0, expected)
+    error = np.abs(got - expected)
+    if dtype.itemsize == 2:
+        error = np.maximum(error - spacing(np.maximum(np.abs(got), np.abs(expected)), dtype) / 2, 0)
+    largest = np.max(np.abs(expected), axis=axis, keepdims=True)
+    if scale is not None:
+        largest = np.maximum(largest, np.asarray(scale).astype(np.longdouble))
+    return float(np.max(error / spacing(largest, working_dtype(dtype))))
+
+
+class Geometry(NamedTuple):
+    """Which row and which parameter each element of x belongs to (flat indices of the shape of x)."""
+
+    row: np.ndarray
+    parameter: np.ndarray
+    statistics_shape: tuple
+    parameter_shape: tuple
+
+    def rows(self, a):
+        """The elements of `a` gathered as (rows, elements of a row)."""
+        order = np.argsort(self.row, axis=None, kind="stable")
+        return np.asarray(a).reshape(-1)[order].reshape(np.prod(self.statistics_shape, dtype=int), -1)
+
+    def per_row(self, statistic):
+        """A statistic as a column beside the rows."""
+        return np.asarray(statistic).reshape(-1, 1)
+
+    def per_element(self, parameter):
+        """A parameter of `parameter_shape` spread over the shape of x."""
+        return np.asarray(parameter).reshape(-1)[self.parameter]
+
+    def from_rows(self, rows):
+        """The inverse of `rows`."""
+        order = np.argsort(self.row, axis=None, kind="stable")
+        flat = np.empty(self.row.size, dtype=rows.dtype)
+        flat[order] = rows.reshape(-1)
+        return flat.reshape(self.row.shape)
+
+    def parameter_sum(self, a):
+        """Sum of the elements of `a` that share a parameter."""
+        order = np.argsort(self.parameter, axis=None, kind="stable")
+        terms = np.asarray(a).reshape(-1)[order]
+        return terms.reshape(np.prod(self.parameter_shape, dtype=int), -1).sum(axis=1).reshape(self.parameter_shape)
+
+
+class Forward(NamedTuple):
+    """Extended-precision results of a forward pass; `mean` is None for a norm that is not centered."""
+
+    y: np.ndarray
+    mean: np.ndarray | None
+    var: np.ndarray
+    rstd: np.ndarray
+
+
+class Backward(NamedTuple):
+    """Extended-precision gradients; `scale` is the largest term of each row of dx, before terms cancel."""
+
+    dx: np.ndarray
+    dweight: np.ndarray
+    dbias: np.ndarray
+    scale: np.ndarray
+
+
+def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=None, var=None, wide=WIDE):
+    """``(x - mean) / sqrt(var + eps) * weight + bias``, with the statistics of each row or with given ones."""
+    z = geometry.rows(extended(x, wide))
+    n = z.shape[1]
+    if mean is not None:
+        mean, var = (geometry.per_row(extended(s, wide)) for s in (mean, var))
+        z = z - mean
+    else:
+        if centered:
+            first = z.sum(axis=1, keepdims=True) / n
+            z = z - first
+            rest = z.sum(axis=1, keepdims=True) / n
+            z = z - rest
+            mean = first + rest
+        var = (z * z).sum(axis=1, keepdims=True) / n
+    rstd = 1 / np.sqrt(var + extended(eps, wide))
+    y = geometry.from_rows(z * rstd)
+    if weight is not None:
+        y = y * geometry.per_element(extended(weight, wide))
+    if bias is not None:
+        y = y + geometry.per_element(extended(bias, wide))
+    shape = geometry.statistics_shape
+    return Forward(y, None if mean is None else mean.reshape(shape), var.reshape(shape), rstd.reshape(shape))
+
+
+def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, wide=WIDE):
+    """Gradients with the given statistics; `through` says whether these came from x itself.
+
+    With z = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - z mean(g z)), without mean(g) where the norm is
+    not centered, and dx = rstd g where the statistics are constants.
+    """
+    dy = extended(dy, wide)
+    rstd = geometry.per_row(extended(rstd, wide))
+    z = geometry.rows(extended(x, wide))
+    if mean is not None:
+        z = z - geometry.per_row(extended(mean, wide))
+    z = z * rstd
+    g = geometry.rows(dy if weight is None else dy * geometry.per_element(extended(weight, wide)))
+    dx = g
+    if through:
+        n = z.shape[1]
+        if mean is not None:
+            dx = dx - g.sum(axis=1, keepdims=True) / n
+        dx = dx - z * ((g * z).sum(axis=1, keepdims=True) / n)
+    scale = np.max(np.abs(g * rstd), axis=1, keepdims=True)
+    return Backward(
+        geometry.from_rows(dx * rstd),
+        geometry.parameter_sum(dy * geometry.from_rows(z)),
+        geometry.parameter_sum(dy),
+        scale,
+    )
