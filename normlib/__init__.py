@@ -1,7 +1,11 @@
 """Normalization of arrays on the CPU: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm,
 forward and backward, on plain NumPy arrays."""
 
+from contextlib import suppress
+
 from . import backends
+from ._config import show_config
+from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .ops import (
     batch_norm,
     batch_norm_backward,
@@ -15,18 +19,30 @@ from .ops import (
     rms_norm_backward,
 )
 
+with suppress(ImportError):
+    from .threads import get_num_threads, num_threads, set_num_threads
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "RMSNorm",
     "backends",
     "batch_norm",
     "batch_norm_backward",
+    "get_num_threads",
     "group_norm",
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "num_threads",
     "rms_norm",
     "rms_norm_backward",
+    "set_num_threads",
+    "show_config",
 ]

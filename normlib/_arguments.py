@@ -129,7 +129,8 @@ def channel(op, channel_axis, ndim):
 def groups(op, num_groups, channels):
     num_groups = _integer(op, "num_groups", num_groups)
     if num_groups < 1 or channels % num_groups:
-        raise ValueError(f"{op}: num_groups is {num_groups}, expected a divisor of the {channels} channels of x")
+        words = f"a divisor of the {channels} channels of x"
+        raise ValueError(f"{op}: num_groups is {num_groups}, expected {words}")
     return num_groups
 
 

@@ -26,7 +26,7 @@ def _sample_axis(channel_axis):
 def _forward(op, args, x, filled, target, names, shape):
     """Statistics after filling the output; those of an empty array are NaN."""
     if x.size:
-        _, statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
+        statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
         if filled is not target:
             target[...] = filled
         return statistics
@@ -39,7 +39,7 @@ def _backward(op, args, x, weight, wanted, out, overlapping, names, shape):
     dtype = x.dtype if weight is None else weight.dtype
     if x.size:
         results = [(name, shape if wanted else None, _GRADIENT) for name in names]
-        _, grads = backends.run(op, (*args, wanted, filled), results)
+        grads = backends.run(op, (*args, wanted, filled), results)
         if filled is not target:
             target[...] = filled
         with np.errstate(over="ignore", invalid="ignore"):
@@ -57,7 +57,7 @@ def _rstd(var, eps):
 def _update(running, momentum, batch):
     """running = (1 - momentum) * running + momentum * batch, for all pairs or none."""
     with np.errstate(over="ignore", invalid="ignore"):
-        new = [(1 - momentum) * r.astype(np.float64) + momentum * b for r, b in zip(running, batch, strict=True)]
+        new = [(1 - momentum) * np.float64(old) + momentum * b for old, b in zip(running, batch, strict=True)]
         for array, values in zip(running, new, strict=True):
             array[...] = values
 
@@ -211,7 +211,17 @@ def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, wei
 
 
 def instance_norm(
-    x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    use_input_stats,
+    momentum,
+    eps,
+    channel_axis,
+    out,
+    return_stats,
 ):
     op = "instance_norm"
     x = a.array(op, x, ndim=2)

@@ -44,6 +44,7 @@ name is the backend's name and whose object is the backend. It is imported when 
 import os
 import threading
 import warnings
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import numpy as np
@@ -54,7 +55,6 @@ __all__ = [
     "OPERATIONS",
     "active",
     "available",
-    "config",
     "register",
     "set_default",
     "unregister",
@@ -62,11 +62,7 @@ __all__ = [
     "which",
 ]
 
-OPERATIONS = tuple(
-    name + suffix
-    for name in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
-    for suffix in ("", "_backward")
-)
+OPERATIONS = tuple(numpy_backend.__all__)
 GROUP = "normlib.backends"
 
 _registry = {"numpy": numpy_backend}
@@ -101,7 +97,7 @@ class _Default(Table):
     def __getattr__(self, attribute):
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        _load_compiled()
+        missing()
         name = os.environ.get("NORMLIB_BACKEND") or ("cython" if "cython" in _registry else "numpy")
         self.become(Table(name))
         return getattr(self, attribute)
@@ -116,10 +112,11 @@ def _decline(*_):
 
 _default = _Default()
 _active = ContextVar("normlib_backend", default=_default)
+_taken = ContextVar("normlib_taken")  # the backend that took the last call of the general way
 active = _active.get
 
 
-def _load_compiled():
+def missing():
     """The compiled backend into the registry, where it was built; else the reason why not."""
     with _lock:
         if "cython" in _registry:
@@ -142,7 +139,7 @@ def _check(name, backend):
         raise TypeError(f"backend {name!r} has none of the functions {', '.join(OPERATIONS)}")
     direct = getattr(backend, "direct", None) or {}
     if not isinstance(direct, dict) or not direct.keys() <= set(OPERATIONS):
-        raise TypeError(f"backend {name!r}: direct is {direct!r}, expected a dict from operations to functions")
+        raise TypeError(f"backend {name!r}: direct is {direct!r}, expected a dict of operations")
     for op, function in [*functions.items(), *direct.items()]:
         if not callable(function):
             raise TypeError(f"backend {name!r}: {op} is {function!r}, expected a function")
@@ -188,7 +185,7 @@ def _find(name):
     if not isinstance(name, str):
         raise TypeError(f"the name of a backend is {name!r}, expected a string")
     with _lock:
-        reason = _load_compiled()
+        reason = missing()
         if name in _registry:
             return _registry[name]
         points = _entry_points()
@@ -234,7 +231,7 @@ def register(name, backend):
     """
     _check(name, backend)
     with _lock:
-        _load_compiled()
+        missing()
         if name in _registry or name == "cython":
             raise ValueError(f"backend {name!r} is already registered")
         _registry[name] = backend
@@ -266,7 +263,7 @@ def available():
     True
     """
     with _lock:
-        _load_compiled()
+        missing()
         for name, point in _entry_points().items():
             if name not in _registry:
                 try:
@@ -346,14 +343,16 @@ def run(op, args, results):
             raise RuntimeError(f"{op}: backend {name!r} raised {type(error).__name__}: {error}") from error
         if returned is not NotImplemented:
             _check_returned(op, name, returned, results)
-            return name, returned
-    raise NotImplementedError(f"{op}: backend {table.name!r} does not take this call, and strict=True was asked for")
+            _taken.set(name)
+            return returned
+    raise NotImplementedError(f"{op}: backend {table.name!r} does not take this call, and strict=True")
 
 
 def _check_returned(op, name, returned, results):
     words = ", ".join(result[0] for result in results)
     if not isinstance(returned, (tuple, list)) or len(returned) != len(results):
-        raise RuntimeError(f"{op}: backend {name!r} returned {type(returned).__name__}, expected a tuple ({words})")
+        came = type(returned).__name__
+        raise RuntimeError(f"{op}: backend {name!r} returned {came}, expected a tuple ({words})")
     for value, (what, shape, dtypes) in zip(returned, results, strict=True):
         if shape is None:
             if value is not None:
@@ -386,9 +385,9 @@ def which(op, dtype="float32", *, x=None, axis=None):
     dtype : dtype-like, default "float32"
         Of ``x``, where no `x` is given.
     x : array, optional
-        An array whose shape and layout count.
+        An array whose shape and memory layout count.
     axis : int or tuple of int, optional
-        ``axis`` or ``channel_axis`` of the operation; the default is the operation's own.
+        ``axis`` or ``channel_axis`` of the operation; by default the operation's own default.
 
     Returns
     -------
@@ -404,17 +403,24 @@ def which(op, dtype="float32", *, x=None, axis=None):
     >>> choice, choice.copies
     ('numpy', False)
     """
+    from .ops import OPS  # here alone, and late: the descriptions say how to call an operation
+
     if op not in OPERATIONS:
         raise ValueError(f"there is no operation {op!r}, only {', '.join(OPERATIONS)}")
-    sample = np.ones((2, 4, 2), _dtype(dtype)) if x is None else np.asarray(x)
-    feature = op.startswith(("layer_norm", "rms_norm"))
-    axis = (-1 if feature else 1) if axis is None else axis
-    axes = sorted(a % sample.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
-    axis = tuple(axes) if feature else axes[0]
-    name = _probe(op, sample, axis)
-    choice = Choice(name)
-    copies = getattr(_registry.get(name), "copies", None)
-    choice.copies = bool(copies(op, sample, axis)) if x is not None and copies is not None else False
+    norm = OPS[op.removesuffix("_backward")]
+    sample = np.ones((2, 2, 2), _dtype(dtype)) if x is None else np.asarray(x)
+    if axis is None:
+        axis = -1 if norm.kind == "feature" else 1
+    table = _active.get()
+    name = table.candidates[op][0][0] if table.candidates[op] else table.name
+    with _without_direct(table), np.errstate(all="ignore"):
+        _taken.set(name)
+        _try(norm, op, sample, axis)
+        choice = Choice(_taken.get())
+    copies = getattr(_registry.get(choice), "copies", None)
+    if x is not None and copies is not None:
+        axes = tuple(sorted(i % sample.ndim for i in (axis if isinstance(axis, tuple) else (axis,))))
+        choice.copies = bool(copies(op, sample, axes if norm.kind == "feature" else axes[0]))
     return choice
 
 
@@ -426,30 +432,26 @@ def _dtype(dtype):
     return np.dtype(dtype)
 
 
-def _probe(op, x, axis):
-    norm = op.removesuffix("_backward")
-    sample_axis = 0 if axis != 0 else 1
-    if norm in ("layer_norm", "rms_norm"):
-        shape = tuple(n for i, n in enumerate(x.shape) if i not in axis)
-        parameter_shape = tuple(x.shape[i] for i in axis)
+@contextmanager
+def _without_direct(table):
+    plain = object.__new__(Table)
+    plain.__dict__ = {**table.__dict__, **{f"{op}_direct": _decline for op in OPERATIONS}}
+    token = _active.set(plain)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def _try(norm, op, x, axis):
+    parameter_shape = norm.parameter_shape(x.shape, axis)
+    weight = np.ones(parameter_shape, x.dtype.newbyteorder("="))
+    options = {norm.axis_name: axis}
+    groups = [1] if norm.has_groups else []
+    if op == norm.name:
+        if norm.mode is not None:
+            options |= {"running_mean": np.zeros(parameter_shape), "running_var": np.ones(parameter_shape)}
+        norm.forward(x, *groups, weight, **options)
     else:
-        parameter_shape = (x.shape[axis],)
-        shape = {
-            "batch_norm": parameter_shape,
-            "group_norm": (x.shape[sample_axis], 1),
-            "instance_norm": (x.shape[sample_axis], x.shape[axis]),
-        }[norm]
-    weight, statistic, out = np.ones(parameter_shape, x.dtype), np.ones(shape), np.empty_like(x)
-    statistics = [statistic] if norm == "rms_norm" else [statistic, statistic]
-    groups = [1] if norm == "group_norm" else []
-    parameters = [weight] if norm == "rms_norm" else [weight, weight]
-    if op == norm:
-        given = [None, None] if norm in ("batch_norm", "instance_norm") else []
-        args = [x, *groups, *parameters, *given, axis, 1e-5, out]
-        names = ["float64"], shape
-    else:
-        mode = [True] if norm in ("batch_norm", "instance_norm") else []
-        args = [x, x, *groups, weight, *statistics, *mode, axis, True, out]
-        names = ["float64", "float32"], parameter_shape
-    with np.errstate(all="ignore"):
-        return run(op, args, [("result", names[1], names[0])] * len(statistics))[0]
+        statistics = np.ones(norm.statistics_shape(x.shape, axis, *groups))
+        norm.backward(x, x, *groups, weight, **dict.fromkeys(norm.statistics, statistics), **options)

@@ -12,17 +12,17 @@ import math
 
 import numpy as np
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in the order of the file; the registry takes the names of the operations from here
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "batch_norm",
     "batch_norm_backward",
     "group_norm",
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
-    "layer_norm",
-    "layer_norm_backward",
-    "rms_norm",
-    "rms_norm_backward",
 ]
 
 

@@ -295,11 +295,31 @@ def batch_norm(
     array([[1., 0.]])
     """
     result = _active().batch_norm_direct(
-        x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training,
+        momentum,
+        eps,
+        channel_axis,
+        out,
+        return_stats,
     )
     if result is NotImplemented:
         return _general.batch_norm(
-            x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
+            x,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            training,
+            momentum,
+            eps,
+            channel_axis,
+            out,
+            return_stats,
         )
     return result
 
@@ -526,11 +546,31 @@ def instance_norm(
             [-1.,  1.]]])
     """
     result = _active().instance_norm_direct(
-        x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        use_input_stats,
+        momentum,
+        eps,
+        channel_axis,
+        out,
+        return_stats,
     )
     if result is NotImplemented:
         return _general.instance_norm(
-            x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
+            x,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            use_input_stats,
+            momentum,
+            eps,
+            channel_axis,
+            out,
+            return_stats,
         )
     return result
 
@@ -649,7 +689,7 @@ class Op:
             kept.add(0 if axis % ndim else 1)
         return tuple(a for a in range(ndim) if a not in kept)
 
-    def parameters_shape(self, shape, axis):
+    def parameter_shape(self, shape, axis):
         """The shape of the parameters for an ``x`` of `shape`."""
         if self.kind == "feature":
             return tuple(shape[a] for a in self.reduced_axes(len(shape), axis))

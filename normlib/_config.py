@@ -1,0 +1,74 @@
+"""What this installation is made of and what it uses."""
+
+import platform
+
+import numpy as np
+
+from . import backends
+
+
+def show_config(mode="stdout"):
+    """Show the version, backends, vector level, OpenMP runtime, threads and dtypes in use.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Whether to print, or to return a dict, as :func:`numpy.show_config` does.
+
+    Returns
+    -------
+    dict or None
+        With ``mode="dicts"``: "normlib", "python", "numpy" (versions), "backend" (in use), "backends" (all),
+        "compiled" (whether the extension is there, or why it is not), "isa" and "isa_available" (vector
+        levels of the extension), "openmp" (its runtime), "threads" and "dtypes".
+
+    Examples
+    --------
+    >>> import normlib
+    >>> normlib.show_config("dicts")["dtypes"][:2]
+    ['float64', 'float32']
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"show_config: mode is {mode!r}, expected 'stdout' or 'dicts'")
+    found = _config()
+    if mode == "dicts":
+        return found
+    for name, value in found.items():
+        print(f"{name + ':':<15} {_text(value)}")
+    return None
+
+
+def _text(value):
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return {None: "none", True: "yes"}.get(value, value)
+
+
+def _config():
+    from . import __version__, get_num_threads
+
+    reason = backends.missing()
+    info = {}
+    if reason is None:
+        from . import _kernels
+
+        info = _kernels.info()
+    return {
+        "normlib": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "backend": backends.active().name,
+        "backends": backends.available(),
+        "compiled": reason is None or f"no: {reason}",
+        "isa": info.get("isa"),
+        "isa_available": list(info.get("isa_available") or []),
+        "openmp": info.get("openmp"),
+        "threads": get_num_threads(),
+        "dtypes": ["float64", "float32", "float16", *_bfloat16()],
+    }
+
+
+def _bfloat16():
+    from importlib.util import find_spec
+
+    return ["bfloat16"] if find_spec("ml_dtypes") else []
