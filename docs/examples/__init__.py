@@ -1,0 +1,1 @@
+"""Examples that an installed normlib can run: ``python -m normlib demo``."""

