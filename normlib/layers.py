@@ -263,8 +263,8 @@ class LayerNorm(_TrailingNorm):
     >>> import normlib
     >>> norm = normlib.LayerNorm(3)
     >>> y = norm(np.array([[1, 2, 3]], dtype=np.float32))
-    >>> y.round(3).tolist()
-    [[-1.225, 0.0, 1.225]]
+    >>> y.round(3)
+    array([[-1.225,  0.   ,  1.225]], dtype=float32)
     >>> dx = norm.backward(np.ones_like(y))
     >>> norm.grad_bias.tolist()
     [1.0, 1.0, 1.0]
@@ -315,8 +315,8 @@ class RMSNorm(_TrailingNorm):
     --------
     >>> import numpy as np
     >>> import normlib
-    >>> normlib.RMSNorm(2)(np.array([3, 4], dtype=np.float32)).round(3).tolist()
-    [0.849, 1.131]
+    >>> normlib.RMSNorm(2)(np.array([3, 4], dtype=np.float32)).round(3)
+    array([0.849, 1.131], dtype=float32)
     """
 
     def __init__(
@@ -454,8 +454,9 @@ class BatchNorm(_RunningNorm):
     >>> import numpy as np
     >>> import normlib
     >>> norm = normlib.BatchNorm(1, momentum=None)
-    >>> norm(np.array([[1], [3]], dtype=np.float32)).round(3).tolist()
-    [[-1.0], [1.0]]
+    >>> norm(np.array([[1], [3]], dtype=np.float32)).round(3)
+    array([[-1.],
+           [ 1.]], dtype=float32)
     >>> norm.running_mean.tolist(), norm.running_var.tolist()
     ([2.0], [2.0])
     >>> norm.eval()(np.array([[2]], dtype=np.float32)).tolist()
@@ -529,8 +530,9 @@ class InstanceNorm(_RunningNorm):
     --------
     >>> import numpy as np
     >>> import normlib
-    >>> normlib.InstanceNorm(1)(np.array([[[1, 3]], [[10, 30]]], dtype=np.float32)).round(3).tolist()
-    [[[-1.0, 1.0]], [[-1.0, 1.0]]]
+    >>> normlib.InstanceNorm(1)(np.array([[[1, 3]], [[10, 30]]], dtype=np.float32)).round(3)
+    array([[[-1.,  1.]],
+           [[-1.,  1.]]], dtype=float32)
     """
 
     def __init__(
@@ -598,8 +600,8 @@ class GroupNorm(_ChannelNorm):
     --------
     >>> import numpy as np
     >>> import normlib
-    >>> normlib.GroupNorm(2, 4)(np.array([[1, 3, 10, 30]], dtype=np.float32)).round(3).tolist()
-    [[-1.0, 1.0, -1.0, 1.0]]
+    >>> normlib.GroupNorm(2, 4)(np.array([[1, 3, 10, 30]], dtype=np.float32)).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
     def __init__(
