@@ -403,14 +403,14 @@ class _RunningNorm(_ChannelNorm):
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         tracked = self.track_running_stats
         of_input = self.training or not tracked
-        update = of_input and tracked
+        count = self.num_batches_tracked if of_input else None
         momentum = self.momentum
         if momentum is None:
-            momentum = 1 / (int(self.num_batches_tracked) + 1) if update else 0.0
+            momentum = 0.0 if count is None else 1 / (int(count) + 1)
         running = {"running_mean": self.running_mean, "running_var": self.running_var} if tracked else {}
         y, mean, rstd = self._normalize(x, of_input, momentum=momentum, **running)
-        if update and x.size:
-            self.num_batches_tracked += 1
+        if count is not None and x.size:
+            count[...] += 1
         return y, {"mean": mean, "rstd": rstd, "of_input": of_input}
 
     def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
