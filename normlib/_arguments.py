@@ -36,7 +36,8 @@ def array(op, x, name="x", ndim=1):
     if x.dtype.name not in DTYPES:
         raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}")
     if x.ndim < ndim:
-        raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least {ndim} axes")
+        words = "one axis" if ndim == 1 else f"{ndim} axes"
+        raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least {words}")
     return _canonical(x)
 
 
