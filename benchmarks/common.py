@@ -1,0 +1,84 @@
+"""What is measured: the one list of names and parameters, and the arrays that go with them.
+
+A commit that lacks a function skips its benchmarks: asv reads a NotImplementedError in `setup` so. The names are
+written out, and not asked of the installed package, because results of different commits only compare while the
+list stays the same; a new norm is appended.
+"""
+
+import functools
+import math
+import time
+
+import numpy as np
+
+import normlib
+
+NORMS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
+OPS = tuple(name for norm in NORMS for name in (norm, norm + "_backward"))
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+LAYOUTS = ("channels_first", "channels_last")
+SIZES = {"cache": (4, 256, 16, 16), "memory": (64, 256, 32, 32)}  # 1 MB and 67 MB in float32
+ROW = {"feature": (1, 768), "channel": (1, 12, 64)}
+GROUPS = 4
+THREADS = (1, 2, 4)
+
+FEATURE = ("layer_norm", "rms_norm")  # these reduce over the channels, the others over all else
+
+
+def dtype_of(name):
+    """Return the dtype; bfloat16 comes from ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def normal(shape, dtype, seed=0):
+    """Return normal values with mean 1; large arrays repeat a block of prime length."""
+    block = np.random.default_rng(seed).standard_normal(min(math.prod(shape), 1_000_003), dtype=np.float32)
+    return np.resize((1 + block).astype(dtype), shape)
+
+
+def prepare(op, shape, dtype="float32", layout="channels_first", out=True):
+    """Return the public call of an op on an array of this shape (channels-first) as a function without arguments."""
+    norm = op.removesuffix("_backward")
+    forward, function = getattr(normlib, norm, None), getattr(normlib, op, None)
+    if forward is None or function is None:
+        raise NotImplementedError(f"this commit has no {op}")
+    dtype = dtype_of(dtype)
+    axis = 1
+    if layout == "channels_last":
+        shape, axis = (shape[0], *shape[2:], shape[1]), -1
+    x = normal(shape, dtype)
+    weight, bias = normal((shape[axis],), dtype, 1), normal((shape[axis],), dtype, 2)
+    options = {"axis" if norm in FEATURE else "channel_axis": axis}
+    groups = (GROUPS,) if norm == "group_norm" else ()
+    parameters = (weight,) if norm == "rms_norm" else (weight, bias)
+    training = {"training": True} if norm == "batch_norm" else {}
+    given = {"out": np.zeros_like(x)} if out else {}
+    if op == norm:
+        return functools.partial(function, x, *groups, *parameters, **options, **training, **given)
+    _, *statistics = forward(x, *groups, *parameters, **options, **training, return_stats=True)
+    names = ("rstd",) if norm == "rms_norm" else ("mean", "rstd")
+    options.update(zip(names, statistics, strict=True))
+    return functools.partial(function, normal(shape, dtype, 3), x, *groups, weight, **options, **training, **given)
+
+
+def one_thread():
+    """Keep normlib to one thread, where the commit knows how."""
+    if hasattr(normlib, "set_num_threads"):
+        normlib.set_num_threads(1)
+
+
+def seconds(*functions, rounds=9):
+    """Return the median time of each function; they take turns, so that the machine's drift hits all alike."""
+    samples = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(rounds):
+        for function, times in zip(functions, samples, strict=True):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+    return [sorted(times)[rounds // 2] for times in samples]

@@ -1,0 +1,5 @@
+import sys
+
+from normlib.bench.command import main
+
+sys.exit(main())

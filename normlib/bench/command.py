@@ -1,0 +1,151 @@
+"""The command line of the benchmark."""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+import normlib
+from normlib import backends
+from normlib.bench import limit, peers, report, runner
+from normlib.bench.cases import DTYPES, cases
+from normlib.bench.progress import Progress
+
+__all__ = ["main"]
+
+
+def _list_of(allowed):
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name for name in text.split(",") if name)
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(allowed)}")
+        return names
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="normlib bench",
+        description="Time every pass over shapes of real models, beside a copy of as many bytes (the limit) and "
+        "beside the peers that are installed.",
+    )
+    parser.add_argument("--quick", action="store_true", help="a few small cases, under a minute")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="WORDS",
+        help='cases whose names hold all these words, e.g. "batch_norm backward"; several sets separated by commas',
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="for the limit, ours and the peers alike")
+    parser.add_argument(
+        "--dtype",
+        type=_list_of(DTYPES),
+        default=(),
+        metavar="NAMES",
+        help=f"all shapes in these dtypes ({', '.join(DTYPES)})",
+    )
+    parser.add_argument(
+        "--peers",
+        type=_list_of((*peers.PEERS, "none")),
+        metavar="NAMES",
+        help=f"which of {', '.join(peers.PEERS)}, or none; by default all that are installed but torch.compile",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--plot", metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments after ``python -m normlib bench``; those of the process by default.
+
+    Returns
+    -------
+    int
+        0, or 2 if nothing could be measured.
+    """
+    options = _parser().parse_args(argv)
+    chosen = cases(options.dtype, options.only, options.quick)
+    try:
+        import ml_dtypes  # noqa: F401
+    except ImportError:
+        if any(case.dtype == "bfloat16" for case in chosen):
+            print("bfloat16 is left out: it needs the package ml_dtypes", file=sys.stderr)
+        chosen = [case for case in chosen if case.dtype != "bfloat16"]
+    if options.list:
+        print("\n".join(case.name for case in chosen))
+        return 0
+    if not chosen:
+        print("no case has such a name; --list prints them all", file=sys.stderr)
+        return 2
+    if options.plot:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            print("--plot needs matplotlib", file=sys.stderr)
+            return 2
+    if options.threads:
+        normlib.set_num_threads(options.threads)
+    threads = options.threads or normlib.get_num_threads()
+    names = () if options.peers == ("none",) else options.peers
+    beside, missing = peers.load(names, threads)
+    about = {
+        "normlib": normlib.__version__,
+        "backend": str(backends.which("layer_norm")),
+        "numpy": np.__version__,
+        "threads": threads,
+        "limit": "compiled copy" if limit.compiled() else "np.copyto, one thread",
+        "peers": {name: peer.version for name, peer in beside.items()},
+        "missing": missing,
+    }
+    print(_heading(about))
+    results, left_out = _run(chosen, beside, threads, runner.QUICK if options.quick else runner.Budget())
+    if not results:
+        print("no case fits into the free memory", file=sys.stderr)
+        return 2
+    print(report.table(results), report.summary_text(results), sep="\n\n")
+    if left_out:
+        print(f"\n{left_out} cases left out: they would not fit into the free memory")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(report.as_json(results, about), file, indent=1)
+    if options.plot:
+        from normlib.bench import plot
+
+        plot.save(results, options.plot, f"normlib {about['normlib']}, {threads} thread{'s' * (threads > 1)}")
+    return 0
+
+
+def _heading(about: dict) -> str:
+    peers_named = ", ".join(f"{name} {version}" for name, version in about["peers"].items()) or "none"
+    lines = [
+        f"normlib {about['normlib']}, backend {about['backend']}, threads {about['threads']}; "
+        f"limit: {about['limit']}; peers: {peers_named}",
+    ]
+    lines += [f"without {name}: {why}" for name, why in about["missing"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _run(chosen, beside, threads, budget):
+    progress = Progress(len(chosen))
+    results, left_out = [], 0
+    try:
+        for index, case in enumerate(chosen):
+            progress.show(index, case.name)
+            if runner.fits(case):
+                results.append(runner.measure(case, beside, threads, budget))
+            else:
+                left_out += 1
+    except KeyboardInterrupt:
+        pass  # what is measured is reported
+    finally:
+        progress.close()
+    return results, left_out

@@ -1,0 +1,263 @@
+"""What a run says: a table, a summary by peer, the project's own figures, JSON."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from normlib.bench.runner import Result
+
+__all__ = ["FIGURES", "Figure", "as_json", "figures", "geometric_mean", "summary", "table"]
+
+
+class Figure(NamedTuple):
+    """A promise about our time over the limit: over which cases, as a mean or for the worst, and the value."""
+
+    name: str
+    applies: Callable[[Result], bool]
+    goal: float
+    measure: str = "worst"
+    value: Callable[[Result], float] = lambda result: result.over_limit
+
+
+def _large(result: Result, backward: bool, out: bool) -> bool:
+    case = result.case
+    return case.bytes > 120e6 and case.dtype == "float32" and case.backward == backward and case.out == out
+
+
+def _in_cache(result: Result) -> bool:
+    return result.case.bytes <= 8e6 and result.case.dtype == "float32"
+
+
+def _half(result: Result) -> bool:
+    return result.case.bytes > 60e6 and result.case.dtype in ("float16", "bfloat16")
+
+
+FIGURES = (
+    Figure("over 120 MB, out=, forward", lambda r: _large(r, False, True), 1.15),
+    Figure("over 120 MB, out=, backward", lambda r: _large(r, True, True), 1.25),
+    Figure("over 120 MB, fresh output, forward", lambda r: _large(r, False, False), 1.6),
+    Figure("over 120 MB, fresh output, backward", lambda r: _large(r, True, False), 1.6),
+    Figure("16-bit, over 60 MB", _half, 1.4),
+    Figure("in cache (up to 8 MB), float32", _in_cache, 1.6, "mean"),
+    Figure("in cache (up to 8 MB), float32", _in_cache, 2.5),
+    Figure("all cases", lambda r: True, 1.5, "mean"),
+    Figure(
+        "one row against np.add",
+        lambda r: "np.add" in r.seconds and not r.case.out,
+        1.6,
+        "worst",
+        lambda r: r.ours / r.seconds["np.add"],
+    ),
+)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean.
+
+    Examples
+    --------
+    >>> geometric_mean([1.0, 4.0])
+    2.0
+    """
+    logarithms = [math.log(value) for value in values]
+    return math.exp(math.fsum(logarithms) / len(logarithms))
+
+
+def _seconds(value: float) -> str:
+    for unit, scale in (("s", 1), ("ms", 1e3), ("us", 1e6)):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value * 1e9:.0f} ns"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:.3g}"
+
+
+def _aligned(rows: list[list[str]], left: int) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def peer_names(results: list[Result]) -> list[str]:
+    """Return the names of the peers that any case was measured beside."""
+    return list(dict.fromkeys(name for result in results for name in result.peers))
+
+
+def table(results: list[Result]) -> str:
+    """Return a line for each case, under a heading for each pass.
+
+    Peers' columns hold their time over ours; a ``<`` marks a lost case, a ``~`` one that was measured under noise.
+    """
+    names = peer_names(results)
+    norms = list(dict.fromkeys(result.case.norm for result in results))
+    results = sorted(results, key=lambda result: (norms.index(result.case.norm), result.case.pass_name))
+    header = ["model", "shape", "layout", "dtype", "", "MB", "time", "GB/s", "x limit", *names]
+    rows, headings = [header], {}
+    for result in results:
+        case = result.case
+        heading = f"{case.norm} {case.pass_name}"
+        if heading not in headings.values():
+            headings[len(rows)] = heading
+        ratios = [result.peers.get(name) for name in names]
+        rows.append(
+            [
+                case.model,
+                "x".join(map(str, case.shape)),
+                case.layout,
+                case.dtype,
+                "out=" if case.out else "fresh",
+                _megabytes(case.bytes),
+                _seconds(result.ours),
+                f"{case.bytes / result.ours / 1e9:.2f}",
+                f"{'~' if result.noisy else ''}{result.over_limit:.2f}",
+                *("-" if ratio is None else f"{'<' if ratio < 1 else ''}{ratio:.3g}" for ratio in ratios),
+            ]
+        )
+    lines = _aligned(rows, 5)
+    text = [lines[0]]
+    for index, line in enumerate(lines[1:], 1):
+        if index in headings:
+            text += ["", headings[index]]
+        text.append(line)
+    return "\n".join(text)
+
+
+def summary(results: list[Result]) -> list[dict]:
+    """Return for the limit and each peer: cases, geometric mean, the worst case, cases lost.
+
+    The limit's ratio is our time over its, a peer's is its time over ours.
+    """
+    if not results:
+        return []
+    worst = max(results, key=lambda result: result.over_limit)
+    lines = [
+        {
+            "against": "limit",
+            "cases": len(results),
+            "mean": geometric_mean(result.over_limit for result in results),
+            "worst": worst.over_limit,
+            "case": worst.case.name,
+            "lost": None,
+        }
+    ]
+    for name in peer_names(results):
+        met = [result for result in results if name in result.peers]
+        worst = min(met, key=lambda result: result.peers[name])
+        lines.append(
+            {
+                "against": name,
+                "cases": len(met),
+                "mean": geometric_mean(r.peers[name] for r in met),
+                "worst": worst.peers[name],
+                "case": worst.case.name,
+                "lost": sum(result.peers[name] < 1 for result in met),
+            }
+        )
+    return lines
+
+
+def figures(results: list[Result]) -> list[dict]:
+    """Return the project's promises about the limit that these cases can tell of, and what was measured."""
+    found = []
+    for figure in FIGURES:
+        values = [(figure.value(result), result.case.name) for result in results if figure.applies(result)]
+        if not values:
+            continue
+        worst, name = max(values)
+        value = worst if figure.measure == "worst" else geometric_mean(value for value, _ in values)
+        found.append(
+            {
+                "figure": figure.name,
+                "measure": figure.measure,
+                "cases": len(values),
+                "goal": figure.goal,
+                "value": value,
+                "met": value <= figure.goal,
+                "case": name,
+            }
+        )
+    return found
+
+
+def summary_text(results: list[Result]) -> str:
+    """Return the closing lines of a run."""
+    rows = [["against", "cases", "mean", "worst", "lost", "worst case"]]
+    for line in summary(results):
+        rows.append(
+            [
+                line["against"],
+                str(line["cases"]),
+                f"{line['mean']:.2f}",
+                f"{line['worst']:.2f}",
+                "-" if line["lost"] is None else str(line["lost"]),
+                line["case"],
+            ]
+        )
+    text = [_with_last(rows), ""]
+    rows = [["our time over the limit", "", "cases", "goal", "here", "", "worst case"]]
+    for line in figures(results):
+        rows.append(
+            [
+                line["figure"],
+                line["measure"],
+                str(line["cases"]),
+                f"{line['goal']:.2f}",
+                f"{line['value']:.2f}",
+                "met" if line["met"] else "missed",
+                line["case"],
+            ]
+        )
+    text.append(_with_last(rows, left=2))
+    noisy = sum(result.noisy for result in results)
+    if noisy:
+        text += [
+            "",
+            f"The clock was too noisy to tell in {noisy} of {len(results)} cases (marked ~): "
+            "something else was running, or the frequency changed.",
+        ]
+    refused = [(name, result.case.name, why) for result in results for name, why in result.refused.items()]
+    if refused:
+        text += ["", f"{len(refused)} not timed, since the peer computed something else:"]
+        text += [f"  {name}: {case}: {why}" for name, case, why in refused[:10]]
+    return "\n".join(text)
+
+
+def _with_last(rows: list[list[str]], left: int = 1) -> str:
+    """Align all columns but the last, which is prose."""
+    heads = _aligned([row[:-1] for row in rows], left)
+    width = max(map(len, heads))
+    return "\n".join(f"{head.ljust(width)}  {row[-1]}".rstrip() for head, row in zip(heads, rows, strict=True))
+
+
+def as_json(results: list[Result], about: dict) -> dict:
+    """Return everything measured, ready for `json.dump`."""
+    return {
+        **about,
+        "results": [
+            {
+                "name": result.case.name,
+                **dataclasses.asdict(result.case),
+                "pass": result.case.pass_name,
+                "bytes": result.case.bytes,
+                "seconds": result.seconds,
+                "limit": result.limit,
+                "over_limit": result.over_limit,
+                "peers": result.peers,
+                "noise": result.noise,
+                "noisy": result.noisy,
+                "rounds": result.rounds,
+                "refused": result.refused,
+            }
+            for result in results
+        ],
+        "summary": summary(results),
+        "figures": figures(results),
+    }

@@ -1,0 +1,401 @@
+"""The benchmark measures what it says: its cases, its rounds, its peers, its report. Nothing here is timed."""
+
+import importlib
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import normlib
+from normlib.bench import limit, main, peers, report, runner
+from normlib.bench.calls import Contender, arrays, call
+from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, MODELS, Case, cases
+from normlib.bench.progress import Progress
+from normlib.ops import OPS
+
+ROOT = Path(__file__).parents[1]
+TINY_SHAPES = {
+    "rows": (5, 24),
+    "strided": (5, 3, 8),
+    "channel_axis": (2, 6, 3, 5),
+    "channels_first": (2, 8, 3, 5),
+    "channels_last": (2, 8, 3, 5),
+    "dense": (6, 8),
+}
+TINY_BUDGET = runner.Budget(total=0.0, sample=0.0, rounds=(2, 2))
+
+
+def tiny(norm, layout, *, backward=False, dtype="float32", **options):
+    groups = 4 if OPS[norm].has_groups else 0
+    return Case("tiny", norm, TINY_SHAPES[layout], layout, dtype, backward, groups=groups, **options)
+
+
+def tiny_cases():
+    for norm, op in OPS.items():
+        for layout in FEATURE_LAYOUTS if op.kind == "feature" else CHANNEL_LAYOUTS:
+            if layout == "dense" and norm != "batch_norm":
+                continue
+            for backward in (False, True):
+                for training in (True, False) if norm == "batch_norm" else (True,):
+                    yield tiny(norm, layout, backward=backward, training=training)
+
+
+def needs_bfloat16(case):
+    if case.dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+
+
+class Clock:
+    """A clock that moves on by the cost of what was called."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def contender(self, cost):
+        def work():
+            self.now += cost
+
+        return Contender(work)
+
+
+def test_names_tell_cases_apart():
+    names = [case.name for case in cases()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_norm_pass_and_layout_is_measured(quick):
+    found = cases(quick=quick)
+    for norm in OPS:
+        for backward in (False, True):
+            assert any(case.norm == norm and case.backward == backward for case in found)
+    layouts = {case.layout for case in found}
+    assert layouts == {*FEATURE_LAYOUTS, *CHANNEL_LAYOUTS}
+    assert {case.dtype for case in found} == set(DTYPES)
+    assert {case.out for case in found} == {True, False}
+    assert {case.training for case in found} == {True, False}
+
+
+@pytest.mark.parametrize("norm", OPS)
+def test_sizes_run_from_cache_to_memory_in_every_dtype(norm):
+    found = [case for case in cases() if case.norm == norm]
+    assert {case.dtype for case in found} == set(DTYPES)
+    assert min(case.bytes for case in found) < 1e6
+    assert max(case.bytes for case in found) > 200e6
+    assert any(case.bytes > 60e6 for case in found if case.dtype == "bfloat16")
+
+
+def test_models_are_well_formed():
+    for model in MODELS:
+        assert model.source
+        for shape in model.shapes:
+            assert all(n > 0 for n in shape)
+            assert not model.groups or shape[1] % model.groups == 0
+    assert any(model.shapes[0][1] % 8 for model in MODELS if model.norm == "batch_norm")
+
+
+def test_cases_can_be_chosen():
+    assert all(case.norm == "layer_norm" and case.backward for case in cases(only="layer_norm backward"))
+    assert {case.model for case in cases(only="Whisper tiny, nnU-Net")} == {"Whisper tiny", "nnU-Net"}
+    assert {case.dtype for case in cases(["float16"])} == {"float16"}
+    assert cases(only="no such case") == []
+
+
+def test_a_new_norm_is_measured_without_being_named(monkeypatch):
+    monkeypatch.setitem(OPS, "sum_norm", replace(OPS["layer_norm"], name="sum_norm"))
+    assert {case.backward for case in cases(only="sum_norm")} == {True, False}
+
+
+@pytest.mark.parametrize("case", [*tiny_cases(), *(tiny("layer_norm", "rows", dtype=d) for d in DTYPES)], ids=str)
+def test_the_call_is_the_public_one(case):
+    needs_bfloat16(case)
+    given = arrays(case)
+    ours = call(case, given)
+    assert ours.call.func is getattr(normlib, case.function)
+    first, *gradients = ours.outputs(ours.call())
+    assert first is given["out"]
+    assert first.shape == given["x"].shape
+    assert first.dtype == given["x"].dtype
+    assert len(gradients) == (len(OPS[case.norm].parameters) if case.backward else 0)
+    assert np.isfinite(first.astype(float)).all()
+    assert given["x"].nbytes * (3 if case.backward else 2) == case.bytes
+
+
+def test_layouts_lie_in_memory_as_they_say():
+    assert not arrays(tiny("rms_norm", "strided"))["x"].flags.c_contiguous
+    last = arrays(tiny("group_norm", "channels_last"))
+    assert last["x"].shape == (2, 3, 5, 8)
+    assert last["channel_axis"] == -1
+    assert arrays(tiny("layer_norm", "channel_axis"))["weight"].shape == (6,)
+
+
+def test_fresh_output_is_allocated_by_the_call():
+    case = tiny("layer_norm", "rows", out=False)
+    ours = call(case, arrays(case))
+    assert ours.call() is not ours.call()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("layout", ["rows", "strided"])
+def test_the_limit_copies_all_of_x(layout, backward):
+    case = tiny("rms_norm", layout, backward=backward)
+    for contender in limit.limits(case, arrays(case), 1).values():
+        contender.call()
+    assert set(limit.limits(case, arrays(case), 1)) <= set(limit.COPIES)
+
+
+def test_contenders_take_turns():
+    order = []
+    contenders = {name: Contender(lambda name=name: order.append(name)) for name in "abc"}
+    runner.time_interleaved(contenders, runner.Budget(total=0.0, sample=0.0, rounds=(3, 3)))
+    assert "".join(order).endswith("aabbcc" * 3)  # each once to warm up, once on the clock
+
+
+def test_medians_and_ratios_follow_the_clock(monkeypatch):
+    clock = Clock()
+    costs = {"copy": 1e-3, "streaming copy": 2e-3, runner.OURS: 1.5e-3, "peer": 6e-3}
+    samples = runner.time_interleaved(
+        {name: clock.contender(cost) for name, cost in costs.items()},
+        runner.Budget(total=1.0, sample=4e-3),
+        clock=clock,
+    )
+    seconds = {name: values[0] for name, values in samples.items()}
+    assert seconds == pytest.approx(costs)
+    result = runner.Result(tiny("layer_norm", "rows"), seconds)
+    assert result.limit == pytest.approx(1e-3)
+    assert result.over_limit == pytest.approx(1.5)
+    assert result.peers == pytest.approx({"peer": 4.0})
+
+
+def test_slow_contenders_sit_out():
+    clock = Clock()
+    contenders = {"fast": clock.contender(1e-3), "slow": clock.contender(1.0)}
+    samples = runner.time_interleaved(contenders, runner.Budget(total=100.0, rounds=(3, 10)), clock=clock)
+    assert (len(samples["fast"]), len(samples["slow"])) == (10, 3)
+
+
+def test_noise_is_the_spread_of_the_limit():
+    assert runner.spread([1.0] * 9) == 0
+    assert runner.spread([1.0, 2.0, 1.0, 2.0, 1.0]) > runner.NOISY
+    noisy = runner.Result(tiny("layer_norm", "rows"), {"copy": 1.0, runner.OURS: 1.0}, noise=0.5)
+    assert "too noisy to tell in 1 of 1" in report.summary_text([noisy])
+    assert "~1.00" in report.table([noisy])
+
+
+class Wrong:
+    """A peer that computes something else."""
+
+    version = "0"
+
+    def __init__(self, threads=1):
+        pass
+
+    def prepare(self, case, given):
+        return Contender(lambda: given["x"] * 2, lambda result: [result])
+
+
+def test_a_peer_that_computes_something_else_is_not_timed():
+    result = runner.measure(tiny("layer_norm", "rows"), {"wrong": Wrong()}, 1, TINY_BUDGET)
+    assert "wrong" not in result.seconds
+    assert "differs" in result.refused["wrong"]
+    assert "computed something else" in report.summary_text([result])
+
+
+PEER_MODULES = {"torch": ["torch"], "torch.compile": ["torch"], "onnxruntime": ["onnx", "onnxruntime"], "jax": ["jax"]}
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "jax", "numpy"])
+def test_peers_compute_the_named_pass(name):
+    for module in PEER_MODULES.get(name, ()):
+        pytest.importorskip(module)
+    found, missing = peers.load((name,), 1)
+    assert not missing
+    extra = [
+        tiny(norm, next(iter(FEATURE_LAYOUTS if op.kind == "feature" else CHANNEL_LAYOUTS)), dtype=dtype)
+        for norm, op in OPS.items()
+        for dtype in ("float64", "float16")
+    ]
+    extra += [
+        tiny("layer_norm", "rows", out=False),
+        tiny("instance_norm", "channels_first", affine=False),
+        tiny("instance_norm", "channels_first", affine=False, backward=True),
+    ]
+    timed = 0
+    for case in [*tiny_cases(), *extra]:
+        result = runner.measure(case, found, 1, TINY_BUDGET)
+        assert not result.refused, case.name
+        timed += name in result.seconds
+    compiled = normlib.backends.which("layer_norm") != "numpy"
+    assert timed >= 8 if name != "numpy" or compiled else timed == 0
+
+
+def test_missing_peers_are_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "normlib.bench.peers.pytorch", raising=False)
+    found, missing = peers.load(("torch",), 1)
+    assert found == {}
+    assert "torch" in missing["torch"]
+    with pytest.raises(ValueError, match="no peer is called 'tensorflow'; there are torch"):
+        peers.load(("tensorflow",), 1)
+
+
+def results():
+    peer = {"layer_norm": 4e-3, "rms_norm": 5e-4}
+    return [
+        runner.Result(tiny(norm, "rows"), {"copy": 1e-3, runner.OURS: ours, "peer": peer[norm]}, 0.01, 5)
+        for norm, ours in (("layer_norm", 1e-3), ("rms_norm", 4e-3))
+    ]
+
+
+def test_summary_counts_what_is_lost():
+    against_limit, against_peer = report.summary(results())
+    assert against_limit["mean"] == pytest.approx(2.0)
+    assert against_limit["worst"] == pytest.approx(4.0)
+    assert against_peer["mean"] == pytest.approx(math.sqrt(4 * 0.125))
+    assert (against_peer["lost"], against_peer["worst"]) == (1, pytest.approx(0.125))
+    assert report.summary([]) == []
+
+
+def test_figures_tell_what_is_missed():
+    found = {(line["figure"], line["measure"]): line for line in report.figures(results())}
+    line = found["in cache (up to 8 MB), float32", "worst"]
+    assert line["value"] == pytest.approx(4.0)
+    assert not line["met"]
+
+
+def test_table_has_a_line_for_each_case():
+    lines = report.table(results()).splitlines()
+    assert [line for line in lines if "tiny" in line] == [line for line in lines if " MB" not in line and "x24" in line]
+    assert "layer_norm forward" in lines
+    assert any("<0.125" in line for line in lines)
+
+
+def test_command_writes_table_json_and_plot(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("normlib.bench.runner.QUICK", TINY_BUDGET)
+    arguments = [
+        "--quick",
+        "--only",
+        "BERT 1x768 float32, digits",
+        "--peers",
+        "numpy",
+        "--threads",
+        "1",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    with_plot = importlib.util.find_spec("matplotlib") is not None
+    if with_plot:
+        arguments += ["--plot", str(tmp_path / "out.png")]
+    before = normlib.get_num_threads()
+    try:
+        assert main(arguments) == 0
+    finally:
+        normlib.set_num_threads(before)
+    printed = capsys.readouterr().out
+    assert "layer_norm forward" in printed
+    assert "against" in printed
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["threads"] == 1
+    assert written["normlib"] == normlib.__version__
+    assert {"norm", "shape", "seconds", "over_limit", "peers", "noise"} <= written["results"][0].keys()
+    assert written["summary"][0]["cases"] == len(written["results"]) >= 8
+    if with_plot:
+        assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_lists_and_complains(capsys):
+    assert main(["--list", "--only", "Whisper tiny"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["--only", "no such case"]) == 2
+    assert "no case has such a name" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--dtype", "float8"])
+    assert "'float8' is none of float32" in capsys.readouterr().err
+
+
+def test_progress_draws_on_terminals_only():
+    class Stream(list):
+        terminal = True
+
+        def isatty(self):
+            return self.terminal
+
+        def write(self, text):
+            self.append(text)
+
+        def flush(self):
+            pass
+
+    stream = Stream()
+    progress = Progress(2, stream)
+    progress.show(1, "here")
+    progress.close()
+    assert "1/2" in stream[0]
+    assert "here" in stream[0]
+    stream = Stream()
+    stream.terminal = False
+    Progress(2, stream).show(1)
+    assert stream == []
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    """The asv suite, imported as asv imports it."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    names = ("common", "latency", "memory", "scaling", "startup", "throughput")
+    return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+
+
+def test_the_suite_knows_every_norm(suite):
+    assert set(suite["common"].NORMS) == set(OPS)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("norm", OPS)
+def test_the_suite_calls_what_it_names(suite, norm, layout):
+    for op in (norm, f"{norm}_backward"):
+        call = suite["common"].prepare(op, (2, 8, 4, 4), layout=layout)
+        assert call.func is getattr(normlib, op)
+        result = call()
+        output = result[0] if isinstance(result, tuple) else result
+        assert output is call.keywords["out"]
+        assert np.isfinite(output).all()
+
+
+def test_the_suite_skips_what_a_commit_lacks(suite, monkeypatch):
+    monkeypatch.delattr(normlib, "rms_norm")
+    with pytest.raises(NotImplementedError):
+        suite["common"].prepare("rms_norm", (1, 8))
+
+
+def test_benchmarks_of_the_suite_run(suite, monkeypatch):
+    monkeypatch.setitem(suite["common"].SIZES, "cache", (2, 8, 4, 4))
+    monkeypatch.setitem(suite["common"].SIZES, "memory", (2, 8, 4, 4))
+    before = normlib.get_num_threads()
+    try:
+        for name, cls, arguments in (
+            ("latency", "Latency", ("instance_norm_backward", "fresh")),
+            ("throughput", "Throughput", ("batch_norm_backward", "float32", "channels_last", "cache")),
+            ("memory", "Memory", ("layer_norm",)),
+            ("scaling", "Scaling", ("group_norm", 1, "memory")),
+        ):
+            benchmark = getattr(suite[name], cls)()
+            assert len(benchmark.param_names) == len(benchmark.params) == len(arguments)
+            assert all(value in values for value, values in zip(arguments, benchmark.params, strict=True))
+            benchmark.setup(*arguments)
+            for method in dir(benchmark):
+                if method.startswith(("time_", "peakmem_")):
+                    getattr(benchmark, method)(*arguments)
+                if method.startswith("track_"):
+                    assert getattr(benchmark, method)(*arguments) > 0
+    finally:
+        normlib.set_num_threads(before)
+    code, setup = suite["startup"].timeraw_import()
+    compile(code + "\n" + setup, "timeraw", "exec")
