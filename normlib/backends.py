@@ -66,7 +66,7 @@ OPERATIONS = tuple(numpy_backend.__all__)
 GROUP = "normlib.backends"
 
 _registry = {"numpy": numpy_backend}
-_broken = {}  # name of a plugin -> why it could not be loaded
+_reported = set()  # the plugins that `available` has warned of
 _lock = threading.RLock()
 
 
@@ -97,9 +97,11 @@ class _Default(Table):
     def __getattr__(self, attribute):
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        missing()
-        name = os.environ.get("NORMLIB_BACKEND") or ("cython" if "cython" in _registry else "numpy")
-        self.become(Table(name))
+        name = os.environ.get("NORMLIB_BACKEND")
+        try:
+            self.become(Table(name or ("numpy" if missing() else "cython")))
+        except (ImportError, ValueError) as error:
+            raise type(error)(f"NORMLIB_BACKEND: {error}") from error
         return getattr(self, attribute)
 
     def become(self, table):
@@ -117,16 +119,14 @@ active = _active.get
 
 
 def missing():
-    """The compiled backend into the registry, where it was built; else the reason why not."""
+    """Why there is no compiled backend; None where there is one, which is then in the registry."""
     with _lock:
         if "cython" in _registry:
             return None
-        try:
-            from . import _kernels
-        except ImportError as error:
-            return str(error)
+        from . import _kernels
+
         if getattr(_kernels, "backend", None) is None:
-            return _kernels.info().get("reason") if hasattr(_kernels, "info") else "it was not built"
+            return _kernels.info()["reason"] if hasattr(_kernels, "info") else "it was not built"
         _registry["cython"] = _kernels.backend
         return None
 
@@ -146,27 +146,21 @@ def _check(name, backend):
 
 
 def _entry_points():
+    """Plugins by name, loaded or not, and those whose name is taken."""
     from importlib.metadata import entry_points
 
-    found = {}
+    found, surplus = {}, []
     for point in entry_points(group=GROUP):
         if point.name in ("cython", "numpy") or point.name in found:
-            _fail(point, "the name is taken")
+            surplus.append(point)
         else:
             found[point.name] = point
-    return found
+    return found, surplus
 
 
 def _describe(point):
     package = f" of package {point.dist.name}" if point.dist else ""
     return f"backend plugin {point.name!r} ({point.value}{package})"
-
-
-def _fail(point, reason):
-    key = (point.name, point.value)
-    if key not in _broken:
-        _broken[key] = reason
-        warnings.warn(f"{_describe(point)} is left out: {reason}", RuntimeWarning, stacklevel=4)
 
 
 def _load(point):
@@ -188,7 +182,7 @@ def _find(name):
         reason = missing()
         if name in _registry:
             return _registry[name]
-        points = _entry_points()
+        points, _ = _entry_points()
         if name in points:
             return _load(points[name])
         names = ", ".join(repr(n) for n in [*_names(), *(n for n in points if n not in _registry)])
@@ -264,13 +258,20 @@ def available():
     """
     with _lock:
         missing()
-        for name, point in _entry_points().items():
+        points, surplus = _entry_points()
+        failures = [(point, "the name is taken") for point in surplus]
+        for name, point in points.items():
             if name not in _registry:
                 try:
                     _load(point)
                 except ImportError as error:
-                    _fail(point, f"{type(error.__cause__).__name__}: {error.__cause__}")
-        return _names()
+                    failures.append((point, f"{type(error.__cause__).__name__}: {error.__cause__}"))
+        names = _names()
+    for point, reason in failures:
+        if _describe(point) not in _reported:
+            _reported.add(_describe(point))
+            warnings.warn(f"{_describe(point)} is left out: {reason}", RuntimeWarning, stacklevel=2)
+    return names
 
 
 class use:
