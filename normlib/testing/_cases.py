@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -80,9 +81,10 @@ def _numbered(shape, axes):
     return np.broadcast_to(np.arange(np.prod(sizes, dtype=int)).reshape(sizes), shape)
 
 
-def geometry(op, shape, options):
-    """The rows and parameters of an op of `ops.OPS` on an x of `shape`."""
-    ndim = len(shape)
+@lru_cache(256)
+def geometry(name, shape, options):
+    """The rows and parameters of an op on an x of `shape`; `options` as a tuple of pairs."""
+    op, options, ndim = ops.OPS[name], dict(options), len(shape)
     if op.kind == "feature":
         axis = options["axis"]
         axes = {a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
@@ -144,7 +146,7 @@ class Case:
 
     @property
     def geometry(self):
-        return geometry(self.description, self.shape, self.options)
+        return geometry(self.op, self.shape, tuple(self.options.items()))
 
     @property
     def row_length(self):
@@ -183,8 +185,8 @@ def constant(case):
 
 def independent(case):
     """Whether the first axis counts rows that know nothing of each other."""
-    op = case.description
-    return 0 not in op.reduced_axes(len(case.shape), case.options[op.axis_name])
+    op, axis = case.description, case.options[case.description.axis_name]
+    return 0 not in op.reduced_axes(len(case.shape), axis) and (op.kind == "feature" or axis != 0)
 
 
 def _grouped(op, problems):

@@ -21,8 +21,8 @@ def ensure(condition, case, text):
 
 
 def same_bits(a, b):
-    """Equal shapes, dtypes and bits."""
-    a, b = np.asarray(a), np.asarray(b)
+    """Equal shapes, dtypes and bits (byte order aside)."""
+    a, b = (np.asarray(v, dtype=v.dtype.newbyteorder("=")) for v in (a, b))
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
@@ -85,6 +85,13 @@ def _check_array(case, name, a, dtype, shape):
     ensure(a.shape == shape, case, f"{name} has shape {a.shape}, expected {shape}")
 
 
+def _row_error(case, found, expected, scale):
+    # In a row of a few values, or of equal ones, terms may cancel to almost nothing: it is measured by the terms.
+    cancels = case.row_length < 8 or case.layout.startswith("broadcast")
+    rows = case.geometry.rows
+    return ulp_error(rows(found), rows(expected), scale=scale if cancels else None)
+
+
 def check_forward(case, limits=LIMITS):
     """Output, its layout and dtype, statistics and untouched inputs; returns the error of the output in ulps."""
     x, weight, bias, _ = case.inputs()
@@ -103,7 +110,7 @@ def check_forward(case, limits=LIMITS):
     else:
         ensure(y is out, case, "the result is not the array given as out")
     ensure(plain is None or same_bits(plain, y), case, "return_stats or out changed the output")
-    error = ulp_error(case.geometry.rows(y), case.geometry.rows(expected.y))
+    error = _row_error(case, y, expected.y, expected.scale)
     ensure(error <= limits["output"], case, f"the output is off by {error:.3g} ulps, allowed {limits['output']}")
     for name, value in statistics.items():
         _check_array(case, name, value, np.float64, case.geometry.statistics_shape)
@@ -141,18 +148,11 @@ def check_backward(case, limits=LIMITS, weight_grads=None):
                 case, arrays["dy"], arrays["x"], weight, mean, rstd, out=out, weight_grads=weight_grads
             )
         _check_gradients(case, result, expected, out, x, weight, weight_grads, limits)
-        worst = max(worst, _gradient_error(case, result[0], expected))
+        worst = max(worst, _row_error(case, result[0], expected.dx, expected.scale))
         ensure(
             worst <= limits["gradient"], case, f"dx is off by {worst:.3g} ulps, allowed {limits['gradient']}"
         )
     return worst
-
-
-def _gradient_error(case, dx, expected):
-    # In a row of a few values, or of equal ones, the terms of dx may cancel to almost nothing: measured by the terms.
-    cancels = not case.given and (case.row_length < 8 or case.layout.startswith("broadcast"))
-    rows = case.geometry.rows
-    return ulp_error(rows(dx), rows(expected.dx), scale=expected.scale if cancels else None)
 
 
 def _check_gradients(case, result, expected, out, x, weight, weight_grads, limits):
@@ -168,7 +168,9 @@ def _check_gradients(case, result, expected, out, x, weight, weight_grads, limit
             continue
         dtype = (x if weight is None else weight).dtype.newbyteorder("=")
         _check_array(case, f"d{name}", value, dtype, case.geometry.parameter_shape)
-        error = ulp_error(value, getattr(expected, f"d{name}"), axis=None)
+        # Measured by what the terms give by chance where they cancel beyond that.
+        scale = getattr(expected, f"d{name}_scale")
+        error = ulp_error(value, getattr(expected, f"d{name}"), axis=None, scale=scale)
         allowed = limits["parameter"]
         ensure(error <= allowed, case, f"d{name} is off by {error:.3g} ulps, allowed {allowed}")
 

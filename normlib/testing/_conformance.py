@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from .. import backends, ops
+from .. import backends
+from ..ops import OPS
 from ._cases import Case, cases, constant, independent, problems
 from ._checks import (
     LIMITS,
@@ -70,7 +71,7 @@ class Report:
 
 def _checks(name, quick):
     """(kind, check, case) for all that an op is put through."""
-    op = ops.OPS[name]
+    op = OPS[name]
     typical = [Case(name, shape, options) for shape, options in problems(name, "typical")]
     for case in cases(name, quick=quick):
         yield "forward", check_forward, case
@@ -93,7 +94,7 @@ def _checks(name, quick):
         yield "threads", check_threads, Case(name, shape, options)
 
 
-def check_backend(name, *, quick=True, progress=None, strict=False, limits=None):
+def check_backend(name, *, quick=True, progress=None, strict=False, limits=None, ops=None):
     """Put a backend through the conformance kit.
 
     Every norm, forward and backward, in every dtype, memory layout, way of passing ``out`` and set of parameters; mean
@@ -114,6 +115,8 @@ def check_backend(name, *, quick=True, progress=None, strict=False, limits=None)
         Whether a call that the backend declines is a failure. Else the next backend takes it and the report counts it.
     limits : dict, optional
         Other limits in ulps, of "output", "gradient", "parameter" or "statistic".
+    ops : sequence of str, optional
+        The norms to check, forward and backward; all of `normlib.ops.OPS` by default.
 
     Returns
     -------
@@ -133,7 +136,7 @@ def check_backend(name, *, quick=True, progress=None, strict=False, limits=None)
     """
     limits = {**LIMITS, **(limits or {})}
     report = Report(str(name))
-    plan = [step for op in ops.OPS for step in _checks(op, quick)]
+    plan = [step for op in (OPS if ops is None else ops) for step in _checks(op, quick)]
     started = time.perf_counter()
     for done, (kind, check, case) in enumerate(plan, 1):
         _run(report, kind, check, case, limits, strict)

@@ -52,7 +52,8 @@ def ulp_error(actual, expected, *, axis=-1, scale=None):
     axis : int, tuple of ints or None
         The axes that make up a row; None measures against the largest value of the array.
     scale : array, optional
-        Magnitudes to measure against where a row's largest value is smaller (a result that cancels to nothing).
+        Magnitudes, of a shape that broadcasts, to measure against where a row's largest value is smaller (a result
+        that cancels to nothing).
 
     Returns
     -------
@@ -83,63 +84,69 @@ def ulp_error(actual, expected, *, axis=-1, scale=None):
     error = np.abs(got - expected)
     if dtype.itemsize == 2:
         error = np.maximum(error - spacing(np.maximum(np.abs(got), np.abs(expected)), dtype) / 2, 0)
-    largest = np.max(np.abs(expected), axis=axis, keepdims=True)
-    if scale is not None:
-        largest = np.maximum(largest, np.asarray(scale).astype(np.longdouble))
+    floor = 0 if scale is None else np.asarray(scale).astype(np.longdouble)
+    largest = np.max(np.maximum(np.abs(expected), floor), axis=axis, keepdims=True)
     return float(np.max(error / spacing(largest, working_dtype(dtype))))
 
 
-class Geometry(NamedTuple):
-    """Which row and which parameter each element of x belongs to (flat indices of the shape of x)."""
+class Geometry:
+    """Which row and which parameter each element of x belongs to: `row` and `parameter` number them in x's shape."""
 
-    row: np.ndarray
-    parameter: np.ndarray
-    statistics_shape: tuple
-    parameter_shape: tuple
+    def __init__(self, row, parameter, statistics_shape, parameter_shape):
+        self.row, self.parameter = row, parameter
+        self.statistics_shape, self.parameter_shape = statistics_shape, parameter_shape
+        self._by_row = np.argsort(row, axis=None, kind="stable")
+        self._by_parameter = np.argsort(parameter, axis=None, kind="stable")
 
     def rows(self, a):
         """The elements of `a` gathered as (rows, elements of a row)."""
-        order = np.argsort(self.row, axis=None, kind="stable")
-        return np.asarray(a).reshape(-1)[order].reshape(np.prod(self.statistics_shape, dtype=int), -1)
+        return np.asarray(a).reshape(-1)[self._by_row].reshape(np.prod(self.statistics_shape, dtype=int), -1)
+
+    def from_rows(self, rows):
+        """The inverse of `rows`."""
+        flat = np.empty(self.row.size, dtype=rows.dtype)
+        flat[self._by_row] = rows.reshape(-1)
+        return flat.reshape(self.row.shape)
 
     def per_row(self, statistic):
         """A statistic as a column beside the rows."""
         return np.asarray(statistic).reshape(-1, 1)
 
     def per_element(self, parameter):
-        """A parameter of `parameter_shape` spread over the shape of x."""
+        """A parameter spread over the shape of x."""
         return np.asarray(parameter).reshape(-1)[self.parameter]
 
-    def from_rows(self, rows):
-        """The inverse of `rows`."""
-        order = np.argsort(self.row, axis=None, kind="stable")
-        flat = np.empty(self.row.size, dtype=rows.dtype)
-        flat[order] = rows.reshape(-1)
-        return flat.reshape(self.row.shape)
-
     def parameter_sum(self, a):
-        """Sum of the elements of `a` that share a parameter."""
-        order = np.argsort(self.parameter, axis=None, kind="stable")
-        terms = np.asarray(a).reshape(-1)[order]
+        """Sums of the elements of `a` that share a parameter."""
+        terms = np.asarray(a).reshape(-1)[self._by_parameter]
         return terms.reshape(np.prod(self.parameter_shape, dtype=int), -1).sum(axis=1).reshape(self.parameter_shape)
 
 
 class Forward(NamedTuple):
-    """Extended-precision results of a forward pass; `mean` is None for a norm that is not centered."""
+    """Extended-precision results of a forward pass; `mean` is None for a norm that is not centered.
+
+    `scale` is the largest term of each row of y, before bias and the rest cancel.
+    """
 
     y: np.ndarray
     mean: np.ndarray | None
     var: np.ndarray
     rstd: np.ndarray
+    scale: np.ndarray
 
 
 class Backward(NamedTuple):
-    """Extended-precision gradients; `scale` is the largest term of each row of dx, before terms cancel."""
+    """Extended-precision gradients; `scale` is the largest term of each row of dx, before terms cancel.
+
+    `dweight_scale` and `dbias_scale` are the 2-norms of the terms of each sum: the size of a sum of random signs.
+    """
 
     dx: np.ndarray
     dweight: np.ndarray
     dbias: np.ndarray
     scale: np.ndarray
+    dweight_scale: np.ndarray
+    dbias_scale: np.ndarray
 
 
 def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=None, var=None, wide=WIDE):
@@ -161,10 +168,11 @@ def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=Non
     y = geometry.from_rows(z * rstd)
     if weight is not None:
         y = y * geometry.per_element(extended(weight, wide))
+    scale = np.max(np.abs(geometry.rows(y)), axis=1, keepdims=True) if y.size else rstd
     if bias is not None:
         y = y + geometry.per_element(extended(bias, wide))
     shape = geometry.statistics_shape
-    return Forward(y, None if mean is None else mean.reshape(shape), var.reshape(shape), rstd.reshape(shape))
+    return Forward(y, None if mean is None else mean.reshape(shape), var.reshape(shape), rstd.reshape(shape), scale)
 
 
 def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, wide=WIDE):
@@ -187,9 +195,12 @@ def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, wid
             dx = dx - g.sum(axis=1, keepdims=True) / n
         dx = dx - z * ((g * z).sum(axis=1, keepdims=True) / n)
     scale = np.max(np.abs(g * rstd), axis=1, keepdims=True)
+    terms = dy * geometry.from_rows(z)
     return Backward(
         geometry.from_rows(dx * rstd),
-        geometry.parameter_sum(dy * geometry.from_rows(z)),
+        geometry.parameter_sum(terms),
         geometry.parameter_sum(dy),
         scale,
+        np.sqrt(geometry.parameter_sum(terms * terms)),
+        np.sqrt(geometry.parameter_sum(dy * dy)),
     )

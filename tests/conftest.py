@@ -1,0 +1,32 @@
+"""Every test that takes `backend` runs on each built-in backend that is available here.
+
+``pytest --backend NAME`` (repeatable) or ``NORMLIB_TEST_BACKENDS=NAME,NAME`` chooses others: plugins too.
+"""
+
+import os
+
+import pytest
+
+import normlib
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", action="append", help="test this backend alone (may be given several times)")
+
+
+def _backends(config):
+    chosen = config.getoption("--backend") or os.environ.get("NORMLIB_TEST_BACKENDS", "").split(",")
+    chosen = [name for name in chosen if name]
+    return chosen or [name for name in ("cython", "numpy") if name in normlib.backends.available()]
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", _backends(metafunc.config), indirect=True)
+
+
+@pytest.fixture
+def backend(request):
+    """The name of a backend that is in use, strictly: what it does not take is an error."""
+    with normlib.backends.use(request.param, strict=True):
+        yield request.param

@@ -1,0 +1,236 @@
+"""The numerics contract: errors in ulps of a row's largest value, against extended precision."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import normlib
+from normlib.ops import OPS
+from normlib.testing import LAYOUTS, OFFSETS, Case, dtypes, problems, ulp_error
+from normlib.testing import _checks as checks
+from normlib.testing import _reference as reference
+from normlib.testing._cases import _possible, dtype_named
+
+DTYPES = [dtype.name for dtype in dtypes()]
+SINGLE = [name for name in DTYPES if name != "float64"]
+SHAPES = {
+    "feature": [((5, 768), {"axis": -1}), ((2, 768, 3), {"axis": 1}), ((3, 5, 6, 9), {"axis": (1, 2, 3)})],
+    "channel": [((3, 6, 130), {"channel_axis": 1}), ((3, 130, 6), {"channel_axis": -1})],
+}
+each_op = pytest.mark.parametrize("op", OPS)
+each_offset = pytest.mark.parametrize("offset", OFFSETS)
+
+
+def cases(op, dtype="float32", **changes):
+    """The shapes of this file for an op, with every number of groups that its description asks for."""
+    description = OPS[op]
+    for shape, options in SHAPES[description.kind]:
+        options = dict(options)
+        if description.has_groups:
+            options["num_groups"] = 2
+        if description.mode is not None:
+            options[description.mode] = True
+        yield Case(op, shape, options, dtype, **changes)
+
+
+def end_to_end(case):
+    """Largest errors in ulps of y, dx and the parameters' gradients, where backward gets what forward returned."""
+    x, weight, bias, dy = case.inputs()
+    y, *statistics = checks.call_forward(case, x, weight, bias, return_stats=True)
+    named = dict(zip(case.description.statistics, statistics, strict=True))
+    dx, *sums = checks.call_backward(case, dy, x, weight, **named)
+    truth = checks.expected_forward(case, x, weight, bias)
+    expected = reference.backward(case.geometry, dy, x, weight, mean=truth.mean, rstd=truth.rstd)
+    rows = case.geometry.rows
+    expected_sums = [expected.dweight, expected.dbias]
+    return (
+        ulp_error(rows(y), rows(truth.y)),
+        ulp_error(rows(dx), rows(expected.dx)),
+        max(ulp_error(a, b, axis=None) for a, b in zip(sums, expected_sums, strict=False)),
+    )
+
+
+@each_op
+@each_offset
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_layout_far_from_zero(backend, op, offset, dtype):
+    """At most 4 ulps forward; 16 and 32 backward, with the statistics of the reference."""
+    for layout in LAYOUTS:
+        for case in cases(op, dtype, offset=offset, layout=layout):
+            if _possible(case):
+                checks.check_forward(case)
+                checks.check_backward(case)
+
+
+@each_op
+@each_offset
+@pytest.mark.parametrize("dtype", SINGLE)
+def test_forward_and_backward_together(backend, op, offset, dtype):
+    """The statistics that forward hands to backward are good enough for 16 ulps in dx."""
+    for case in cases(op, dtype, offset=offset):
+        if _possible(case):
+            y, dx, sums = end_to_end(case)
+            assert y <= 4, case
+            assert dx <= 16, case
+            assert sums <= 32, case
+
+
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.kind == "feature"])
+@each_offset
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 63, 255, 1023, 4096, 65536])
+def test_every_width(backend, op, offset, width):
+    for dtype in ("float32", "float64") if width <= 4096 else ("float32",):
+        checks.check_forward(Case(op, (2, width), {"axis": -1}, dtype, offset=offset))
+        checks.check_forward(Case(op, (width, 2), {"axis": 0}, dtype, offset=offset))
+
+
+@each_offset
+def test_statistics_of_the_output(backend, offset):
+    x = (3 * np.random.default_rng(0).standard_normal((64, 512)) + offset).astype(np.float32)
+    y = normlib.layer_norm(x).astype(np.float64)
+    assert np.max(np.abs(y.mean(axis=1))) <= 1e-6
+    assert np.max(np.abs(y.var(axis=1) - 1)) <= 1e-5
+
+
+SIZES = [("float16", 2e4), *((name, size) for name in ("float32", "bfloat16") for size in (1e18, 1e-18))]
+
+
+@each_op
+@pytest.mark.parametrize(("dtype", "size"), [*SIZES, ("float64", 1e150), ("float64", 1e-150)])
+def test_size_of_the_values(backend, op, dtype, size):
+    """Sums never overflow or vanish where the result is representable."""
+    for case in cases(op, dtype) if dtype in DTYPES else ():
+        x, weight, bias, dy = case.inputs()
+        x = (np.clip(x.astype(np.float64), -3, 3) * size).astype(x.dtype)
+        y, *statistics = checks.call_forward(case, x, weight, bias, eps=0, return_stats=True)
+        rows = case.geometry.rows
+        truth = reference.forward(case.geometry, x, weight, bias, eps=0, centered=case.centered)
+        assert ulp_error(rows(y), rows(truth.y)) <= 4, case
+        if dtype in ("float32", "float64"):
+            named = dict(zip(OPS[op].statistics, statistics, strict=True))
+            # An upstream gradient of the size of x keeps dx near 1: representable.
+            dy = (dy * np.asarray(size, dy.dtype)).astype(dy.dtype)
+            dx, dweight, *_ = checks.call_backward(case, dy, x, weight, **named)
+            expected = reference.backward(case.geometry, dy, x, weight, mean=truth.mean, rstd=truth.rstd)
+            if dtype == "float32":
+                assert ulp_error(rows(dx), rows(expected.dx)) <= 16, case
+                assert ulp_error(dweight, expected.dweight, axis=None) <= 32, case
+            assert np.all(np.isfinite(dx))
+
+
+@each_op
+def test_float16_rows_near_the_largest_number(backend, op):
+    for case in cases(op, "float16"):
+        x, *_ = case.inputs()
+        x = np.where(x > 0, np.float16(60000), np.float16(-60000))
+        y = checks.call_forward(case, x)
+        truth = reference.forward(case.geometry, x, eps=checks.EPS, centered=case.centered)
+        assert ulp_error(case.geometry.rows(y), case.geometry.rows(truth.y)) <= 4, case
+
+
+@each_op
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_outlier(backend, op, dtype):
+    for case in cases(op, dtype):
+        x, weight, bias, _ = case.inputs()
+        x[(slice(None, None, 2),) * x.ndim] = 1e4
+        y = checks.call_forward(case, x, weight, bias)
+        truth = checks.expected_forward(case, x, weight, bias)
+        assert ulp_error(case.geometry.rows(y), case.geometry.rows(truth.y)) <= 4, case
+
+
+@each_op
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -317.3, 1e4])
+def test_constant_rows_give_the_bias(backend, op, dtype, value):
+    """Nothing is left of a constant row but a rounding of float64; a norm that is not centered gives the weight."""
+    for case in cases(op, dtype):
+        x, weight, bias, _ = case.inputs()
+        x = np.full_like(x, value)
+        y = checks.call_forward(case, x, weight, bias)
+        expected = checks.expected_forward(case, x, weight, bias).y
+        if case.centered and dtype != "float64":
+            bias = np.broadcast_to(case.geometry.per_element(bias), x.shape)
+            assert np.array_equal(y, bias), case
+        else:
+            assert ulp_error(case.geometry.rows(y), case.geometry.rows(expected)) <= 4, case
+
+
+@each_op
+@pytest.mark.parametrize(
+    ("dtype", "means"),
+    [
+        ("float32", (0, 1, 100, -10000, 1e6)),
+        ("float64", (0, 1, 100, -10000, 1e6, 2.0**50)),
+        ("float16", (0, 1, 100)),
+        ("bfloat16", (0, 1, -15)),
+    ],
+)
+def test_dyadic_input_is_exact(backend, op, dtype, means):
+    """Pairs of mean +- 1/4 have that mean and a variance of 1/16, and nothing need be rounded."""
+    found = cases(op, dtype) if dtype in DTYPES else ()
+    for case in found:
+        rows = np.arange(np.prod(case.shape)).reshape(-1, case.row_length) % 2 / 2 - 0.25
+        if case.row_length % 2:
+            continue
+        for mean in means if case.centered else (0,):
+            x = case.geometry.from_rows(rows + mean).astype(dtype_named(dtype))
+            y, *statistics = checks.call_forward(case, x, eps=0, return_stats=True)
+            named = dict(zip(OPS[op].statistics, statistics, strict=True))
+            assert np.all(named.get("mean", mean) == mean), (case, mean)
+            assert np.all(named["rstd"] == 4), (case, mean)
+            assert np.array_equal(y.astype(np.float64), 4 * (x.astype(np.float64) - mean)), (case, mean)
+
+
+@each_op
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if dtype_named(name).itemsize == 2])
+@pytest.mark.parametrize("offset", [0.0, 1e2])
+def test_16_bit_output_is_the_rounded_float32_output(backend, op, dtype, offset):
+    found = [replace(case, dtype=dtype) for case in cases(op, offset=offset)]
+    found += [Case(op, *problem, dtype, offset=offset) for problem in problems(op)]
+    for case in found:
+        x, weight, bias, _ = case.inputs()
+        y, *statistics = checks.call_forward(case, x, weight, bias, return_stats=True)
+        wide = [None if a is None else a.astype(np.float32) for a in (x, weight, bias)]
+        expected, *others = checks.call_forward(case, *wide, return_stats=True)
+        assert checks.same_bits(y, expected.astype(x.dtype)), case
+        assert all(checks.same_bits(a, b) for a, b in zip(statistics, others, strict=True)), case
+
+
+def test_ulp_error_by_hand():
+    one = np.float32([1.0, 0.5])
+    assert ulp_error(one, one) == 0
+    assert ulp_error(one, np.float64([1.0, 0.5 + 2**-23])) == 1  # measured against the row's 1.0
+    assert ulp_error(one, np.float64([1.0, 0.5 + 2**-23]), axis=None) == 1
+    assert ulp_error(one[:, None], np.float64([[1.0], [0.5 + 2**-23]])) == 2
+    assert ulp_error(np.float64([3.0]), np.longdouble([3.0]) + np.longdouble(2) ** -52) == 0.5
+    assert ulp_error(np.float32([0.0]), [1e-45]) == pytest.approx(1, rel=0.4)
+    assert ulp_error(np.float32([np.nan]), [1.0]) == np.inf
+    assert ulp_error(np.float32([1.0]), [np.nan]) == np.inf
+    assert ulp_error(np.float32([np.inf, 1]), [np.inf, 1]) == 0
+    assert ulp_error(np.float32([np.inf]), [-np.inf]) == np.inf
+    assert ulp_error(np.float32([]), []) == 0
+    assert ulp_error(np.float32([1e-3]), [0.0], scale=np.array([1.0])) == pytest.approx(1e-3 * 2**23)
+
+
+def test_ulp_error_of_16_bits_allows_one_rounding():
+    truth = 1 + 2.0**-11  # half way between two numbers of float16
+    assert ulp_error(np.float16([1.0]), [truth]) == 0
+    assert ulp_error(np.float16([1.0]), [truth + 2**-22]) == 2
+    assert ulp_error(np.float16([1 + 2**-10]), [1.0]) == 2**12
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_reference_in_decimal_agrees_with_longdouble(op):
+    """What machines get whose longdouble is no wider than float64."""
+    for case in cases(op, "float64", offset=1e6):
+        x, weight, bias, dy = (None if a is None else a for a in case.inputs())
+        found = []
+        for wide in (True, False):
+            forward = reference.forward(case.geometry, x, weight, bias, eps=1e-5, centered=case.centered, wide=wide)
+            mean, rstd = (None if s is None else s.astype(np.float64) for s in (forward.mean, forward.rstd))
+            backward = reference.backward(case.geometry, dy, x, weight, mean=mean, rstd=rstd, wide=wide)
+            found.append([forward.y, forward.rstd, backward.dx, backward.dweight])
+        for a, b in zip(*found, strict=True):
+            assert ulp_error(b.astype(np.float64), a, axis=None) <= 0.6
