@@ -1,8 +1,6 @@
 """Normalization of arrays on the CPU: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm,
 forward and backward, on plain NumPy arrays."""
 
-from contextlib import suppress
-
 from . import backends
 from ._config import show_config
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
@@ -18,9 +16,7 @@ from .ops import (
     rms_norm,
     rms_norm_backward,
 )
-
-with suppress(ImportError):
-    from .threads import get_num_threads, num_threads, set_num_threads
+from .threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 

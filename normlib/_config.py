@@ -1,13 +1,15 @@
 """What this installation is made of and what it uses."""
 
 import platform
+from typing import Any
 
 import numpy as np
 
-from . import backends
+from . import _kernels, backends
+from .threads import get_num_threads
 
 
-def show_config(mode="stdout"):
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """Show the version, backends, vector level, OpenMP runtime, threads and dtypes in use.
 
     Parameters
@@ -45,14 +47,10 @@ def _text(value):
 
 
 def _config():
-    from . import __version__, get_num_threads
+    from . import __version__
 
     reason = backends.missing()
-    info = {}
-    if reason is None:
-        from . import _kernels
-
-        info = _kernels.info()
+    kernels = _kernels.info()
     return {
         "normlib": __version__,
         "python": platform.python_version(),
@@ -60,9 +58,9 @@ def _config():
         "backend": backends.active().name,
         "backends": backends.available(),
         "compiled": reason is None or f"no: {reason}",
-        "isa": info.get("isa"),
-        "isa_available": list(info.get("isa_available") or []),
-        "openmp": info.get("openmp"),
+        "isa": kernels["isa"],
+        "isa_available": kernels["isa_available"],
+        "openmp": kernels["openmp"],
         "threads": get_num_threads(),
         "dtypes": ["float64", "float32", "float16", *_bfloat16()],
     }

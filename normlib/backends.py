@@ -46,10 +46,14 @@ import threading
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import numpy_backend
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "OPERATIONS",
@@ -65,8 +69,8 @@ __all__ = [
 OPERATIONS = tuple(numpy_backend.__all__)
 GROUP = "normlib.backends"
 
-_registry = {"numpy": numpy_backend}
-_reported = set()  # the plugins that `available` has warned of
+_registry: dict[str, object] = {"numpy": numpy_backend}
+_reported: set[str] = set()  # the plugins that `available` has warned of
 _lock = threading.RLock()
 
 
@@ -74,7 +78,7 @@ class Table:
     """What a choice of backend comes to: ``<op>_direct`` for each operation, and `candidates`, the
     functions to try in turn as (name of the backend, function)."""
 
-    def __init__(self, name, strict=False):
+    def __init__(self, name: str, strict: bool = False) -> None:
         chosen = _find(name)
         self.name, self.strict = name, strict
         names = [name] if strict or name == "numpy" else [name, "cython", "numpy"]
@@ -91,15 +95,15 @@ class Table:
 class _Default(Table):
     """The table of whoever has chosen none: resolved at first use, replaced by `set_default`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         pass
 
     def __getattr__(self, attribute):
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        name = os.environ.get("NORMLIB_BACKEND")
+        name = os.environ.get("NORMLIB_BACKEND") or ("numpy" if missing() else "cython")
         try:
-            self.become(Table(name or ("numpy" if missing() else "cython")))
+            self.become(Table(name))
         except (ImportError, ValueError) as error:
             raise type(error)(f"NORMLIB_BACKEND: {error}") from error
         return getattr(self, attribute)
@@ -113,20 +117,20 @@ def _decline(*_):
 
 
 _default = _Default()
-_active = ContextVar("normlib_backend", default=_default)
-_taken = ContextVar("normlib_taken")  # the backend that took the last call of the general way
+_active: ContextVar[Table] = ContextVar("normlib_backend", default=_default)
+_taken: ContextVar[str] = ContextVar("normlib_taken")  # the backend that took the last call of the general way
 active = _active.get
 
 
-def missing():
+def missing() -> str | None:
     """Why there is no compiled backend; None where there is one, which is then in the registry."""
     with _lock:
         if "cython" in _registry:
             return None
         from . import _kernels
 
-        if getattr(_kernels, "backend", None) is None:
-            return _kernels.info()["reason"] if hasattr(_kernels, "info") else "it was not built"
+        if _kernels.backend is None:
+            return _kernels.info()["reason"]
         _registry["cython"] = _kernels.backend
         return None
 
@@ -194,7 +198,7 @@ def _names():
     return sorted(_registry, key=lambda name: (name != "cython", name != "numpy", name))
 
 
-def register(name, backend):
+def register(name: str, backend: object) -> None:
     """Add a backend.
 
     Parameters
@@ -231,7 +235,7 @@ def register(name, backend):
         _registry[name] = backend
 
 
-def unregister(name):
+def unregister(name: str) -> None:
     """Remove a backend that was registered; a table that is in use keeps it."""
     with _lock:
         if name in ("cython", "numpy"):
@@ -241,7 +245,7 @@ def unregister(name):
         del _registry[name]
 
 
-def available():
+def available() -> list[str]:
     """The names of all backends that can be used: the compiled one first, then NumPy, then the others.
 
     Plugins are imported for this; one that fails is left out with a warning that names it.
@@ -302,19 +306,19 @@ class use:
     'numpy'
     """
 
-    def __init__(self, name, *, strict=False):
+    def __init__(self, name: str | None, *, strict: bool = False) -> None:
         table = _default if name is None else Table(name, strict)
         self._before = _active.get()
         _active.set(table)
 
-    def __enter__(self):
+    def __enter__(self) -> "use":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         _active.set(self._before)
 
 
-def set_default(name, *, strict=False):
+def set_default(name: str, *, strict: bool = False) -> None:
     """Choose the backend of all threads and tasks that have not chosen one by :func:`use`.
 
     Parameters
@@ -374,7 +378,13 @@ class Choice(str):
     copies: bool = False
 
 
-def which(op, dtype="float32", *, x=None, axis=None):
+def which(
+    op: str,
+    dtype: "DTypeLike" = "float32",
+    *,
+    x: "ArrayLike | None" = None,
+    axis: int | tuple[int, ...] | None = None,
+) -> "Choice":
     """The backend that computes an operation.
 
     The operation is tried on `x`, or on a few elements of the dtype, since a backend may decline a call.

@@ -1,0 +1,296 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_Array: TypeAlias = NDArray[Any]
+_Statistics: TypeAlias = NDArray[np.float64]
+_Axis: TypeAlias = int | tuple[int, ...]
+
+__all__ = [
+    "OPS",
+    "Op",
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
+]
+
+@overload
+def layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: _Axis = -1,
+    eps: float = 1e-5,
+    out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> _Array: ...
+@overload
+def layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: _Axis = -1,
+    eps: float = 1e-5,
+    out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[_Array, _Statistics, _Statistics]: ...
+@overload
+def layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: _Axis = -1,
+    eps: float = 1e-5,
+    out: _Array | None = None,
+    return_stats: bool,
+) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    axis: _Axis = -1,
+    weight_grads: bool | None = None,
+    out: _Array | None = None,
+) -> tuple[_Array, _Array | None, _Array | None]: ...
+@overload
+def rms_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: _Axis = -1,
+    eps: float = 1e-6,
+    out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> _Array: ...
+@overload
+def rms_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: _Axis = -1,
+    eps: float = 1e-6,
+    out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[_Array, _Statistics]: ...
+@overload
+def rms_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: _Axis = -1,
+    eps: float = 1e-6,
+    out: _Array | None = None,
+    return_stats: bool,
+) -> _Array | tuple[_Array, _Statistics]: ...
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    rstd: ArrayLike,
+    axis: _Axis = -1,
+    weight_grads: bool | None = None,
+    out: _Array | None = None,
+) -> tuple[_Array, _Array | None]: ...
+@overload
+def batch_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> _Array: ...
+@overload
+def batch_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[_Array, _Statistics, _Statistics]: ...
+@overload
+def batch_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: bool,
+) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    training: bool = True,
+    channel_axis: int = 1,
+    weight_grads: bool | None = None,
+    out: _Array | None = None,
+) -> tuple[_Array, _Array | None, _Array | None]: ...
+@overload
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> _Array: ...
+@overload
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[_Array, _Statistics, _Statistics]: ...
+@overload
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: bool,
+) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    *,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    channel_axis: int = 1,
+    weight_grads: bool | None = None,
+    out: _Array | None = None,
+) -> tuple[_Array, _Array | None, _Array | None]: ...
+@overload
+def instance_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> _Array: ...
+@overload
+def instance_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[_Array, _Statistics, _Statistics]: ...
+@overload
+def instance_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    out: _Array | None = None,
+    return_stats: bool,
+) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+def instance_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    use_input_stats: bool = True,
+    channel_axis: int = 1,
+    weight_grads: bool | None = None,
+    out: _Array | None = None,
+) -> tuple[_Array, _Array | None, _Array | None]: ...
+
+@dataclass(frozen=True)
+class Op:
+    name: str
+    title: str
+    source: str
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    kind: str
+    parameters: tuple[str, ...] = ("weight", "bias")
+    statistics: tuple[str, ...] = ("mean", "rstd")
+    per_sample: bool = False
+    has_groups: bool = False
+    mode: str | None = None
+
+    @property
+    def axis_name(self) -> str: ...
+    def reduced_axes(self, ndim: int, axis: _Axis) -> tuple[int, ...]: ...
+    def parameter_shape(self, shape: tuple[int, ...], axis: _Axis) -> tuple[int, ...]: ...
+    def statistics_shape(
+        self, shape: tuple[int, ...], axis: _Axis, num_groups: int | None = None
+    ) -> tuple[int, ...]: ...
+
+OPS: dict[str, Op]
