@@ -35,6 +35,7 @@ def _positive(layer: object, name: str, value: Any) -> int:
 class _Layer:
     """What all layers share: parameters and buffers by name, gradients, freezing, state, modes."""
 
+    _op: ops.Op
     _buffers: tuple[str, ...] = ()
     eps: float
 
@@ -73,25 +74,28 @@ class _Layer:
                 f"{type(self).__name__}.backward: there is no forward to go back through; "
                 "call forward(x) first, once for every backward(dy)"
             )
-        names = list(self.parameters())
-        wanted = any(name not in self._frozen for name in names)
-        dx, *gradients = self._backward(dy, weight_grads=wanted, **self._saved)
-        for name in names:
-            if name in self._frozen:
-                continue
-            gradient = gradients[name == "bias"]
-            before = getattr(self, f"grad_{name}")
-            setattr(self, f"grad_{name}", gradient if before is None else before + gradient)
+        wanted = self.requires_grad
+        options = {**self._options(), **self._saved, "weight_grads": any(wanted.values())}
+        dx, *gradients = self._op.backward(dy, weight=self.weight, **options)
+        for name, gradient in zip(self._op.parameters, gradients, strict=True):
+            if wanted.get(name):
+                before = getattr(self, f"grad_{name}")
+                setattr(self, f"grad_{name}", gradient if before is None else before + gradient)
         self._saved = None
         return dx
 
+    def _forward(self, x: np.ndarray, **more: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """The output, and what the backward function needs besides `x`."""
+        parameters = {name: getattr(self, name) for name in self._op.parameters}
+        options = {**self._options(), **more, "eps": self.eps, "return_stats": True}
+        y, *statistics = self._op.forward(x, **parameters, **options)
+        return y, dict(zip(self._op.statistics, statistics, strict=True))
+
+    def _options(self) -> dict[str, Any]:
+        """The keywords that forward and backward function share."""
+        raise NotImplementedError
+
     def _check(self, x: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        raise NotImplementedError
-
-    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
         raise NotImplementedError
 
     # -- parameters and their gradients ----
@@ -207,7 +211,7 @@ class _Layer:
 
     def __repr__(self) -> str:
         parts = self._arguments()
-        if self.weight is not None and self.bias is None and not isinstance(self, RMSNorm):
+        if self.weight is not None and self.bias is None and "bias" in self._op.parameters:
             parts.append("bias=False")
         if self.dtype != np.float32:
             parts.append(f"dtype={self.dtype.name}")
@@ -227,6 +231,9 @@ class _TrailingNorm(_Layer):
         self.elementwise_affine = affine
         super().__init__(self.normalized_shape, weight=affine, bias=bias, dtype=dtype)
         self._axis = tuple(range(-len(self.normalized_shape), 0))
+
+    def _options(self) -> dict[str, Any]:
+        return {"axis": self._axis}
 
     def _check(self, x: np.ndarray) -> None:
         if x.shape[-len(self._axis) :] != self.normalized_shape:
@@ -272,6 +279,8 @@ class LayerNorm(_TrailingNorm):
     LayerNorm(3, eps=1e-05)
     """
 
+    _op = ops.OPS["layer_norm"]
+
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -282,15 +291,6 @@ class LayerNorm(_TrailingNorm):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, bias, dtype)
-
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        y, mean, rstd = ops.layer_norm(x, self.weight, self.bias, axis=self._axis, eps=self.eps, return_stats=True)
-        return y, {"mean": mean, "rstd": rstd}
-
-    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
-        return ops.layer_norm_backward(
-            dy, saved.pop("x"), self.weight, axis=self._axis, weight_grads=weight_grads, **saved
-        )
 
 
 class RMSNorm(_TrailingNorm):
@@ -319,6 +319,8 @@ class RMSNorm(_TrailingNorm):
     array([0.849, 1.131], dtype=float32)
     """
 
+    _op = ops.OPS["rms_norm"]
+
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -328,15 +330,6 @@ class RMSNorm(_TrailingNorm):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, False, dtype)
-
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        y, rstd = ops.rms_norm(x, self.weight, axis=self._axis, eps=self.eps, return_stats=True)
-        return y, {"rstd": rstd}
-
-    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
-        return ops.rms_norm_backward(
-            dy, saved.pop("x"), self.weight, axis=self._axis, weight_grads=weight_grads, **saved
-        )
 
 
 class _ChannelNorm(_Layer):
@@ -350,6 +343,9 @@ class _ChannelNorm(_Layer):
         self.channel_axis = channel_axis
         self._channels = channels
         super().__init__((channels,), weight=affine, bias=bias, dtype=dtype)
+
+    def _options(self) -> dict[str, Any]:
+        return {"channel_axis": self.channel_axis}
 
     def _check(self, x: np.ndarray) -> None:
         if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != self._channels:
@@ -400,21 +396,18 @@ class _RunningNorm(_ChannelNorm):
         for name in self._buffers if self.track_running_stats else ():
             getattr(self, name)[...] = 1 if name == "running_var" else 0
 
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    def _forward(self, x: np.ndarray, **more: Any) -> tuple[np.ndarray, dict[str, Any]]:
         tracked = self.track_running_stats
-        of_input = self.training or not tracked
-        count = self.num_batches_tracked if of_input else None
+        mode = {str(self._op.mode): self.training or not tracked}
+        count = self.num_batches_tracked if self.training else None
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if count is None else 1 / (int(count) + 1)
-        running = {"running_mean": self.running_mean, "running_var": self.running_var} if tracked else {}
-        y, mean, rstd = self._normalize(x, of_input, momentum=momentum, **running)
+        running = {"running_mean": self.running_mean, "running_var": self.running_var}
+        y, saved = super()._forward(x, momentum=momentum, **mode, **running)
         if count is not None and x.size:
             count[...] += 1
-        return y, {"mean": mean, "rstd": rstd, "of_input": of_input}
-
-    def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
-        raise NotImplementedError
+        return y, {**saved, **mode}
 
     def _arguments(self) -> list[str]:
         eps, *rest = super()._arguments()
@@ -463,6 +456,8 @@ class BatchNorm(_RunningNorm):
     [[0.0]]
     """
 
+    _op = ops.OPS["batch_norm"]
+
     def __init__(
         self,
         num_features: int,
@@ -476,30 +471,6 @@ class BatchNorm(_RunningNorm):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype)
-
-    def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
-        return ops.batch_norm(
-            x,
-            self.weight,
-            self.bias,
-            training=of_input,
-            eps=self.eps,
-            channel_axis=self.channel_axis,
-            return_stats=True,
-            **running,
-        )
-
-    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
-        return ops.batch_norm_backward(
-            dy,
-            saved["x"],
-            self.weight,
-            mean=saved["mean"],
-            rstd=saved["rstd"],
-            training=saved["of_input"],
-            channel_axis=self.channel_axis,
-            weight_grads=weight_grads,
-        )
 
 
 class InstanceNorm(_RunningNorm):
@@ -535,6 +506,8 @@ class InstanceNorm(_RunningNorm):
            [[-1.,  1.]]], dtype=float32)
     """
 
+    _op = ops.OPS["instance_norm"]
+
     def __init__(
         self,
         num_features: int,
@@ -548,30 +521,6 @@ class InstanceNorm(_RunningNorm):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype)
-
-    def _normalize(self, x: np.ndarray, of_input: bool, **running: Any) -> Any:
-        return ops.instance_norm(
-            x,
-            self.weight,
-            self.bias,
-            use_input_stats=of_input,
-            eps=self.eps,
-            channel_axis=self.channel_axis,
-            return_stats=True,
-            **running,
-        )
-
-    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
-        return ops.instance_norm_backward(
-            dy,
-            saved["x"],
-            self.weight,
-            mean=saved["mean"],
-            rstd=saved["rstd"],
-            use_input_stats=saved["of_input"],
-            channel_axis=self.channel_axis,
-            weight_grads=weight_grads,
-        )
 
 
 class GroupNorm(_ChannelNorm):
@@ -604,6 +553,8 @@ class GroupNorm(_ChannelNorm):
     array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
+    _op = ops.OPS["group_norm"]
+
     def __init__(
         self,
         num_groups: int,
@@ -623,28 +574,8 @@ class GroupNorm(_ChannelNorm):
             )
         super().__init__(self.num_channels, eps, affine, bias, channel_axis, dtype)
 
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        y, mean, rstd = ops.group_norm(
-            x,
-            self.num_groups,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            channel_axis=self.channel_axis,
-            return_stats=True,
-        )
-        return y, {"mean": mean, "rstd": rstd}
-
-    def _backward(self, dy: ArrayLike, *, weight_grads: bool, **saved: Any) -> tuple[Any, ...]:
-        return ops.group_norm_backward(
-            dy,
-            saved.pop("x"),
-            self.num_groups,
-            self.weight,
-            channel_axis=self.channel_axis,
-            weight_grads=weight_grads,
-            **saved,
-        )
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "num_groups": self.num_groups}
 
     def _arguments(self) -> list[str]:
         return [str(self.num_groups), str(self.num_channels), *super()._arguments()]
