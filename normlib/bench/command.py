@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         "backend": str(backends.which("layer_norm")),
         "numpy": np.__version__,
         "threads": threads,
-        "limit": "compiled copy" if limit.compiled() else "np.copyto, one thread",
+        "limit": "compiled copies" if limit.compiled() else "np.copyto, one thread",
         "peers": {name: peer.version for name, peer in beside.items()},
         "missing": missing,
     }

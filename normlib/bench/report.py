@@ -98,7 +98,7 @@ def table(results: list[Result]) -> str:
     """
     names = peer_names(results)
     norms = list(dict.fromkeys(result.case.norm for result in results))
-    results = sorted(results, key=lambda result: (norms.index(result.case.norm), result.case.pass_name))
+    results = sorted(results, key=lambda r: (norms.index(r.case.norm), r.case.backward, not r.case.training))
     header = ["model", "shape", "layout", "dtype", "", "MB", "time", "GB/s", "x limit", *names]
     rows, headings = [header], {}
     for result in results:

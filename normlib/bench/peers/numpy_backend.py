@@ -19,7 +19,7 @@ class Peer:
 
     def prepare(self, case: Case, given: dict) -> Contender | None:
         """Return the case on the NumPy backend, None where that is the backend measured."""
-        if backends.which(case.function, case.dtype) == "numpy":
+        if backends.which("layer_norm") == "numpy":
             return None
         ours = call(case, {**given, "out": None if given["out"] is None else np.empty_like(given["out"])})
         return ours._replace(around=functools.partial(backends.use, "numpy"))
