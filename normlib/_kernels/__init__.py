@@ -1,0 +1,81 @@
+"""The compiled kernels: which ISA level runs, and the backend that stands on it.
+
+``backend`` is None where there is nothing compiled, or nothing that this processor runs; ``info()`` says why.
+"""
+
+import os
+from importlib import import_module
+
+LEVELS = ("v4", "v3", "v2", "baseline")
+
+backend = None
+_level = None
+_built = []
+_reason = None
+
+
+def _load():
+    """Choose the best level that is built and that the processor has, or the one that NORMLIB_ISA names."""
+    global backend, _level, _built
+    from . import arguments, probe
+
+    def module(level):
+        try:
+            return import_module(f"{__name__}.isa_{level}")
+        except ModuleNotFoundError:
+            return None
+
+    runs = probe.levels()
+    forced = os.environ.get("NORMLIB_ISA", "").strip()
+    if forced and forced not in LEVELS:
+        raise ImportError(f"NORMLIB_ISA is {forced!r}, expected one of {', '.join(LEVELS)}")
+    _built = [level for level in runs if _is_built(level)]
+    for level in [forced] if forced else _built:
+        if level not in runs:
+            raise ImportError(f"NORMLIB_ISA is {forced!r}, but this processor has {', '.join(runs)}")
+        kernels = module(level)
+        if kernels is not None:
+            arguments.choose(kernels.kernels())
+            _level = level
+            backend = import_module(f"{__name__}.backend")
+            return
+    raise ImportError(f"no kernels were built for {forced or ' or '.join(runs)}")
+
+
+def _is_built(level):
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+    return any(os.path.exists(os.path.join(path, f"isa_{level}{suffix}"))
+               for path in __path__ for suffix in EXTENSION_SUFFIXES)
+
+
+def info():
+    """What runs: isa, isa_available, openmp (None, or whether the kernels use it), reason (None, or why not)."""
+    openmp = None
+    if backend is not None:
+        from . import parallel
+
+        openmp = parallel.openmp_runtime()
+    return {"isa": _level, "isa_available": list(_built), "openmp": openmp, "reason": _reason}
+
+
+try:
+    _load()
+except ImportError as error:
+    _reason = str(error)
+    if os.environ.get("NORMLIB_ISA") and not isinstance(error, ModuleNotFoundError):
+        raise
+
+
+def copy(dst, src, streaming, threads):
+    """dst = src for contiguous arrays of float32, past the caches or through them; what benchmarks measure against."""
+    from . import calls
+
+    calls.copy(dst, src, None, streaming, threads)
+
+
+def copy2(dst, a, b, streaming, threads):
+    """dst = a + b for contiguous arrays of float32: two reads and a write."""
+    from . import calls
+
+    calls.copy(dst, a, b, streaming, threads)

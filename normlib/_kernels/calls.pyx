@@ -1,0 +1,407 @@
+"""The direct functions of the compiled backend: the public arguments, in their order, from Python to the kernels."""
+
+cimport numpy as cnp
+from libc.math cimport sqrt
+from libc.string cimport memset
+from normlib._kernels.arguments cimport (
+    Call, begin, clear_of, gradient, kernels_in_use, new_statistic, output, own, parameter, perform, release, statistic,
+)
+from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, lay_out
+from normlib._kernels.parallel cimport parallel_for
+from normlib._kernels.plan cimport COPY, Plan
+
+cnp.import_array()
+
+
+# ---- feature norms: statistics over `axis` ----
+
+cdef bint feature_kinds(object axis, cnp.ndarray x, char* kinds, int* reduced, cnp.npy_intp* shape, int* kept,
+                        cnp.npy_intp* rest) except -1:
+    """The kind of each axis, the shape over the reduced axes and that over the others."""
+    cdef int n = cnp.PyArray_NDIM(x), i
+    cdef Py_ssize_t a
+    if n > 32:
+        return False
+    memset(kinds, KEPT, n)
+    for a in (axis if type(axis) is tuple else (axis,)):
+        if not -n <= a < n or kinds[a % n if a >= 0 else a + n] == REDUCED:
+            return False
+        kinds[a if a >= 0 else a + n] = REDUCED
+    reduced[0] = kept[0] = 0
+    for i in range(n):
+        if kinds[i] == REDUCED:
+            shape[reduced[0]] = cnp.PyArray_DIM(x, i)
+            reduced[0] += 1
+        else:
+            rest[kept[0]] = cnp.PyArray_DIM(x, i)
+            kept[0] += 1
+    return reduced[0] > 0
+
+
+cdef bint is_axis(object axis) except -1:
+    if type(axis) is int:
+        return True
+    return type(axis) is tuple and all([type(a) is int for a in axis])
+
+
+cdef object feature_forward(bint centered, object x, object weight, object bias, object axis, object eps, object out,
+                            bint return_stats):
+    cdef Call call
+    cdef char kinds[32]
+    cdef cnp.npy_intp shape[32]
+    cdef cnp.npy_intp rest[32]
+    cdef int reduced, kept
+    cdef cnp.ndarray y
+    cdef list made = []
+    memset(&call, 0, sizeof(call))
+    if not is_axis(axis) or not begin(&call, x, eps):
+        return NotImplemented
+    if not feature_kinds(axis, x, kinds, &reduced, shape, &kept, rest):
+        return NotImplemented
+    call.plan.centered = centered
+    try:
+        if not (parameter(&call, weight, reduced, shape, &call.plan.weight)
+                and parameter(&call, bias, reduced, shape, &call.plan.bias)):
+            return NotImplemented
+        if weight is None and bias is not None:
+            return NotImplemented
+        y = output(&call, x, out)
+        if y is None or not lay_out(&call.plan, kinds, x, y, x):
+            return NotImplemented
+        if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+            return NotImplemented
+        if return_stats:
+            if centered:
+                call.plan.mean = new_statistic(kept, rest, made)
+            call.plan.rstd = new_statistic(kept, rest, made)
+        perform(&call)
+        return (y, *made) if return_stats else y
+    finally:
+        release(&call)
+
+
+cdef object feature_backward(bint centered, object dy, object x, object weight, object mean, object rstd, object axis,
+                             object weight_grads, object out):
+    cdef Call call
+    cdef char kinds[32]
+    cdef cnp.npy_intp shape[32]
+    cdef cnp.npy_intp rest[32]
+    cdef int reduced, kept
+    cdef cnp.ndarray dx
+    memset(&call, 0, sizeof(call))
+    if not is_axis(axis) or not begin(&call, x, 0.0) or not gradient_like(dy, x):
+        return NotImplemented
+    if not feature_kinds(axis, x, kinds, &reduced, shape, &kept, rest) or not flag(weight_grads, weight, &call.plan):
+        return NotImplemented
+    call.plan.centered = centered
+    call.plan.dy = <const char*>cnp.PyArray_DATA(<cnp.ndarray>dy)
+    try:
+        if not (parameter(&call, weight, reduced, shape, &call.plan.weight)
+                and statistic(&call, rstd, kept, rest, &call.plan.rstd)
+                and (not centered or statistic(&call, mean, kept, rest, &call.plan.mean))):
+            return NotImplemented
+        dx = output(&call, x, out)
+        if dx is None or not lay_out(&call.plan, kinds, x, dx, dy):
+            return NotImplemented
+        if out is not None and not (clear_of(dx, x, x) and clear_of(dx, x, dy) and clear_of(dx, x, weight)
+                                    and clear_of(dx, x, mean) and clear_of(dx, x, rstd)):
+            return NotImplemented
+        perform(&call)
+        if not centered:
+            return dx, gradient(call.plan.dweight, weight, x, reduced, shape)
+        return (dx, gradient(call.plan.dweight, weight, x, reduced, shape),
+                gradient(call.plan.dbias, weight, x, reduced, shape))
+    finally:
+        release(&call)
+
+
+cdef bint gradient_like(object dy, object x) noexcept:
+    cdef cnp.ndarray a
+    if not cnp.PyArray_CheckExact(dy):
+        return False
+    a = dy
+    return (cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(<cnp.ndarray>x) and cnp.PyArray_SAMESHAPE(a, <cnp.ndarray>x)
+            and cnp.PyArray_ISBEHAVED_RO(a))
+
+
+cdef bint flag(object weight_grads, object weight, Plan* p) noexcept:
+    if weight_grads is None:
+        p.weight_grads = weight is not None
+    elif weight_grads is True or weight_grads is False:
+        p.weight_grads = weight_grads is True
+    else:
+        return False
+    return True
+
+
+def layer_norm(x, weight, bias, axis, eps, out, return_stats):
+    return feature_forward(True, x, weight, bias, axis, eps, out, return_stats)
+
+
+def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
+    return feature_backward(True, dy, x, weight, mean, rstd, axis, weight_grads, out)
+
+
+def rms_norm(x, weight, axis, eps, out, return_stats):
+    return feature_forward(False, x, weight, None, axis, eps, out, return_stats)
+
+
+def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
+    return feature_backward(False, dy, x, weight, None, rstd, axis, weight_grads, out)
+
+
+# ---- channel norms: statistics over samples or groups of channels ----
+
+cdef bint channel_kinds(object channel_axis, cnp.ndarray x, bint batch, char* kinds, cnp.npy_intp* channels) except -1:
+    """The kind of each axis; in batch norm the samples are reduced too."""
+    cdef int n = cnp.PyArray_NDIM(x)
+    cdef Py_ssize_t a
+    if type(channel_axis) is not int or n < 2 or n > 32:
+        return False
+    a = channel_axis
+    if not -n <= a < n:
+        return False
+    a = a if a >= 0 else a + n
+    memset(kinds, SPACE, n)
+    kinds[a] = CHANNEL
+    if not batch:
+        kinds[0 if a else 1] = SAMPLE
+    channels[0] = cnp.PyArray_DIM(x, <int>a)
+    return True
+
+
+cdef Py_ssize_t samples_of(cnp.ndarray x, const char* kinds) noexcept:
+    return cnp.PyArray_DIM(x, 0 if kinds[0] == SAMPLE else 1)
+
+
+cdef bint running_statistic(object a, Py_ssize_t channels, cnp.ndarray y) noexcept:
+    cdef cnp.ndarray r
+    if not cnp.PyArray_CheckExact(a):
+        return False
+    r = a
+    return (cnp.PyArray_NDIM(r) == 1 and cnp.PyArray_DIM(r, 0) == channels and cnp.PyArray_IS_C_CONTIGUOUS(r)
+            and cnp.PyArray_ISBEHAVED_RO(r) and not overlap_with(y, r)
+            and (cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT32 or cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT64))
+
+
+cdef bint overlap_with(cnp.ndarray y, cnp.ndarray r) noexcept:
+    return not clear_of(y, y, r)
+
+
+cdef inline double at(cnp.ndarray a, Py_ssize_t i) noexcept:
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32:
+        return (<float*>cnp.PyArray_DATA(a))[i]
+    return (<double*>cnp.PyArray_DATA(a))[i]
+
+
+cdef void update(cnp.ndarray running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum, double factor) noexcept:
+    """running = (1 - momentum) * running + momentum * the mean over the samples of factor * batch"""
+    cdef Py_ssize_t c, n
+    cdef double total
+    for c in range(channels):
+        total = 0
+        for n in range(samples):
+            total += batch[n * channels + c]
+        total = (1 - momentum) * at(running, c) + momentum * (factor * (total / samples))
+        if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT32:
+            (<float*>cnp.PyArray_DATA(running))[c] = <float>total
+        else:
+            (<double*>cnp.PyArray_DATA(running))[c] = total
+
+
+cdef object moving_norm(bint batch, object x, object weight, object bias, object running_mean, object running_var,
+                        object own_stats, object momentum, object eps, object channel_axis, object out, object return_stats):
+    """Batch norm and instance norm, with the statistics of x (updating the running ones) or with the running ones."""
+    cdef Call call
+    cdef char kinds[32]
+    cdef cnp.npy_intp channels
+    cdef cnp.npy_intp rest[2]
+    cdef cnp.ndarray y
+    cdef Py_ssize_t samples = 1, n, c, i
+    cdef bint running = running_mean is not None
+    cdef double weight_of_new
+    cdef list made = []
+    memset(&call, 0, sizeof(call))
+    if (own_stats is not True and own_stats is not False) or running != (running_var is not None):
+        return NotImplemented
+    if type(momentum) is not float or not 0 <= momentum <= 1:
+        return NotImplemented
+    weight_of_new = momentum
+    if not begin(&call, x, eps) or not channel_kinds(channel_axis, x, batch, kinds, &channels):
+        return NotImplemented
+    call.plan.given = running and own_stats is False
+    if not batch:
+        samples = samples_of(x, kinds)
+        if own_stats is False and not running:
+            return NotImplemented
+    n = cnp.PyArray_SIZE(x) // (samples * channels)
+    if n == 1 and own_stats is True:
+        return NotImplemented
+    call.plan.groups = channels
+    rest[0] = samples
+    rest[1] = channels
+    try:
+        if not (parameter(&call, weight, 1, &channels, &call.plan.weight)
+                and parameter(&call, bias, 1, &channels, &call.plan.bias)):
+            return NotImplemented
+        y = output(&call, x, out)
+        if y is None or not lay_out(&call.plan, kinds, x, y, x):
+            return NotImplemented
+        if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+            return NotImplemented
+        if running and not (running_statistic(running_mean, channels, y) and running_statistic(running_var, channels, y)):
+            return NotImplemented
+        if running and not call.plan.given and not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>running_mean)
+                                                    and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>running_var)):
+            return NotImplemented
+        if return_stats:    # True, or "var"
+            call.plan.mean = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
+            call.plan.rstd = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
+        else:
+            call.plan.mean = <double*>own(&call, samples * channels * sizeof(double))
+            call.plan.rstd = <double*>own(&call, samples * channels * sizeof(double))
+        if call.plan.given:
+            for i in range(samples):
+                for c in range(channels):
+                    call.plan.mean[i * channels + c] = at(running_mean, c)
+                    call.plan.rstd[i * channels + c] = 1 / sqrt(at(running_var, c) + call.plan.eps)
+        elif return_stats == "var":
+            call.plan.var = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
+        else:
+            call.plan.var = <double*>own(&call, samples * channels * sizeof(double))
+        perform(&call)
+        if running and not call.plan.given:
+            update(running_mean, call.plan.mean, samples, channels, weight_of_new, 1)
+            update(running_var, call.plan.var, samples, channels, weight_of_new, <double>n / (n - 1))
+        return (y, *made) if return_stats else y
+    finally:
+        release(&call)
+
+
+cdef object channel_backward(object groups, bint batch, object dy, object x, object weight, object mean, object rstd,
+                             object own_stats, object channel_axis, object weight_grads, object out):
+    """groups: None for a group a channel."""
+    cdef Call call
+    cdef char kinds[32]
+    cdef cnp.npy_intp channels
+    cdef cnp.npy_intp rest[2]
+    cdef int kept = 1 if batch else 2
+    cdef cnp.ndarray dx
+    memset(&call, 0, sizeof(call))
+    if own_stats is not True and own_stats is not False:
+        return NotImplemented
+    if not begin(&call, x, 0.0) or not gradient_like(dy, x) or not flag(weight_grads, weight, &call.plan):
+        return NotImplemented
+    if not channel_kinds(channel_axis, x, batch, kinds, &channels):
+        return NotImplemented
+    call.plan.given = own_stats is False
+    call.plan.groups = channels
+    if groups is not None:
+        if type(groups) is not int or not 1 <= groups <= channels or channels % groups:
+            return NotImplemented
+        call.plan.groups = groups
+    rest[0] = channels if batch else samples_of(x, kinds)
+    rest[1] = call.plan.groups
+    call.plan.dy = <const char*>cnp.PyArray_DATA(<cnp.ndarray>dy)
+    try:
+        if not (parameter(&call, weight, 1, &channels, &call.plan.weight)
+                and statistic(&call, mean, kept, rest, &call.plan.mean)
+                and statistic(&call, rstd, kept, rest, &call.plan.rstd)):
+            return NotImplemented
+        dx = output(&call, x, out)
+        if dx is None or not lay_out(&call.plan, kinds, x, dx, dy):
+            return NotImplemented
+        if out is not None and not (clear_of(dx, x, x) and clear_of(dx, x, dy) and clear_of(dx, x, weight)
+                                    and clear_of(dx, x, mean) and clear_of(dx, x, rstd)):
+            return NotImplemented
+        perform(&call)
+        return (dx, gradient(call.plan.dweight, weight, x, 1, &channels),
+                gradient(call.plan.dbias, weight, x, 1, &channels))
+    finally:
+        release(&call)
+
+
+def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats):
+    return moving_norm(True, x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats)
+
+
+def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+    return channel_backward(None, True, dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
+
+
+def instance_norm(x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats):
+    return moving_norm(False, x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats)
+
+
+def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+    return channel_backward(None, False, dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out)
+
+
+def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats):
+    cdef Call call
+    cdef char kinds[32]
+    cdef cnp.npy_intp channels
+    cdef cnp.npy_intp rest[2]
+    cdef cnp.ndarray y
+    cdef list made = []
+    memset(&call, 0, sizeof(call))
+    if type(num_groups) is not int or not begin(&call, x, eps) or not channel_kinds(channel_axis, x, False, kinds, &channels):
+        return NotImplemented
+    if not 1 <= num_groups <= channels or channels % num_groups:
+        return NotImplemented
+    call.plan.groups = num_groups
+    rest[0] = samples_of(x, kinds)
+    rest[1] = call.plan.groups
+    try:
+        if not (parameter(&call, weight, 1, &channels, &call.plan.weight)
+                and parameter(&call, bias, 1, &channels, &call.plan.bias)):
+            return NotImplemented
+        y = output(&call, x, out)
+        if y is None or not lay_out(&call.plan, kinds, x, y, x):
+            return NotImplemented
+        if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+            return NotImplemented
+        if return_stats:
+            call.plan.mean = new_statistic(2, rest, made)
+            call.plan.rstd = new_statistic(2, rest, made)
+        perform(&call)
+        return (y, *made) if return_stats else y
+    finally:
+        release(&call)
+
+
+def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
+    return channel_backward(num_groups, False, dy, x, weight, mean, rstd, True, channel_axis, weight_grads, out)
+
+
+# ---- what the canonical functions need beside these ----
+
+def moving_statistics(batch, x, weight, bias, running_mean, running_var, channel_axis, eps, out):
+    """Batch norm or instance norm that returns (y, mean, rstd) where the statistics are given, else with var appended."""
+    own_stats = running_mean is None and not batch
+    return moving_norm(batch, x, weight, bias, running_mean, running_var, own_stats, 0.0, eps, channel_axis, out, "var")
+
+
+def takes(kinds, groups, x):
+    """Whether an array of this layout is taken as it lies; kinds: a byte for each axis, see layout.pxd."""
+    cdef Plan p
+    memset(&p, 0, sizeof(p))
+    p.groups = groups
+    return lay_out(&p, kinds, x, x, x)
+
+
+def copy(cnp.ndarray dst not None, cnp.ndarray a not None, b, bint streaming, int threads):
+    """dst = a, or a + b, on contiguous arrays of float32."""
+    cdef Plan p
+    memset(&p, 0, sizeof(p))
+    for array in (dst, a) if b is None else (dst, a, b):
+        if array.dtype != "float32" or not array.flags.c_contiguous or array.size != dst.size:
+            raise ValueError("copy: expected contiguous float32 arrays of one size")
+    p.x = <const char*>cnp.PyArray_DATA(a)
+    p.dy = NULL if b is None else <const char*>cnp.PyArray_DATA(<cnp.ndarray>b)
+    p.y = <char*>cnp.PyArray_DATA(dst)
+    p.length = cnp.PyArray_SIZE(dst)
+    p.streaming = streaming
+    p.batch = max(<Py_ssize_t>1, (p.length + threads - 1) // threads)
+    with nogil:
+        parallel_for(kernels_in_use(), COPY, &p, (p.length + p.batch - 1) // p.batch, threads)

@@ -1,0 +1,223 @@
+# BatchNorm (Ioffe, Szegedy 2015), GroupNorm (Wu, He 2018) and InstanceNorm (Ulyanov, Vedaldi, Lempitsky 2016) in
+# channels-first memory. A statistic belongs to a group of channels; a channel is `segments` runs of `length`
+# neighbouring elements with one weight and one bias. Batch norm: a group is one channel, its segments the samples.
+# Group norm: one segment. Instance norm: groups of one channel.
+
+cdef inline const storage* fetch(const storage* run, const Row* row, Py_ssize_t p, Py_ssize_t n, storage* buffer) noexcept nogil:
+    """Elements p to p + n of a channel, side by side: where they lie, or gathered from several segments."""
+    cdef Py_ssize_t segment = p // row.length, offset = p % row.length, m, taken = 0
+    if offset + n <= row.length:
+        return run + segment * row.segment + offset
+    while taken < n:
+        m = min(row.length - offset, n - taken)
+        memcpy(buffer + taken, run + segment * row.segment + offset, m * sizeof(storage))
+        taken += m
+        segment += 1
+        offset = 0
+    return buffer
+
+
+cdef inline work group_first_mean(const storage* x, const Row* row, work zero) noexcept nogil:
+    cdef storage buffer[LANES]
+    cdef work t[LANES]
+    cdef Py_ssize_t n = row.segments * row.length, step = (n - 1) // (32 * BLOCK) + 1, c, p, m
+    cdef double total = 0, channel
+    for c in range(row.channels):
+        channel = 0
+        for p from 0 <= p < n by step * BLOCK:
+            m = min(<Py_ssize_t>LANES, n - p)
+            load_some(fetch(x + c * row.channel, row, p, m, buffer), m, t)
+            channel += tree(t)
+        total += channel
+    return <work>(total / (row.channels * sampled(n)))
+
+
+cdef inline void group_sums(const storage* x, const Row* row, work shift, double* s) noexcept nogil:
+    cdef storage buffer[BLOCK]
+    cdef Py_ssize_t n = row.segments * row.length, c, p, m
+    cdef double channel[2]
+    s[0] = s[1] = 0
+    for c in range(row.channels):
+        channel[0] = channel[1] = 0
+        for p from 0 <= p < n by BLOCK:
+            m = min(<Py_ssize_t>BLOCK, n - p)
+            add_moments(fetch(x + c * row.channel, row, p, m, buffer), m, channel, shift)
+        s[0] += channel[0]
+        s[1] += channel[1]
+
+
+cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b) noexcept nogil:
+    cdef work t[LANES]
+    cdef Py_ssize_t i = 0, l
+    while i < n:
+        load_some(x + i, n - i, t)
+        for l in range(LANES):
+            t[l] = ((t[l] - shift) - delta) * scale + b
+        store_some(y + i, n - i, t)
+        i += LANES
+
+
+cdef inline void run_emit(const storage* x, storage* y, Py_ssize_t n, bint streaming, work shift, work delta, work scale, work b) noexcept nogil:
+    cdef storage stage[STAGE]
+    cdef Py_ssize_t i, m
+    if not streaming:
+        run_apply(x, y, n, shift, delta, scale, b)
+        return
+    for i from 0 <= i < n by STAGE:
+        m = min(<Py_ssize_t>STAGE, n - i)
+        run_apply(x + i, stage, m, shift, delta, scale, b)
+        stream_copy(y + i, stage, m * sizeof(storage))
+
+
+cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
+    row.channels = p.channels
+    row.channel = p.xs.channel
+    row.segments = p.segments
+    row.segment = p.xs.segment
+    row.length = p.length
+    row.position = 1
+
+
+cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    cdef Py_ssize_t sample = task // p.groups, group = task % p.groups, c, k, i, n
+    cdef const work* b = <const work*>p.bias
+    cdef storage* y = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
+    cdef work shift, delta, scale
+    cdef double s[2]
+    cdef double mean, var, rstd
+    cdef Row row
+    x += sample * p.xs.sample + group * p.channels * p.xs.channel
+    plan_row(p, &row)
+    n = count(&row)
+    shift = 0
+    if p.given:
+        mean = p.mean[task]
+        rstd = p.rstd[task]
+        shift = <work>mean
+    else:
+        shift = group_first_mean(x, &row, shift)
+        group_sums(x, &row, shift, s)
+        if not trusted(s, n, p.eps, shift) and s[0] - s[0] == 0:
+            shift = <work>(shift + s[0] / n)
+            group_sums(x, &row, shift, s)
+        mean = shift + s[0] / n
+        var = s[1] / n - (s[0] / n) * (s[0] / n)
+        rstd = 1 / sqrt(var + p.eps)
+        if not trusted(s, n, p.eps, shift):
+            wide_statistics(x, &row, True, p.eps, &mean, &var, &rstd)
+            shift = <work>mean
+        if p.mean != NULL:
+            p.mean[task] = mean
+        if p.var != NULL:
+            p.var[task] = var
+        if p.rstd != NULL:
+            p.rstd[task] = rstd
+    delta = <work>(mean - shift)
+    for c in range(p.channels):
+        k = group * p.channels + c
+        scale = <work>rstd
+        if w != NULL:
+            scale *= w[k]
+        for i in range(p.segments):
+            run_emit(x + c * p.xs.channel + i * p.xs.segment, y + c * p.ys.channel + i * p.ys.segment, p.length, p.streaming,
+                     shift, delta, scale, b[k] if b != NULL else 0)
+    if p.streaming:
+        stream_fence()
+
+
+cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* s, work shift, work delta, work scale) noexcept nogil:
+    """s[0] += sum dy, s[1] += sum dy * z over a block"""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef Py_ssize_t i = 0, l
+    clear(a)
+    clear(q)
+    while i < n:
+        load_some(x + i, n - i, z)
+        load_some(dy + i, n - i, g)
+        for l in range(LANES):
+            a[l] += g[l]
+            q[l] += g[l] * (((z[l] - shift) - delta) * scale) if l < n - i else 0
+        i += LANES
+    s[0] += tree(a)
+    s[1] += tree(q)
+
+
+cdef inline void run_backward(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
+                              work w, work c1, work c2, bint given) noexcept nogil:
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef Py_ssize_t i = 0, l
+    while i < n:
+        load_some(x + i, n - i, z)
+        load_some(dy + i, n - i, g)
+        for l in range(LANES):
+            if given:
+                g[l] = scale * (g[l] * w)
+            else:
+                g[l] = scale * ((g[l] * w - c1) - (((z[l] - shift) - delta) * scale) * c2)
+        store_some(dx + i, n - i, g)
+        i += LANES
+
+
+cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x0, const work* w) noexcept nogil:
+    # A part of the samples and one group: dweight and dbias are the sums that dx needs.
+    cdef Py_ssize_t part = task // p.groups, group = task % p.groups, sample, c, k, i, m
+    cdef Py_ssize_t n = p.segments * p.length, parameters = p.groups * p.channels
+    cdef storage stage[STAGE]
+    cdef storage buffer[BLOCK]
+    cdef storage other[BLOCK]
+    cdef const storage* x
+    cdef const storage* dy
+    cdef storage* dx
+    cdef Row row, drow
+    cdef double s[2]
+    cdef double total[2]
+    cdef double mean
+    cdef work shift, delta, scale, c1, c2, wk
+    plan_row(p, &row)
+    plan_row(p, &drow)
+    drow.segment = p.ds.segment
+    for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
+        x = x0 + sample * p.xs.sample + group * p.channels * p.xs.channel
+        dy = <const storage*>p.dy + sample * p.ds.sample + group * p.channels * p.ds.channel
+        dx = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
+        mean = p.mean[sample * p.groups + group]
+        shift = <work>mean
+        delta = <work>(mean - shift)
+        scale = <work>p.rstd[sample * p.groups + group]
+        total[0] = total[1] = 0
+        if not p.given or p.weight_grads:
+            for c in range(p.channels):
+                k = group * p.channels + c
+                s[0] = s[1] = 0
+                for i from 0 <= i < n by BLOCK:
+                    m = min(<Py_ssize_t>BLOCK, n - i)
+                    run_gradients(fetch(x + c * p.xs.channel, &row, i, m, buffer),
+                                  fetch(dy + c * p.ds.channel, &drow, i, m, other), m, s, shift, delta, scale)
+                wk = w[k] if w != NULL else 1
+                total[0] += wk * s[0]
+                total[1] += wk * s[1]
+                if p.weight_grads:
+                    p.dbias[part * parameters + k] += s[0]
+                    p.dweight[part * parameters + k] += s[1]
+        c1 = c2 = 0
+        if not p.given:
+            c1 = <work>(total[0] / (p.channels * n))
+            c2 = <work>(total[1] / (p.channels * n))
+        for c in range(p.channels):
+            wk = w[group * p.channels + c] if w != NULL else 1
+            for i in range(p.segments):
+                for m from 0 <= m < p.length by STAGE:
+                    if p.streaming:
+                        run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m, stage,
+                                     min(<Py_ssize_t>STAGE, p.length - m), shift, delta, scale, wk, c1, c2, p.given)
+                        stream_copy(dx + c * p.ys.channel + i * p.ys.segment + m, stage, min(<Py_ssize_t>STAGE, p.length - m) * sizeof(storage))
+                    else:
+                        run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m,
+                                     dx + c * p.ys.channel + i * p.ys.segment + m,
+                                     min(<Py_ssize_t>STAGE, p.length - m), shift, delta, scale, wk, c1, c2, p.given)
+    if p.streaming:
+        stream_fence()

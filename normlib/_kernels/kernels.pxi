@@ -1,0 +1,115 @@
+# All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
+
+from cpython.pycapsule cimport PyCapsule_New
+from normlib._kernels.plan cimport (
+    BF16, BLOCK, F16, F32, F64, LANES, PARTS, SETTLED, AGAIN, LAST, STAGE, STRIP, Plan, Run, Span, Step,
+    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
+    CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_SHIFT, CHANNEL_COLUMNS_MOMENTS,
+    CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, COPY,
+)
+
+include "lanes.pxi"
+include "feature_rows.pxi"
+include "feature_columns.pxi"
+include "channel_rows.pxi"
+include "channel_columns.pxi"
+
+
+cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
+    """Sum the parts of the weight gradients in their order; task: a block of parameters."""
+    cdef Py_ssize_t part, i, stop = min((task + 1) * BLOCK, p.parameters)
+    for part in range(1, p.parts):
+        for i in range(task * BLOCK, stop):
+            p.dweight[i] += p.dweight[part * p.parameters + i]
+        if p.dbias != NULL:
+            for i in range(task * BLOCK, stop):
+                p.dbias[i] += p.dbias[part * p.parameters + i]
+
+
+cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
+    """The least that a pass must move: y = x, or y = x + dy where two arrays are read; the limit that benchmarks use."""
+    cdef float stage[STAGE]
+    cdef float t[LANES]
+    cdef float g[LANES]
+    cdef Py_ssize_t i = task * p.batch, stop = min(i + p.batch, p.length), j, m, l
+    cdef const float* x = <const float*>p.x
+    cdef const float* dy = <const float*>p.dy
+    cdef float* y = <float*>p.y
+    cdef float* to
+    while i < stop:
+        m = min(<Py_ssize_t>STAGE, stop - i)
+        to = y + i
+        if p.streaming:
+            to = stage
+        if dy != NULL:
+            for j from 0 <= j < m by LANES:
+                load_some(x + i + j, m - j, t)
+                load_some(dy + i + j, m - j, g)
+                for l in range(LANES):
+                    t[l] += g[l]
+                store_some(to + j, m - j, t)
+            if p.streaming:
+                stream_copy(y + i, stage, m * sizeof(float))
+        elif p.streaming:
+            stream_copy(y + i, x + i, m * sizeof(float))
+        else:
+            memcpy(y + i, x + i, m * sizeof(float))
+        i += m
+    if p.streaming:
+        stream_fence()
+
+
+cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    if step == FEATURE_ROWS_FORWARD:
+        feature_rows_forward(p, task, x, w)
+    elif step == FEATURE_ROWS_BACKWARD:
+        feature_rows_backward(p, task, x, w)
+    elif step == FEATURE_COLUMNS_FORWARD:
+        feature_columns_forward(p, task, x, w)
+    elif step == FEATURE_COLUMNS_BACKWARD:
+        feature_columns_backward(p, task, x, w)
+    elif step == CHANNEL_ROWS_FORWARD:
+        channel_rows_forward(p, task, x, w)
+    elif step == CHANNEL_ROWS_BACKWARD:
+        channel_rows_backward(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_FIRST:
+        channel_columns_first(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_SHIFT:
+        channel_columns_shift(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_MOMENTS:
+        channel_columns_moments(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_STATISTICS:
+        channel_columns_statistics(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_GIVEN:
+        channel_columns_given(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_FORWARD:
+        channel_columns_forward(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_GRADIENTS:
+        channel_columns_gradients(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_MEANS:
+        channel_columns_means(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_PARTS:
+        channel_columns_parts(p, task, x, w)
+    elif step == CHANNEL_COLUMNS_BACKWARD:
+        channel_columns_backward(p, task, x, w)
+
+
+cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:
+    if step == ADD_PARTS:
+        add_parts(p, task)
+    elif step == COPY:
+        copy(p, task)
+    elif p.dtype == F32:
+        run_typed(step, p, task, <const float*>p.x, <const float*>p.weight)
+    elif p.dtype == F64:
+        run_typed(step, p, task, <const double*>p.x, <const double*>p.weight)
+    elif p.dtype == F16:
+        run_typed(step, p, task, <const half_t*>p.x, <const float*>p.weight)
+    else:
+        run_typed(step, p, task, <const bf16_t*>p.x, <const float*>p.weight)
+
+
+def kernels():
+    """The kernels of this ISA level, as a capsule around a `Run` function."""
+    return PyCapsule_New(<void*>run, "normlib.kernels", NULL)

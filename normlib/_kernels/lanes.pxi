@@ -1,0 +1,226 @@
+# The vector lanes. A sum runs in LANES accumulators: element i of a block goes to lane i % LANES; a block of BLOCK
+# elements ends with a fixed tree over its lanes in float64, and the blocks are added up in order. So a sum depends
+# on nothing but its elements: not on the ISA level, the alignment, the number of threads or the loop family.
+
+from libc.math cimport INFINITY, frexp, ldexp, sqrt
+from libc.string cimport memcpy, memset
+
+cdef extern from "storage.h" nogil:
+    ctypedef struct half_t:
+        pass
+    ctypedef struct bf16_t:
+        pass
+    float widen_half(half_t)
+    float widen_bf16(bf16_t)
+    void load_half(const half_t*, float*)
+    void load_bf16(const bf16_t*, float*)
+    void store_half(half_t*, const float*)
+    void store_bf16(bf16_t*, const float*)
+    void load_part_f64(const double*, Py_ssize_t, double*)
+    void load_part_f32(const float*, Py_ssize_t, float*)
+    void load_part_half(const half_t*, Py_ssize_t, float*)
+    void load_part_bf16(const bf16_t*, Py_ssize_t, float*)
+    void store_part_f64(double*, Py_ssize_t, const double*)
+    void store_part_f32(float*, Py_ssize_t, const float*)
+    void store_part_half(half_t*, Py_ssize_t, const float*)
+    void store_part_bf16(bf16_t*, Py_ssize_t, const float*)
+    void stream_copy(void*, const void*, size_t)
+    void stream_fence()
+    void prefetch(const void*)
+
+ctypedef fused storage:
+    double
+    float
+    half_t
+    bf16_t
+
+# The working type: float64 for float64, float32 for all others.
+ctypedef fused work:
+    double
+    float
+
+
+cdef inline double widen(const storage* x) noexcept nogil:
+    if storage is half_t:
+        return widen_half(x[0])
+    elif storage is bf16_t:
+        return widen_bf16(x[0])
+    else:
+        return x[0]
+
+
+cdef inline void load(const storage* x, work* t) noexcept nogil:
+    cdef Py_ssize_t l
+    if storage is half_t:
+        load_half(x, <float*>t)
+    elif storage is bf16_t:
+        load_bf16(x, <float*>t)
+    else:
+        for l in range(LANES):
+            t[l] = <work>x[l]
+
+
+cdef inline void store(storage* y, const work* t) noexcept nogil:
+    cdef Py_ssize_t l
+    if storage is half_t:
+        store_half(y, <const float*>t)
+    elif storage is bf16_t:
+        store_bf16(y, <const float*>t)
+    else:
+        for l in range(LANES):
+            y[l] = <storage>t[l]
+
+
+cdef inline void load_part(const storage* x, Py_ssize_t n, work* t) noexcept nogil:
+    if storage is half_t:
+        load_part_half(x, n, <float*>t)
+    elif storage is bf16_t:
+        load_part_bf16(x, n, <float*>t)
+    elif storage is double:
+        load_part_f64(x, n, <double*>t)
+    else:
+        load_part_f32(x, n, <float*>t)
+
+
+cdef inline void store_part(storage* y, Py_ssize_t n, const work* t) noexcept nogil:
+    if storage is half_t:
+        store_part_half(y, n, <const float*>t)
+    elif storage is bf16_t:
+        store_part_bf16(y, n, <const float*>t)
+    elif storage is double:
+        store_part_f64(y, n, <const double*>t)
+    else:
+        store_part_f32(y, n, <const float*>t)
+
+
+cdef inline void load_some(const storage* x, Py_ssize_t n, work* t) noexcept nogil:
+    """n = LANES or fewer."""
+    if n >= LANES:
+        load(x, t)
+    else:
+        load_part(x, n, t)
+
+
+cdef inline void store_some(storage* y, Py_ssize_t n, const work* t) noexcept nogil:
+    if n >= LANES:
+        store(y, t)
+    else:
+        store_part(y, n, t)
+
+
+cdef inline double tree(const work* a) noexcept nogil:
+    cdef double s[16]
+    cdef Py_ssize_t l
+    for l in range(16):
+        s[l] = <double>a[l] + <double>a[l + 16]
+    for l in range(8):
+        s[l] += s[l + 8]
+    for l in range(4):
+        s[l] += s[l + 4]
+    return (s[0] + s[2]) + (s[1] + s[3])
+
+
+cdef inline void clear(work* a) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(LANES):
+        a[l] = 0
+
+
+# ---- a block of at most BLOCK neighbouring elements ----
+
+cdef inline void add_squares(const storage* x, Py_ssize_t n, double* s, work zero) noexcept nogil:
+    """s[1] += sum x^2"""
+    cdef work q[LANES]
+    cdef work t[LANES]
+    cdef Py_ssize_t i = 0, l
+    clear(q)
+    while i + LANES <= n:
+        load(x + i, t)
+        for l in range(LANES):
+            q[l] += t[l] * t[l]
+        i += LANES
+    if i < n:
+        load_part(x + i, n - i, t)
+        for l in range(LANES):
+            q[l] += t[l] * t[l]
+    s[1] += tree(q)
+
+
+cdef inline void add_moments(const storage* x, Py_ssize_t n, double* s, work shift) noexcept nogil:
+    """s[0] += sum (x - shift); s[1] += sum (x - shift)^2"""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef work t[LANES]
+    cdef work u
+    cdef Py_ssize_t i = 0, l
+    clear(a)
+    clear(q)
+    while i + LANES <= n:
+        load(x + i, t)
+        for l in range(LANES):
+            u = t[l] - shift
+            a[l] += u
+            q[l] += u * u
+        i += LANES
+    if i < n:
+        load_part(x + i, n - i, t)
+        for l in range(LANES):
+            u = t[l] - shift if l < n - i else 0
+            a[l] += u
+            q[l] += u * u
+    s[0] += tree(a)
+    s[1] += tree(q)
+
+
+# ---- from sums to statistics ----
+
+cdef struct Row:
+    # Where the elements of one statistic lie: `channels` runs of `segments` x `length` elements, strides in elements.
+    Py_ssize_t channels, channel, segments, segment, length, position
+
+
+cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
+    return row.channels * row.segments * row.length
+
+
+cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
+    """Whether the sums of the shifted elements give the statistics: no cancellation in var = q - d^2, no overflow, and
+    no squares lost to underflow that would show beside eps. False for NaN."""
+    cdef double d = s[0] / n, q = s[1] / n
+    cdef double lost = 1e-35 if work is float else 1e-290
+    return 2 * d * d <= q and q < INFINITY and (q + eps >= lost)
+
+
+cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps,
+                          double* mean, double* var, double* rstd) noexcept nogil:
+    """Statistics in float64, scaled by a power of two, for rows whose squares over- or underflow the working type."""
+    cdef double top = 0, total = 0, d = 0, q = 0, m = 0, u, scale = 1, back = 1
+    cdef Py_ssize_t sweep, c, s, i, n = count(row)
+    cdef const storage* run
+    cdef int exponent = 0
+    for sweep in range(3):
+        for c in range(row.channels):
+            for s in range(row.segments):
+                run = x + c * row.channel + s * row.segment
+                for i in range(row.length):
+                    u = widen(run + i * row.position)
+                    if sweep == 0:
+                        top = max(top, abs(u))
+                    elif sweep == 1:
+                        total += u * scale
+                    else:
+                        u = u * scale - m
+                        d += u
+                        q += u * u
+        if sweep == 0 and 0 < top < INFINITY:
+            frexp(top, &exponent)
+            exponent = min(max(exponent, -1000), 1000)
+            scale = ldexp(1, -exponent)
+            back = ldexp(1, exponent)
+        elif sweep == 1 and centered:
+            m = total / n
+    d = d / n if centered else 0
+    q = q / n - d * d
+    mean[0] = (m + d) * back
+    var[0] = q * back * back
+    rstd[0] = scale / sqrt(q + eps * scale * scale)

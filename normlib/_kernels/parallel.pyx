@@ -1,0 +1,104 @@
+"""The one file that knows OpenMP: how many threads, and how they share the tasks of a step."""
+
+import os
+from contextvars import ContextVar
+
+from cython.parallel cimport prange
+from libc.stdlib cimport getenv
+from normlib._kernels.plan cimport Plan, Run, Step
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    static int normlib_openmp(void) { return _OPENMP; }
+    #else
+    static int omp_get_max_threads(void) { return 1; }
+    static int omp_in_parallel(void) { return 0; }
+    static int normlib_openmp(void) { return 0; }
+    #endif
+
+    /* libgomp hangs in the child of a process that has run a team, so a child stays serial. */
+    static volatile int normlib_forked = 0;
+    #if defined(__unix__) || defined(__APPLE__)
+    #include <pthread.h>
+    static void normlib_in_child(void) { normlib_forked = 1; }
+    static void normlib_watch_forks(void) { pthread_atfork(NULL, NULL, normlib_in_child); }
+    #else
+    static void normlib_watch_forks(void) { }
+    #endif
+    """
+    int omp_get_max_threads() nogil
+    int omp_in_parallel() nogil
+    int normlib_openmp() nogil
+    int normlib_forked
+    void normlib_watch_forks()
+
+
+cdef void parallel_for(Run run, Step step, const Plan* plan, Py_ssize_t tasks, int threads) noexcept nogil:
+    cdef Py_ssize_t i
+    threads = <int>min(<Py_ssize_t>threads, tasks)
+    if threads <= 1 or normlib_forked or omp_in_parallel():
+        for i in range(tasks):
+            run(step, plan, i)
+    else:
+        for i in prange(tasks, num_threads=threads, schedule="static"):
+            run(step, plan, i)
+
+
+def openmp_runtime():
+    """The version of OpenMP that the kernels were built with, None without."""
+    return normlib_openmp() or None
+
+
+def _cgroup_limit():
+    # The processor quota of the control group, version 2 then version 1; None without one.
+    for name, period in (("/sys/fs/cgroup/cpu.max", None),
+                         ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+        try:
+            with open(name) as file:
+                words = file.read().split()
+            if period is not None:
+                with open(period) as file:
+                    words += file.read().split()
+            quota, length = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if quota > 0 and length > 0:
+            return max(1, -(-quota // length))
+    return None
+
+
+def _default_threads():
+    asked = os.environ.get("NORMLIB_NUM_THREADS", "").strip()
+    if asked:
+        if asked.isdecimal() and int(asked) >= 1:
+            return int(asked)
+        raise ImportError(f"NORMLIB_NUM_THREADS is {asked!r}, expected a whole number of at least 1")
+    available = omp_get_max_threads()
+    if getenv("OMP_NUM_THREADS") != NULL:
+        return available
+    if hasattr(os, "sched_getaffinity"):
+        available = min(available, len(os.sched_getaffinity(0)))
+    return min(available, _cgroup_limit() or available)
+
+
+cdef int _threads = _default_threads()
+cdef object _scoped = ContextVar("normlib_num_threads", default=0)
+normlib_watch_forks()
+scoped = _scoped
+
+
+cdef int current_threads() except -1:
+    cdef int n
+    n = <int>_scoped.get()
+    return n if n else _threads
+
+
+def get_num_threads():
+    return current_threads()
+
+
+def set_num_threads(int n):
+    global _threads
+    _threads = n

@@ -1,0 +1,84 @@
+"""What one pass over an array is, in plain C: the calls fill a Plan, the schedule runs tasks over it, the kernels compute a task."""
+
+cdef enum:
+    LANES = 32      # accumulators of a sum
+    BLOCK = 1024    # elements summed in lanes before the lanes are added up in float64
+    STRIP = 64      # neighbouring columns that one task of the columns family takes
+    PARTS = 64      # at most so many partial sums of a weight gradient over rows
+    SAMPLE_PARTS = 16   # and over samples
+    STAGE = 4096    # elements normalised in cache before they are streamed out
+    SETTLED = 0
+    AGAIN = 1
+    LAST = 2
+
+cdef enum Dtype:
+    F64, F32, F16, BF16
+
+cdef enum Form:
+    FEATURE_ROWS
+    FEATURE_COLUMNS
+    CHANNEL_ROWS
+    CHANNEL_COLUMNS
+
+cdef struct Span:
+    # Strides in elements.
+    Py_ssize_t sample, channel, segment, position
+
+cdef struct Plan:
+    Form form
+    Dtype dtype
+    Py_ssize_t itemsize
+    bint centered           # False: RMSNorm
+    bint given              # the statistics are given: batch norm in evaluation
+    bint streaming
+    double eps
+    # feature rows:     samples x groups rows of `length` neighbouring elements
+    # feature columns:  samples x `length` positions x `width` neighbouring columns, a statistic a column
+    # channel rows:     samples x groups x channels runs of `segments` x `length` elements, a statistic a group
+    # channel columns:  samples x `length` positions x `width` neighbouring channels, a statistic a group of `channels`
+    Py_ssize_t samples, groups, channels, segments, length, width
+    Span xs, ys, ds
+    const char* x
+    const char* dy
+    char* y                 # dx in a backward pass
+    const char* weight      # in the working type: float, or double for float64
+    const char* bias
+    double* mean
+    double* rstd
+    double* var
+    Py_ssize_t batch        # rows (or samples, or columns) a task takes
+    Py_ssize_t parameters   # length of weight and bias
+    Py_ssize_t parts        # partial sums of the weight gradients
+    Py_ssize_t blocks       # blocks of positions
+    bint weight_grads
+    double* dweight         # parts x parameters; the first part ends up with the sum
+    double* dbias
+    char* scratch           # accumulators in the working type, parts x 2 x parameters
+    # channel columns
+    Py_ssize_t first        # index of the first sample among all: it decides the part of the weight gradients
+    double* sums            # samples x blocks x 2 x width
+    char* table             # samples x 6 x width, in the working type
+    int* state              # samples: SETTLED, or why the sums are taken again
+
+cdef enum Step:
+    FEATURE_ROWS_FORWARD
+    FEATURE_ROWS_BACKWARD
+    FEATURE_COLUMNS_FORWARD
+    FEATURE_COLUMNS_BACKWARD
+    CHANNEL_ROWS_FORWARD
+    CHANNEL_ROWS_BACKWARD
+    CHANNEL_COLUMNS_FIRST
+    CHANNEL_COLUMNS_SHIFT
+    CHANNEL_COLUMNS_MOMENTS
+    CHANNEL_COLUMNS_STATISTICS
+    CHANNEL_COLUMNS_GIVEN
+    CHANNEL_COLUMNS_FORWARD
+    CHANNEL_COLUMNS_GRADIENTS
+    CHANNEL_COLUMNS_MEANS
+    CHANNEL_COLUMNS_PARTS
+    CHANNEL_COLUMNS_BACKWARD
+    ADD_PARTS
+    COPY
+
+# What an ISA level provides: one task of one step of a plan.
+ctypedef void (*Run)(Step step, const Plan* plan, Py_ssize_t task) noexcept nogil

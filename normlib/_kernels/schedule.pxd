@@ -1,0 +1,3 @@
+from normlib._kernels.plan cimport Plan, Run
+
+cdef int execute(Run run, Plan* p, int threads) noexcept nogil

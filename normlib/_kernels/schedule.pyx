@@ -1,0 +1,147 @@
+"""How a plan becomes tasks: which steps, in which portions, with which scratch memory. Needs no GIL.
+
+Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
+
+from libc.stdlib cimport calloc, free, malloc
+from normlib._kernels.parallel cimport parallel_for
+from normlib._kernels.plan cimport (
+    BLOCK, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, STRIP, Plan, Run,
+    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
+    CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_SHIFT, CHANNEL_COLUMNS_MOMENTS,
+    CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS,
+)
+
+cdef enum:
+    THREAD_BYTES = 1 << 17      # least memory traffic that is worth one more thread
+    STREAM_BYTES = 1 << 23      # outputs from this size on go past the caches
+    CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
+    TABLES = 6                  # tables a sample of channel columns
+
+
+cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil:
+    return (n + portion - 1) // portion
+
+
+cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
+    """Compute the pass; -1 where memory is short, and then nothing is written."""
+    cdef Py_ssize_t size = p.samples * p.length * p.itemsize, total
+    cdef bint backward = p.dy != NULL
+    cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
+    cdef int failed = 0
+    if p.form == FEATURE_ROWS:
+        size *= p.groups
+        p.parameters = p.length
+    elif p.form == FEATURE_COLUMNS:
+        size *= p.width
+        p.parameters = p.length
+    elif p.form == CHANNEL_ROWS:
+        size *= p.groups * p.channels * p.segments
+        p.parameters = p.groups * p.channels
+    else:
+        size *= p.width
+        p.parameters = p.width
+    total = (3 if backward else 2) * size // THREAD_BYTES
+    threads = <int>max(1, min(<Py_ssize_t>threads, total))
+    p.streaming = size >= STREAM_BYTES
+    partition(p, backward, threads)
+    if backward and p.weight_grads:
+        p.dweight = <double*>calloc(p.parts * p.parameters, sizeof(double))
+        p.dbias = <double*>calloc(p.parts * p.parameters, sizeof(double)) if p.centered else NULL
+        if p.form == FEATURE_ROWS:
+            p.scratch = <char*>calloc(2 * p.parts * p.parameters, working)
+        if p.dweight == NULL or (p.centered and p.dbias == NULL) or (p.form == FEATURE_ROWS and p.scratch == NULL):
+            failed = -1
+    if failed == 0:
+        if p.form == FEATURE_ROWS:
+            if backward:
+                parallel_for(run, FEATURE_ROWS_BACKWARD, p, p.parts, threads)
+            else:
+                parallel_for(run, FEATURE_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
+        elif p.form == FEATURE_COLUMNS:
+            if backward:
+                parallel_for(run, FEATURE_COLUMNS_BACKWARD, p, p.parts, threads)
+            else:
+                parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * parts_of(p.width, STRIP), threads)
+        elif p.form == CHANNEL_ROWS:
+            if backward:
+                parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * p.groups, threads)
+            else:
+                parallel_for(run, CHANNEL_ROWS_FORWARD, p, p.samples * p.groups, threads)
+        else:
+            failed = channel_columns(run, p, backward, working, threads)
+    if failed == 0 and backward and p.weight_grads and p.parts > 1:
+        parallel_for(run, ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
+    free(p.scratch)
+    p.scratch = NULL
+    return failed
+
+
+cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
+    cdef Py_ssize_t rows = p.samples * p.groups
+    if p.form == FEATURE_ROWS:
+        if backward:
+            p.batch = max(<Py_ssize_t>16, parts_of(rows, PARTS))
+            p.parts = parts_of(rows, p.batch)
+        else:
+            p.batch = rows if threads == 1 else parts_of(rows, 4 * threads)
+    elif p.form == FEATURE_COLUMNS:
+        rows = p.samples * parts_of(p.width, STRIP)
+        p.batch = parts_of(rows, PARTS)
+        p.parts = parts_of(rows, p.batch)
+    else:
+        p.batch = parts_of(p.samples, SAMPLE_PARTS)
+        p.parts = parts_of(p.samples, p.batch)
+
+
+cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
+    """The samples in chunks that stay in cache from one step to the next."""
+    cdef Plan p = whole[0]
+    cdef Py_ssize_t strips = parts_of(p.width, STRIP), first, sample
+    cdef Py_ssize_t chunk = max(<Py_ssize_t>1, CHUNK_BYTES // (p.length * p.width * p.itemsize))
+    cdef bint open
+    chunk = min(chunk, p.samples)
+    p.blocks = parts_of(p.length, BLOCK)
+    p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
+    p.table = <char*>malloc(chunk * TABLES * p.width * working)
+    p.state = <int*>malloc(chunk * sizeof(int))
+    if p.sums == NULL or p.table == NULL or p.state == NULL:
+        free(p.sums)
+        free(p.table)
+        free(p.state)
+        return -1
+    for first from 0 <= first < whole.samples by chunk:
+        p.first = first
+        p.samples = min(chunk, whole.samples - first)
+        p.x = whole.x + first * p.xs.sample * p.itemsize
+        p.y = whole.y + first * p.ys.sample * p.itemsize
+        p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
+        p.var = whole.var + first * p.groups if whole.var != NULL else NULL
+        p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
+        if backward:
+            p.dy = whole.dy + first * p.ds.sample * p.itemsize
+            parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
+            if p.weight_grads or not p.given:
+                parallel_for(run, CHANNEL_COLUMNS_GRADIENTS, &p, p.samples * p.blocks * strips, threads)
+                parallel_for(run, CHANNEL_COLUMNS_MEANS, &p, p.samples, threads)
+            if p.weight_grads:
+                parallel_for(run, CHANNEL_COLUMNS_PARTS, &p, strips, threads)
+            parallel_for(run, CHANNEL_COLUMNS_BACKWARD, &p, p.samples * p.blocks, threads)
+            continue
+        if p.given:
+            parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
+        else:
+            parallel_for(run, CHANNEL_COLUMNS_FIRST, &p, p.samples * strips, threads)
+            parallel_for(run, CHANNEL_COLUMNS_SHIFT, &p, p.samples, threads)
+            open = True
+            while open:
+                parallel_for(run, CHANNEL_COLUMNS_MOMENTS, &p, p.samples * p.blocks * strips, threads)
+                parallel_for(run, CHANNEL_COLUMNS_STATISTICS, &p, p.samples, threads)
+                open = False
+                for sample in range(p.samples):
+                    open |= p.state[sample] != SETTLED
+        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, p.samples * p.blocks, threads)
+    free(p.sums)
+    free(p.table)
+    free(p.state)
+    return 0

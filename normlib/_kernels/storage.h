@@ -1,0 +1,211 @@
+/* What Cython cannot say: the 16-bit storage types, loads and stores of a part of the lanes,
+   streaming stores and prefetch. Every function gives the same bits at each ISA level. */
+#ifndef NORMLIB_STORAGE_H
+#define NORMLIB_STORAGE_H
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#define NORMLIB_X86 1
+#endif
+
+#define LANES 32
+
+typedef struct { uint16_t bits; } half_t;
+typedef struct { uint16_t bits; } bf16_t;
+
+static inline uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, sizeof u); return u; }
+static inline float float_of(uint32_t u) { float f; memcpy(&f, &u, sizeof f); return f; }
+
+/* ---- one element ---- */
+
+static inline float widen_bf16(bf16_t h) { return float_of((uint32_t)h.bits << 16); }
+
+/* To nearest, ties to even; NaN stays NaN (made quiet). */
+static inline bf16_t narrow_bf16(float f)
+{
+    uint32_t u = bits_of(f);
+    uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    uint32_t quiet = (u >> 16) | 0x40u;
+    bf16_t h = {(uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded)};
+    return h;
+}
+
+/* Exponent and fraction move into place and are scaled by 2^112, which also normalises subnormals. */
+static inline float widen_half(half_t h)
+{
+    uint32_t magnitude = (uint32_t)(h.bits & 0x7fffu) << 13;
+    uint32_t scaled = bits_of(float_of(magnitude) * float_of(0x77800000u));
+    uint32_t special = magnitude | 0x7f800000u;
+    uint32_t quiet = magnitude > 0x0f800000u ? 0x00400000u : 0u;
+    uint32_t u = magnitude >= 0x0f800000u ? special | quiet : scaled;
+    return float_of(u | (uint32_t)(h.bits & 0x8000u) << 16);
+}
+
+/* To nearest, ties to even. Below 2^-14 the addition of 0.5 rounds to multiples of 2^-24. */
+static inline half_t narrow_half(float f)
+{
+    uint32_t u = bits_of(f);
+    uint32_t magnitude = u & 0x7fffffffu;
+    uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
+    uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+    uint32_t r = magnitude < 0x38800000u ? subnormal : normal;
+    r = magnitude >= 0x477ff000u ? 0x7c00u : r;
+    r = magnitude > 0x7f800000u ? nan : r;
+    half_t h = {(uint16_t)(r | ((u >> 16) & 0x8000u))};
+    return h;
+}
+
+/* ---- all lanes ---- */
+
+static inline void load_bf16(const bf16_t *x, float *t)
+{
+    for (int l = 0; l < LANES; l++) t[l] = widen_bf16(x[l]);
+}
+
+static inline void store_bf16(bf16_t *y, const float *t)
+{
+    for (int l = 0; l < LANES; l++) y[l] = narrow_bf16(t[l]);
+}
+
+static inline void load_half(const half_t *x, float *t)
+{
+#if defined(__F16C__)
+    for (int l = 0; l < LANES; l += 8)
+        _mm256_storeu_ps(t + l, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + l))));
+#else
+    for (int l = 0; l < LANES; l++) t[l] = widen_half(x[l]);
+#endif
+}
+
+static inline void store_half(half_t *y, const float *t)
+{
+#if defined(__F16C__)
+    for (int l = 0; l < LANES; l += 8)
+        _mm_storeu_si128((__m128i *)(y + l),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(t + l), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    for (int l = 0; l < LANES; l++) y[l] = narrow_half(t[l]);
+#endif
+}
+
+/* ---- the first n lanes, 0 <= n < LANES; a load sets the others to zero ---- */
+
+static inline void load_part_f32(const float *x, ptrdiff_t n, float *t)
+{
+#if defined(__AVX512F__)
+    uint32_t mask = ((uint32_t)1 << n) - 1;
+    _mm512_storeu_ps(t, _mm512_maskz_loadu_ps((__mmask16)mask, x));
+    _mm512_storeu_ps(t + 16, _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x + 16));
+#elif defined(__AVX2__)
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (int l = 0; l < LANES; l += 8)
+        _mm256_storeu_ps(t + l, _mm256_maskload_ps(x + l, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - l), lane)));
+#else
+    for (ptrdiff_t l = 0; l < LANES; l++) t[l] = l < n ? x[l] : 0;
+#endif
+}
+
+static inline void store_part_f32(float *y, ptrdiff_t n, const float *t)
+{
+#if defined(__AVX512F__)
+    uint32_t mask = ((uint32_t)1 << n) - 1;
+    _mm512_mask_storeu_ps(y, (__mmask16)mask, _mm512_loadu_ps(t));
+    _mm512_mask_storeu_ps(y + 16, (__mmask16)(mask >> 16), _mm512_loadu_ps(t + 16));
+#elif defined(__AVX2__)
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (int l = 0; l < LANES; l += 8)
+        _mm256_maskstore_ps(y + l, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - l), lane), _mm256_loadu_ps(t + l));
+#else
+    for (ptrdiff_t l = 0; l < n; l++) y[l] = t[l];
+#endif
+}
+
+static inline void load_part_f64(const double *x, ptrdiff_t n, double *t)
+{
+    for (ptrdiff_t l = 0; l < LANES; l++) t[l] = 0;
+    for (ptrdiff_t l = 0; l < n; l++) t[l] = x[l];
+}
+
+static inline void store_part_f64(double *y, ptrdiff_t n, const double *t)
+{
+    for (ptrdiff_t l = 0; l < n; l++) y[l] = t[l];
+}
+
+static inline void load_part_bf16(const bf16_t *x, ptrdiff_t n, float *t)
+{
+    bf16_t part[LANES] = {{0}};
+    memcpy(part, x, (size_t)n * sizeof *x);
+    load_bf16(part, t);
+}
+
+static inline void store_part_bf16(bf16_t *y, ptrdiff_t n, const float *t)
+{
+    bf16_t part[LANES];
+    store_bf16(part, t);
+    memcpy(y, part, (size_t)n * sizeof *y);
+}
+
+static inline void load_part_half(const half_t *x, ptrdiff_t n, float *t)
+{
+    half_t part[LANES] = {{0}};
+    memcpy(part, x, (size_t)n * sizeof *x);
+    load_half(part, t);
+}
+
+static inline void store_part_half(half_t *y, ptrdiff_t n, const float *t)
+{
+    half_t part[LANES];
+    store_half(part, t);
+    memcpy(y, part, (size_t)n * sizeof *y);
+}
+
+/* ---- memory ---- */
+
+static inline void prefetch(const void *p)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 3);
+#else
+    (void)p;
+#endif
+}
+
+/* Copy past the caches: whole lines by streaming stores, the ends as usual. */
+static inline void stream_copy(void *dst, const void *src, size_t bytes)
+{
+#if defined(NORMLIB_X86)
+    char *y = (char *)dst;
+    const char *x = (const char *)src;
+    size_t head = (size_t)(-(uintptr_t)y & 63);
+    if (head > bytes) head = bytes;
+    memcpy(y, x, head);
+    y += head, x += head, bytes -= head;
+    for (; bytes >= 64; y += 64, x += 64, bytes -= 64) {
+#if defined(__AVX512F__)
+        _mm512_stream_si512((__m512i *)y, _mm512_loadu_si512(x));
+#elif defined(__AVX__)
+        _mm256_stream_si256((__m256i *)y, _mm256_loadu_si256((const __m256i *)x));
+        _mm256_stream_si256((__m256i *)(y + 32), _mm256_loadu_si256((const __m256i *)(x + 32)));
+#else
+        for (int i = 0; i < 64; i += 16)
+            _mm_stream_si128((__m128i *)(y + i), _mm_loadu_si128((const __m128i *)(x + i)));
+#endif
+    }
+    memcpy(y, x, bytes);
+#else
+    memcpy(dst, src, bytes);
+#endif
+}
+
+/* Streaming stores are weakly ordered: make them visible before the task is done. */
+static inline void stream_fence(void)
+{
+#if defined(NORMLIB_X86)
+    _mm_sfence();
+#endif
+}
+
+#endif

@@ -1,0 +1,107 @@
+"""Build of the compiled kernels. All else about the package stands in pyproject.toml.
+
+NORMLIB_REQUIRE_EXT=1   a failed build of the kernels is an error; otherwise normlib installs without them and runs on NumPy
+NORMLIB_OPENMP=0        build without OpenMP
+"""
+
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+REQUIRED = os.environ.get("NORMLIB_REQUIRE_EXT", "0") not in ("", "0")
+KERNELS = Path("normlib/_kernels")
+CALLS = ("parallel", "schedule", "layout", "arguments", "calls")
+GNU_FLAGS = [
+    "-O3",
+    "-ffp-contract=off",  # a fused multiply-add would round otherwise than a multiplication and an addition
+    "-fno-math-errno",  # sqrt need not set errno: it becomes one instruction
+    "-fno-trapping-math",  # no floating-point traps: both sides of a choice may be computed
+    "-fno-tree-loop-distribute-patterns",  # keep the clearing of lanes in registers: no calls of memset
+    "-Wno-unused-function",  # specialisations of fused types that nobody calls
+    "-DCYTHON_INLINE=inline __attribute__((always_inline, unused))",
+]
+LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+
+
+def levels():
+    """The ISA levels to build; "baseline" is what the compiler makes without being told."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32 and sys.platform != "win32"
+    return LEVELS if x86 else {"baseline": []}
+
+
+def extensions():
+    from Cython.Build import cythonize
+
+    def extension(name, depends=()):
+        return Extension(f"normlib._kernels.{name}", [str(KERNELS / f"{name}.pyx")], depends=[str(d) for d in depends])
+
+    included = [*sorted(KERNELS.glob("*.pxi")), KERNELS / "storage.h", KERNELS / "plan.pxd"]
+    modules = [extension(name, [*sorted(KERNELS.glob("*.pxd")), KERNELS / "storage.h"]) for name in ("probe", *CALLS)]
+    modules += [extension(f"isa_{level}", included) for level in levels()]
+    modules = cythonize(
+        modules,
+        build_dir="build",  # keeps the generated C out of the package
+        include_path=[str(KERNELS)],
+        language_level=3,
+        compiler_directives={"boundscheck": False, "wraparound": False, "initializedcheck": False, "cdivision": True,
+                             "freethreading_compatible": True, "embedsignature": True},
+    )
+    for module in modules:
+        module.optional = not REQUIRED  # cythonize() drops the argument of that name
+    return modules
+
+
+class BuildExt(build_ext):
+    """Adds the flags that the compiler at hand takes."""
+
+    def build_extensions(self):
+        gnu = self.compiler.compiler_type != "msvc"
+        openmp = self.openmp_flags(gnu) if os.environ.get("NORMLIB_OPENMP", "1") != "0" else None
+        for extension in self.extensions:
+            name = extension.name.rpartition(".")[2]
+            extension.include_dirs.append(str(KERNELS))
+            extension.define_macros.append(("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"))
+            if name in CALLS:
+                import numpy
+
+                extension.include_dirs.append(numpy.get_include())
+                extension.extra_compile_args += ["-O2"] if gnu else []
+            if name == "parallel" and openmp:
+                extension.extra_compile_args += openmp
+                extension.extra_link_args += openmp if gnu else []
+            if name.startswith("isa_") and gnu:
+                extension.extra_compile_args += GNU_FLAGS + LEVELS.get(name.removeprefix("isa_"), [])
+        super().build_extensions()
+
+    def openmp_flags(self, gnu):
+        """The flags for OpenMP, or None: Apple's clang has none, and a compiler may lack the library."""
+        flags = ["-fopenmp"] if gnu else ["/openmp"]
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+                self.compiler.link_executable(objects, str(Path(folder, "probe")), extra_postargs=flags if gnu else [])
+            except Exception as error:  # whatever a compiler may raise
+                warnings.warn(f"normlib is built without OpenMP, so it runs on one thread: {error}", stacklevel=2)
+                return None
+        return flags
+
+
+def modules():
+    try:
+        return extensions()
+    except Exception as error:
+        if REQUIRED:
+            raise
+        warnings.warn(f"normlib is built without its kernels, so it runs on NumPy: {error}", stacklevel=2)
+        return []
+
+
+setup(ext_modules=modules(), cmdclass={"build_ext": BuildExt})
