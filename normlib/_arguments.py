@@ -176,7 +176,7 @@ def output(op, out, x, large, small=()):
     """The array for the backend to fill, and the one that the caller sees: another one where writing
     to it at once could change an input (`large` ones have the shape of x) before it was read."""
     if out is None:
-        fresh = np.empty_like(x)
+        fresh = _empty_like(x)
         return fresh, fresh
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{op}: out is a {type(out).__name__}, expected a NumPy array")
@@ -195,6 +195,14 @@ def output(op, out, x, large, small=()):
         and not any(a is not None and _overlap(target, a) for a in small)
     )
     return (target if direct else np.empty_like(x)), target
+
+
+def _empty_like(x):
+    """An output for `x` that lies in memory as that of a ufunc would."""
+    if 0 not in x.strides:
+        return np.empty_like(x)
+    # np.empty_like takes a broadcast axis for the innermost
+    return np.nditer([x, None], ["zerosize_ok"], [["readonly"], ["writeonly", "allocate"]]).operands[1]
 
 
 def _overlap(a, b):

@@ -12,7 +12,6 @@ from . import _arguments as a
 from . import backends
 
 _FLOAT64 = ("float64",)
-_GRADIENT = ("float64", "float32")
 
 
 def _without(shape, axes):
@@ -38,7 +37,8 @@ def _backward(op, args, x, weight, wanted, out, overlapping, names, shape):
     filled, target = a.output(op, out, x, *overlapping)
     dtype = x.dtype if weight is None else weight.dtype
     if x.size:
-        results = [(name, shape if wanted else None, _GRADIENT) for name in names]
+        taken = tuple(dict.fromkeys(("float64", "float32", dtype.name)))
+        results = [(name, shape if wanted else None, taken) for name in names]
         grads = backends.run(op, (*args, wanted, filled), results)
         if filled is not target:
             target[...] = filled
@@ -86,7 +86,6 @@ def layer_norm(x, weight, bias, axis, eps, out, return_stats):
     weight = a.parameter(op, "weight", weight, x, shape, words)
     bias = a.parameter(op, "bias", bias, x, shape, words)
     eps = a.epsilon(op, eps)
-    return_stats = a.flag(op, "return_stats", return_stats)
     filled, target = a.output(op, out, x, [x], [weight, bias])
     args = (x, weight, bias, axis, eps)
     mean, rstd = _forward(op, args, x, filled, target, ("mean", "rstd"), stat_shape)
@@ -114,7 +113,6 @@ def rms_norm(x, weight, axis, eps, out, return_stats):
     axis, shape, stat_shape, words = _features(op, x, axis)
     weight = a.parameter(op, "weight", weight, x, shape, words)
     eps = a.epsilon(op, eps)
-    return_stats = a.flag(op, "return_stats", return_stats)
     filled, target = a.output(op, out, x, [x], [weight])
     (rstd,) = _forward(op, (x, weight, axis, eps), x, filled, target, ("rstd",), stat_shape)
     y = target if out is None else out
@@ -144,13 +142,12 @@ def batch_norm(
     training = a.flag(op, "training", training)
     momentum = a.fraction(op, momentum)
     eps = a.epsilon(op, eps)
-    return_stats = a.flag(op, "return_stats", return_stats)
     tracked = a.running(op, running_mean, running_var, shape, update=training)
     values = x.size // max(shape[0], 1)
     mean = var = None
     if tracked and not training:
         mean, var = (a.constant(value) for value in (running_mean, running_var))
-    elif values == 1 and shape[0]:
+    elif training and values == 1 and x.size:
         raise ValueError(f"{op}: x has shape {x.shape}, expected more than one value a channel")
     filled, target = a.output(op, out, x, [x], [weight, bias, mean, var])
     args = (x, weight, bias, mean, var, axis, eps)
@@ -185,7 +182,6 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
     weight = a.parameter(op, "weight", weight, x, shape, words)
     bias = a.parameter(op, "bias", bias, x, shape, words)
     eps = a.epsilon(op, eps)
-    return_stats = a.flag(op, "return_stats", return_stats)
     filled, target = a.output(op, out, x, [x], [weight, bias])
     args = (x, num_groups, weight, bias, axis, eps)
     stat_shape = (x.shape[_sample_axis(axis)], num_groups)
@@ -231,7 +227,6 @@ def instance_norm(
     use_input_stats = a.flag(op, "use_input_stats", use_input_stats)
     momentum = a.fraction(op, momentum)
     eps = a.epsilon(op, eps)
-    return_stats = a.flag(op, "return_stats", return_stats)
     tracked = a.running(op, running_mean, running_var, shape, update=use_input_stats)
     stat_shape = (x.shape[_sample_axis(axis)], *shape)
     values = x.size // max(math.prod(stat_shape), 1)

@@ -28,8 +28,8 @@ rest as a tuple::
 Statistics are float64 in the shape of ``x`` without the reduced axes: ``(C,)`` for batch norm,
 ``(N, num_groups)`` and ``(N, C)`` for group and instance norm, whose sample axis is the first axis other
 than ``channel_axis``. ``mean`` and ``var`` (biased) are None where those of ``x`` are wanted, else they
-are used and returned. Gradients of parameters are float64 or float32, and None each where
-``weight_grads`` is False.
+are used and returned. Gradients of parameters are float64, float32 or of the dtype of the parameter (of
+``x`` without one), and None each where ``weight_grads`` is False.
 
 A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
 has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a

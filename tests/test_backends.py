@@ -487,7 +487,7 @@ class TestNumbaPlugin:
                 for y, z in zip((normlib.layer_norm(x), normlib.rms_norm(x)), expected):
                     numpy.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-6)
                 print(backends.which("layer_norm"), backends.which("layer_norm", "float64"),
-                      backends.which("layer_norm", x=x.T), backends.which("batch_norm"))
+                      backends.which("layer_norm", x=x, axis=0), backends.which("batch_norm"))
         """, NORMLIB_BACKEND="numpy")  # fmt: skip
         first, *others = out.split()
         assert first == "numba"

@@ -46,9 +46,9 @@ def arguments(function):
 def functions_with(name):
     """The functions that take the argument `name`."""
     def takes(function):
-        known = {*arguments(function), "out", "eps", "momentum", "return_stats", "weight_grads"}
+        known = {*arguments(function), "out"}
         backward = function.endswith("_backward")
-        if name in ("eps", "return_stats"):
+        if name == "eps":
             return not backward
         if name == "weight_grads":
             return backward
@@ -98,7 +98,6 @@ EVERYWHERE = [
     ("num_groups", 0, ValueError, "num_groups is 0, expected a divisor of the 4 channels of x"),
     ("num_groups", -2, ValueError, "num_groups is -2, expected a divisor of the 4 channels of x"),
     ("num_groups", 2.0, TypeError, "num_groups is 2.0, expected an integer"),
-    ("return_stats", "yes", TypeError, "return_stats is 'yes', expected True or False"),
     ("weight_grads", "no", TypeError, "weight_grads is 'no', expected True, False or None"),
     ("training", "False", TypeError, "training is 'False', expected True or False"),
     ("use_input_stats", None, TypeError, "use_input_stats is None, expected True or False"),
@@ -202,15 +201,16 @@ def test_parameters_of_16_bits(backend, function, dtype):
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (1, 4, 1), (1, 4, 1, 1)])
-@pytest.mark.parametrize("options", [{"training": True}, {}])
-def test_batch_norm_of_one_value(backend, shape, options):
-    running = np.ones(4), np.ones(4)
+def test_batch_norm_of_one_value(backend, shape):
+    x = np.full(shape, 3, np.float32)
+    running = {"running_mean": np.ones(4), "running_var": np.ones(4)}
     text = f"batch_norm: x has shape {shape}, expected more than one value a channel"
-    tracked = {"running_mean": running[0], "running_var": running[1]} if options else {}
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
-        normlib.batch_norm(np.ones(shape, np.float32), **tracked, **options)
-    assert (running[0] == 1).all()
-    normlib.batch_norm(np.ones(shape, np.float32), running_mean=running[0], running_var=running[1])
+    for options in ({}, running):
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            normlib.batch_norm(x, **options, training=True)
+    assert (running["running_mean"] == 1).all()
+    assert (normlib.batch_norm(x, **running, eps=0) == 2).all()
+    assert (normlib.batch_norm(x) == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 1), (1, 4, 1, 1)])

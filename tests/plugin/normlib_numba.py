@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm over the last axes of contiguous float32 arrays, compiled by numba."""
+"""LayerNorm and RMSNorm over the last axes of float32 arrays, compiled by numba."""
 
 import numba
 import numpy as np
@@ -20,13 +20,15 @@ def _rows(x, weight, bias, eps, centered, out, mean, rstd):
 
 def _normalize(x, weight, bias, axis, eps, centered, out):
     kept = x.ndim - len(axis)
-    if axis[0] != kept or x.dtype != np.float32 or not (x.flags.c_contiguous and out.flags.c_contiguous):
+    if axis[0] != kept or x.dtype != np.float32:
         return NotImplemented
     mean, rstd = np.empty(x.shape[:kept]), np.empty(x.shape[:kept])
     weight = np.ones(x.shape[kept:], x.dtype) if weight is None else weight
     bias = np.zeros(x.shape[kept:], x.dtype) if bias is None else bias
-    rows = mean.size, -1
-    _rows(x.reshape(rows), weight.ravel(), bias.ravel(), eps, centered, out.reshape(rows), mean.ravel(), rstd.ravel())
+    x = np.array(x, order="C")
+    rows = x.reshape(mean.size, -1)
+    _rows(rows, weight.ravel(), bias.ravel(), eps, centered, rows, mean.ravel(), rstd.ravel())
+    out[...] = x
     return mean, rstd
 
 
