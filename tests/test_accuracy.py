@@ -134,7 +134,9 @@ def test_float16_rows_near_the_largest_number(backend, op):
 def test_one_outlier(backend, op, dtype):
     for case in cases(op, dtype):
         x, weight, bias, _ = case.inputs()
-        x[(slice(None, None, 2),) * x.ndim] = 1e4
+        rows = case.geometry.rows(x)
+        rows[:, 3] = 1e4
+        x = case.geometry.from_rows(rows)
         y = checks.call_forward(case, x, weight, bias)
         truth = checks.expected_forward(case, x, weight, bias)
         assert ulp_error(case.geometry.rows(y), case.geometry.rows(truth.y)) <= 4, case

@@ -277,3 +277,8 @@ def test_cases_cover_what_they_should():
         assert {len(case.shape) for case in found} >= ({3, 4, 5} if op == "instance_norm" else {2, 3, 4, 5})
         assert {case.row_length for case in found} & {1000, 1025, 3001}
         assert len({str(case) for case in found}) == len(found) or op == "rms_norm"
+
+
+def test_check_backend_of_no_backend():
+    with pytest.raises(ValueError, match="there is no backend 'nobody'"):
+        check_backend("nobody")

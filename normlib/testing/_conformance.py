@@ -127,6 +127,8 @@ def check_backend(name, *, quick=True, progress=None, strict=False, limits=None,
     ------
     ConformanceError
         An AssertionError that lists what failed.
+    ValueError, ImportError
+        From `normlib.backends.use`, if there is no such backend.
 
     Examples
     --------
@@ -135,13 +137,14 @@ def check_backend(name, *, quick=True, progress=None, strict=False, limits=None,
     True
     """
     limits = {**LIMITS, **(limits or {})}
-    report = Report(str(name))
+    report = Report(name)
     plan = [step for op in (OPS if ops is None else ops) for step in _checks(op, quick)]
     started = time.perf_counter()
-    for done, (kind, check, case) in enumerate(plan, 1):
-        _run(report, kind, check, case, limits, strict)
-        if progress is not None:
-            progress(done, len(plan), f"{case.op}: {kind}")
+    with backends.use(name, strict=True):
+        for done, (kind, check, case) in enumerate(plan, 1):
+            _run(report, kind, check, case, limits, strict)
+            if progress is not None:
+                progress(done, len(plan), f"{case.op}: {kind}")
     report.seconds = time.perf_counter() - started
     if report.failures:
         raise ConformanceError(report)
@@ -151,8 +154,7 @@ def check_backend(name, *, quick=True, progress=None, strict=False, limits=None,
 def _run(report, kind, check, case, limits, strict):
     try:
         try:
-            with backends.use(report.backend, strict=True):
-                error = check(case, limits)
+            error = check(case, limits)
         except NotImplementedError:
             if strict:
                 raise
