@@ -124,24 +124,47 @@ def test_same_bits_at_every_position_of_a_row(backend, op, dtype):
 @each_op
 @each_dtype
 def test_same_bits_in_every_layout_and_output(backend, op, dtype):
-    """Strides, alignment, byte order, `out` and in place change nothing."""
+    """Order of the axes in memory, strides, alignment, byte order, `out` and in place change nothing."""
     for case in with_modes(op, dtype):
         x, weight, bias, dy = case.inputs()
         running = checks.running(case)
         y, *statistics = checks.call_forward(case, x, weight, bias, **running, return_stats=True)
         named = dict(zip(OPS[op].statistics, statistics, strict=True))
         dx = checks.call_backward(case, dy, x, weight, **named)[0]
-        for layout in ("strided", "padded", "negative", "readonly", "misaligned", "byteswapped"):
-            if not _possible(replace(case, layout=layout)):
-                continue
+        for layout in LAYOUTS:
+            if layout.startswith("broadcast") or not _possible(replace(case, layout=layout)):
+                continue  # other values
             other, other_dy = LAYOUTS[layout](x), LAYOUTS[layout](dy)
-            assert checks.same_bits(checks.call_forward(case, other, weight, bias, **running), y), (case, layout)
+            found = checks.call_forward(case, other, weight, bias, **running, return_stats=True)
+            assert all(checks.same_bits(a, b) for a, b in zip(found, [y, *statistics], strict=True)), (case, layout)
             assert checks.same_bits(checks.call_backward(case, other_dy, other, weight, **named)[0], dx), (case, layout)
-        for out in (np.empty_like(x), LAYOUTS["strided"](x), x.copy()):
+        for out in (np.empty_like(x), LAYOUTS["strided"](x), LAYOUTS["channels_last"](x)):
             assert checks.same_bits(checks.call_forward(case, x, weight, bias, **running, out=out), y), case
-        same, same_dy = x.copy(), dy.copy()
+            assert checks.same_bits(checks.call_backward(case, dy, x, weight, **named, out=out)[0], dx), case
+        same, same_x, same_dy = x.copy(), x.copy(), dy.copy()
         assert checks.same_bits(checks.call_forward(case, same, weight, bias, **running, out=same), y), case
+        assert checks.same_bits(checks.call_backward(case, dy, same_x, weight, **named, out=same_x)[0], dx), case
         assert checks.same_bits(checks.call_backward(case, same_dy, x, weight, **named, out=same_dy)[0], dx), case
+
+
+@each_op
+def test_same_bits_at_every_alignment(backend, op):
+    """Where in a cache line the arrays begin does not count."""
+    case = typical(op)[0]
+    x, weight, bias, dy = case.inputs()
+    expected = checks.results(case)
+    named = dict(zip(OPS[op].statistics, expected[1:], strict=False))
+    for shift in range(0, 64, 4):
+        moved = []
+        for a in (x, dy, x):
+            raw = np.empty(a.nbytes + 128, np.uint8)
+            start = -raw.ctypes.data % 64 + shift
+            moved.append(raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape))
+            moved[-1][...] = a
+        y = checks.call_forward(case, moved[0], weight, bias, out=moved[2])
+        assert checks.same_bits(y, expected[0]), shift
+        dx = checks.call_backward(case, moved[1], moved[0], weight, **named, out=moved[2])[0]
+        assert checks.same_bits(dx, expected[1 + len(named)]), shift
 
 
 def test_float32_statistics_are_taken(backend):
