@@ -74,13 +74,13 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
     memcpy(sums_of(p, sample, block) + p.width + column, q, width * sizeof(double))
 
 
-cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, double mean, double rstd, const work* w) noexcept nogil:
-    cdef work shift = table_of(p, sample, SHIFT, <work>0)[g * p.channels]
+cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, const work* w) noexcept nogil:
     cdef const work* b = <const work*>p.bias
     cdef Py_ssize_t c
     for c in range(g * p.channels, (g + 1) * p.channels):
-        table_of(p, sample, DELTA, <work>0)[c] = <work>(mean - shift)
-        table_of(p, sample, SCALE, <work>0)[c] = <work>rstd * w[c] if w != NULL else <work>rstd
+        table_of(p, sample, SHIFT, <work>0)[c] = <work>found.shift
+        table_of(p, sample, DELTA, <work>0)[c] = <work>found.delta
+        table_of(p, sample, SCALE, <work>0)[c] = <work>found.rstd * w[c] if w != NULL else <work>found.rstd
         table_of(p, sample, OFFSET, <work>0)[c] = b[c] if b != NULL else 0
 
 
@@ -90,7 +90,7 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
     cdef int state = p.state[sample]
     cdef double channel[2]
     cdef double s[2]
-    cdef double mean, var, rstd
+    cdef Statistics found
     cdef Row row
     if state == SETTLED:
         return
@@ -102,13 +102,11 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
             s[0] += channel[0]
             s[1] += channel[1]
         c = g * p.channels
-        mean = shift[c] + s[0] / n
-        var = s[1] / n - (s[0] / n) * (s[0] / n)
-        rstd = 1 / sqrt(var + p.eps)
-        if not trusted(s, n, p.eps, shift[0]):
+        settle(s, n, p.eps, shift[c], &found)
+        if not trusted(s, n, p.eps, <work>0):
             if state == AGAIN and s[0] - s[0] == 0:
                 for c in range(g * p.channels, (g + 1) * p.channels):
-                    shift[c] = <work>mean
+                    shift[c] = <work>(found.shift + found.delta)
                 p.state[sample] = LAST
                 continue
             row.channels = p.channels
@@ -116,30 +114,29 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
             row.segment = 0
             row.length = p.length
             row.position = p.xs.position
-            wide_statistics(x + sample * p.xs.sample + c, &row, True, p.eps, &mean, &var, &rstd)
-            for c in range(g * p.channels, (g + 1) * p.channels):
-                shift[c] = <work>mean
+            wide_statistics(x + sample * p.xs.sample + c, &row, True, p.eps, &found, <work>0)
         if p.mean != NULL:
-            p.mean[sample * p.groups + g] = mean
+            p.mean[sample * p.groups + g] = found.shift + found.delta
         if p.var != NULL:
-            p.var[sample * p.groups + g] = var
+            p.var[sample * p.groups + g] = found.var
         if p.rstd != NULL:
-            p.rstd[sample * p.groups + g] = rstd
-        fill_table(p, sample, g, mean, rstd, w)
+            p.rstd[sample * p.groups + g] = found.rstd
+        fill_table(p, sample, g, &found, w)
 
 
 cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """The table from statistics that are known: forward in evaluation, and backward."""
     cdef Py_ssize_t g, c
+    cdef Statistics found
     for g in range(p.groups):
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, SHIFT, <work>0)[c] = <work>p.mean[sample * p.groups + g]
+        found.shift = <work>p.mean[sample * p.groups + g]
+        found.delta = p.mean[sample * p.groups + g] - found.shift
+        found.rstd = p.rstd[sample * p.groups + g]
         if p.dy == NULL:
-            fill_table(p, sample, g, p.mean[sample * p.groups + g], p.rstd[sample * p.groups + g], w)
+            fill_table(p, sample, g, &found, w)
             continue
+        fill_table(p, sample, g, &found, <const work*>NULL)
         for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, DELTA, <work>0)[c] = <work>(p.mean[sample * p.groups + g] - <work>p.mean[sample * p.groups + g])
-            table_of(p, sample, SCALE, <work>0)[c] = <work>p.rstd[sample * p.groups + g]
             table_of(p, sample, OFFSET, <work>0)[c] = w[c] if w != NULL else 1
 
 
@@ -151,14 +148,21 @@ cdef inline void copy_tables(const Plan* p, Py_ssize_t sample, Py_ssize_t j0, Py
         memset(tables + entry * SPREAD + n, 0, (end - n) * sizeof(work))
 
 
+cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t m, const work* v) noexcept nogil:
+    cdef work t[LANES]
+    cdef Py_ssize_t k
+    load_some(x, m, t)
+    for k in range(LANES):
+        t[k] = ((t[k] - v[k]) - v[DELTA * SPREAD + k]) * v[SCALE * SPREAD + k] + v[OFFSET * SPREAD + k]
+    store_some(y, m, t)
+
+
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """y = ((x - shift) - delta) * scale + bias; task: a sample and a block of positions."""
-    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j, k, staged
+    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j, staged
     cdef Py_ssize_t stop = min(i0 + BLOCK, p.length)
     cdef storage* y = <storage*>p.y + sample * p.ys.sample
     cdef work tables[TABLE * SPREAD]
-    cdef work* v
-    cdef work t[LANES]
     cdef storage stage[STAGE]
     cdef storage* to
     x += sample * p.xs.sample
@@ -170,12 +174,12 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
             to = y + i * p.ys.position + j0
             if p.streaming:
                 to = stage + staged
-            for j from 0 <= j < n by LANES:
-                v = tables + j
-                load_some(x + i * p.xs.position + j0 + j, n - j, t)
-                for k in range(LANES):
-                    t[k] = ((t[k] - v[k]) - v[DELTA * SPREAD + k]) * v[SCALE * SPREAD + k] + v[OFFSET * SPREAD + k]
-                store_some(to + j, n - j, t)
+            j = 0
+            while j + LANES <= n:
+                column_lanes(x + i * p.xs.position + j0 + j, to + j, LANES, tables + j)
+                j += LANES
+            if j < n:
+                column_lanes(x + i * p.xs.position + j0 + j, to + j, n - j, tables + j)
             if p.streaming:
                 staged += n
                 if n != p.ys.position or staged + n > STAGE or i + 1 == stop:
@@ -187,43 +191,26 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
 
 cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """Sums of dy and dy * z; task: a sample, a block of positions and a strip of columns."""
-    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, column = task % strips * STRIP, i, j, k
+    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, column = task % strips * STRIP
     cdef Py_ssize_t block = task // strips % p.blocks, sample = task // strips // p.blocks
     cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column)
     cdef const storage* dy = <const storage*>p.dy + sample * p.ds.sample + block * BLOCK * p.ds.position + column
-    cdef work a[LANES * STRIP]
-    cdef work b[LANES * STRIP]
     cdef work shift[STRIP]
     cdef work delta[STRIP]
     cdef work scale[STRIP]
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef work* al
-    cdef work* bl
     cdef double s[STRIP]
     cdef double q[STRIP]
     x += sample * p.xs.sample + block * BLOCK * p.xs.position + column
     memset(s, 0, sizeof(s))
     memset(q, 0, sizeof(q))
-    memset(a, 0, sizeof(a))
-    memset(b, 0, sizeof(b))
     memset(shift, 0, sizeof(shift))
     memset(delta, 0, sizeof(delta))
     memset(scale, 0, sizeof(scale))
     memcpy(shift, table_of(p, sample, SHIFT, <work>0) + column, width * sizeof(work))
     memcpy(delta, table_of(p, sample, DELTA, <work>0) + column, width * sizeof(work))
     memcpy(scale, table_of(p, sample, SCALE, <work>0) + column, width * sizeof(work))
-    for i in range(min(<Py_ssize_t>BLOCK, p.length - block * BLOCK)):
-        for j from 0 <= j < width by LANES:
-            load_some(x + i * p.xs.position + j, width - j, z)
-            load_some(dy + i * p.ds.position + j, width - j, g)
-            al = a + i % LANES * STRIP + j
-            bl = b + i % LANES * STRIP + j
-            for k in range(LANES):
-                al[k] += g[k]
-                bl[k] += g[k] * (((z[k] - shift[j + k]) - delta[j + k]) * scale[j + k])
-    strip_tree(a, width, s, 1)
-    strip_tree(b, width, q, 1)
+    strip_gradients(x, dy, p.xs.position, p.ds.position, min(<Py_ssize_t>BLOCK, p.length - block * BLOCK), width,
+                    <const work*>NULL, shift, delta, scale, s, q)
     memcpy(sums_of(p, sample, block) + column, s, width * sizeof(double))
     memcpy(sums_of(p, sample, block) + p.width + column, q, width * sizeof(double))
 
@@ -256,16 +243,29 @@ cdef void channel_columns_parts(const Plan* p, Py_ssize_t strip, const storage* 
             p.dweight[part + c] += sums_of(p, sample, 0)[p.width + c]
 
 
+cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, const work* v, bint given) noexcept nogil:
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef Py_ssize_t k
+    load_some(dy, m, g)
+    if given:
+        for k in range(LANES):
+            g[k] = v[SCALE * SPREAD + k] * (g[k] * v[OFFSET * SPREAD + k])
+    else:
+        load_some(x, m, z)
+        for k in range(LANES):
+            z[k] = ((z[k] - v[k]) - v[DELTA * SPREAD + k]) * v[SCALE * SPREAD + k]
+            g[k] = v[SCALE * SPREAD + k] * ((g[k] * v[OFFSET * SPREAD + k] - v[MEAN_G * SPREAD + k]) - z[k] * v[MEAN_GZ * SPREAD + k])
+    store_some(dx, m, g)
+
+
 cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """dx = rstd * (g - mean(g) - z * mean(g * z)); task: a sample and a block of positions."""
-    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j, k, m, staged
+    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j, staged
     cdef Py_ssize_t stop = min(i0 + BLOCK, p.length)
     cdef storage* dx = <storage*>p.y + sample * p.ys.sample
     cdef const storage* dy = <const storage*>p.dy + sample * p.ds.sample
     cdef work tables[TABLE * SPREAD]
-    cdef work* v
-    cdef work z[LANES]
-    cdef work g[LANES]
     cdef storage stage[STAGE]
     cdef storage* to
     x += sample * p.xs.sample
@@ -277,20 +277,12 @@ cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, const storage
             to = dx + i * p.ys.position + j0
             if p.streaming:
                 to = stage + staged
-            for j from 0 <= j < n by LANES:
-                m = n - j
-                v = tables + j
-                load_some(dy + i * p.ds.position + j0 + j, m, g)
-                if p.given:
-                    for k in range(LANES):
-                        g[k] = v[SCALE * SPREAD + k] * (g[k] * v[OFFSET * SPREAD + k])
-                else:
-                    load_some(x + i * p.xs.position + j0 + j, m, z)
-                    for k in range(LANES):
-                        z[k] = ((z[k] - v[k]) - v[DELTA * SPREAD + k]) * v[SCALE * SPREAD + k]
-                        g[k] = g[k] * v[OFFSET * SPREAD + k] - v[MEAN_G * SPREAD + k]
-                        g[k] = v[SCALE * SPREAD + k] * (g[k] - z[k] * v[MEAN_GZ * SPREAD + k])
-                store_some(to + j, m, g)
+            j = 0
+            while j + LANES <= n:
+                column_backward_lanes(x + i * p.xs.position + j0 + j, dy + i * p.ds.position + j0 + j, to + j, LANES, tables + j, p.given)
+                j += LANES
+            if j < n:
+                column_backward_lanes(x + i * p.xs.position + j0 + j, dy + i * p.ds.position + j0 + j, to + j, n - j, tables + j, p.given)
             if p.streaming:
                 staged += n
                 if n != p.ys.position or staged + n > STAGE or i + 1 == stop:

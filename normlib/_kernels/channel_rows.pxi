@@ -46,15 +46,22 @@ cdef inline void group_sums(const storage* x, const Row* row, work shift, double
         s[1] += channel[1]
 
 
-cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b) noexcept nogil:
+cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b) noexcept nogil:
     cdef work t[LANES]
-    cdef Py_ssize_t i = 0, l
-    while i < n:
-        load_some(x + i, n - i, t)
-        for l in range(LANES):
-            t[l] = ((t[l] - shift) - delta) * scale + b
-        store_some(y + i, n - i, t)
+    cdef Py_ssize_t l
+    load_some(x, m, t)
+    for l in range(LANES):
+        t[l] = ((t[l] - shift) - delta) * scale + b
+    store_some(y, m, t)
+
+
+cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        run_lanes(x + i, y + i, LANES, shift, delta, scale, b)
         i += LANES
+    if i < n:
+        run_lanes(x + i, y + i, n - i, shift, delta, scale, b)
 
 
 cdef inline void run_emit(const storage* x, storage* y, Py_ssize_t n, bint streaming, work shift, work delta, work scale, work b) noexcept nogil:
@@ -84,38 +91,36 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef storage* y = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
     cdef work shift, delta, scale
     cdef double s[2]
-    cdef double mean, var, rstd
+    cdef Statistics found
     cdef Row row
     x += sample * p.xs.sample + group * p.channels * p.xs.channel
     plan_row(p, &row)
     n = count(&row)
-    shift = 0
     if p.given:
-        mean = p.mean[task]
-        rstd = p.rstd[task]
-        shift = <work>mean
+        found.shift = <work>p.mean[task]
+        found.delta = p.mean[task] - found.shift
+        found.rstd = p.rstd[task]
     else:
-        shift = group_first_mean(x, &row, shift)
+        shift = group_first_mean(x, &row, <work>0)
         group_sums(x, &row, shift, s)
-        if not trusted(s, n, p.eps, shift) and s[0] - s[0] == 0:
-            shift = <work>(shift + s[0] / n)
+        settle(s, n, p.eps, shift, &found)
+        if not trusted(s, n, p.eps, <work>0) and s[0] - s[0] == 0:
+            shift = <work>(found.shift + found.delta)
             group_sums(x, &row, shift, s)
-        mean = shift + s[0] / n
-        var = s[1] / n - (s[0] / n) * (s[0] / n)
-        rstd = 1 / sqrt(var + p.eps)
-        if not trusted(s, n, p.eps, shift):
-            wide_statistics(x, &row, True, p.eps, &mean, &var, &rstd)
-            shift = <work>mean
+            settle(s, n, p.eps, shift, &found)
+        if not trusted(s, n, p.eps, <work>0):
+            wide_statistics(x, &row, True, p.eps, &found, <work>0)
         if p.mean != NULL:
-            p.mean[task] = mean
+            p.mean[task] = found.shift + found.delta
         if p.var != NULL:
-            p.var[task] = var
+            p.var[task] = found.var
         if p.rstd != NULL:
-            p.rstd[task] = rstd
-    delta = <work>(mean - shift)
+            p.rstd[task] = found.rstd
+    shift = <work>found.shift
+    delta = <work>found.delta
     for c in range(p.channels):
         k = group * p.channels + c
-        scale = <work>rstd
+        scale = <work>found.rstd
         if w != NULL:
             scale *= w[k]
         for i in range(p.segments):
@@ -125,41 +130,59 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
         stream_fence()
 
 
+cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssize_t m, work* a, work* q,
+                                    work shift, work delta, work scale) noexcept nogil:
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef Py_ssize_t l
+    load_some(x, m, z)
+    load_some(dy, m, g)
+    for l in range(LANES):
+        a[l] += g[l]
+        z[l] = g[l] * (((z[l] - shift) - delta) * scale)
+        q[l] += z[l] if m >= LANES or l < m else 0
+
+
 cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* s, work shift, work delta, work scale) noexcept nogil:
     """s[0] += sum dy, s[1] += sum dy * z over a block"""
     cdef work a[LANES]
     cdef work q[LANES]
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef Py_ssize_t i = 0, l
+    cdef Py_ssize_t i = 0
     clear(a)
     clear(q)
-    while i < n:
-        load_some(x + i, n - i, z)
-        load_some(dy + i, n - i, g)
-        for l in range(LANES):
-            a[l] += g[l]
-            q[l] += g[l] * (((z[l] - shift) - delta) * scale) if l < n - i else 0
+    while i + LANES <= n:
+        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale)
         i += LANES
+    if i < n:
+        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, delta, scale)
     s[0] += tree(a)
     s[1] += tree(q)
 
 
-cdef inline void run_backward(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
-                              work w, work c1, work c2, bint given) noexcept nogil:
+cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work delta, work scale,
+                                    work w, work c1, work c2, bint given) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
-    cdef Py_ssize_t i = 0, l
-    while i < n:
-        load_some(x + i, n - i, z)
-        load_some(dy + i, n - i, g)
+    cdef Py_ssize_t l
+    load_some(dy, m, g)
+    if given:
         for l in range(LANES):
-            if given:
-                g[l] = scale * (g[l] * w)
-            else:
-                g[l] = scale * ((g[l] * w - c1) - (((z[l] - shift) - delta) * scale) * c2)
-        store_some(dx + i, n - i, g)
+            g[l] = scale * (g[l] * w)
+    else:
+        load_some(x, m, z)
+        for l in range(LANES):
+            g[l] = scale * ((g[l] * w - c1) - (((z[l] - shift) - delta) * scale) * c2)
+    store_some(dx, m, g)
+
+
+cdef inline void run_backward(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
+                              work w, work c1, work c2, bint given) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, given)
         i += LANES
+    if i < n:
+        run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, given)
 
 
 cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x0, const work* w) noexcept nogil:

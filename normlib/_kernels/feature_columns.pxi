@@ -2,8 +2,8 @@
 # other statistics, so the vectors run across STRIP columns. Position i of a column goes to lane i % LANES of its own
 # accumulators, so that a column gets the bits that a row of the same elements gets.
 
-cdef inline void strip_tree(const work* a, Py_ssize_t width, double* s, Py_ssize_t stride) noexcept nogil:
-    """s[j * stride] += the tree over the lanes of column j; a: LANES x STRIP"""
+cdef inline void strip_tree(const work* a, Py_ssize_t width, double* s) noexcept nogil:
+    """s[j] += the tree over the lanes of column j; a: LANES x STRIP"""
     cdef double t[16][LANES]
     cdef Py_ssize_t j, k, l, m
     for j from 0 <= j < width by LANES:
@@ -18,7 +18,7 @@ cdef inline void strip_tree(const work* a, Py_ssize_t width, double* s, Py_ssize
                 t[l][k] += t[l + 4][k]
         m = min(<Py_ssize_t>LANES, width - j)
         for k in range(m):
-            s[(j + k) * stride] += (t[0][k] + t[2][k]) + (t[1][k] + t[3][k])
+            s[j + k] += (t[0][k] + t[2][k]) + (t[1][k] + t[3][k])
 
 
 cdef inline void strip_first(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, double* total,
@@ -33,7 +33,7 @@ cdef inline void strip_first(const storage* x, Py_ssize_t position, Py_ssize_t n
                 load_some(x + (p + l) * position + j, width - j, a + l * STRIP + j)
         for l in range(m * STRIP, LANES * STRIP):
             a[l] = 0
-        strip_tree(a, width, total, 1)
+        strip_tree(a, width, total)
         p += step * BLOCK
 
 
@@ -43,35 +43,40 @@ cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
     return blocks * LANES + min(<Py_ssize_t>LANES, n - blocks * step * BLOCK)
 
 
+cdef inline void moment_lanes(const storage* x, Py_ssize_t m, const work* shift, work* a, work* b, bint centered) noexcept nogil:
+    cdef work t[LANES]
+    cdef Py_ssize_t k
+    load_some(x, m, t)
+    for k in range(LANES):
+        if centered:
+            t[k] -= shift[k]
+    if centered:
+        for k in range(LANES):
+            a[k] += t[k]
+    for k in range(LANES):
+        b[k] += t[k] * t[k]
+
+
 cdef inline void strip_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
                                bint centered, double* s, double* q) noexcept nogil:
     """s[j] += sum (x - shift[j]), q[j] += sum (x - shift[j])^2 over a block of n positions"""
     cdef work a[LANES * STRIP]
     cdef work b[LANES * STRIP]
-    cdef work t[LANES]
-    cdef work u
-    cdef work* al
-    cdef work* bl
     cdef Py_ssize_t p, j, k
     for k in range(LANES * STRIP):
         a[k] = 0
         b[k] = 0
     for p in range(n):
-        for j from 0 <= j < width by LANES:
-            load_some(x + p * position + j, width - j, t)
-            al = a + p % LANES * STRIP + j
-            bl = b + p % LANES * STRIP + j
-            if centered:
-                for k in range(LANES):
-                    u = t[k] - shift[j + k]
-                    al[k] += u
-                    bl[k] += u * u
-            else:
-                for k in range(LANES):
-                    bl[k] += t[k] * t[k]
+        k = p % LANES * STRIP
+        j = 0
+        while j + LANES <= width:
+            moment_lanes(x + p * position + j, LANES, shift + j, a + k + j, b + k + j, centered)
+            j += LANES
+        if j < width:
+            moment_lanes(x + p * position + j, width - j, shift + j, a + k + j, b + k + j, centered)
     if centered:
-        strip_tree(a, width, s, 1)
-    strip_tree(b, width, q, 1)
+        strip_tree(a, width, s)
+    strip_tree(b, width, q)
 
 
 cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
@@ -83,28 +88,38 @@ cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n,
         strip_moments(x + p * position, position, min(<Py_ssize_t>BLOCK, n - p), width, shift, centered, s, q)
 
 
+cdef inline void position_lanes(const storage* x, storage* y, Py_ssize_t m, const work* shift, const work* delta,
+                                const work* scale, work w, work b) noexcept nogil:
+    cdef work t[LANES]
+    cdef Py_ssize_t k
+    load_some(x, m, t)
+    for k in range(LANES):
+        t[k] = ((t[k] - shift[k]) - delta[k]) * scale[k] * w + b
+    store_some(y, m, t)
+
+
 cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, sample = task // strips, column = task % strips * STRIP
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column), n = p.length, i, j, k
+    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column), n = p.length, i, j
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y + sample * p.ys.sample + column
     cdef work shift[STRIP]
     cdef work delta[STRIP]
     cdef work scale[STRIP]
-    cdef work t[LANES]
-    cdef work u, wi, bi
+    cdef work wi, bi
     cdef double s[STRIP]
     cdef double q[STRIP]
     cdef double pair[2]
-    cdef double mean, var, rstd
+    cdef Statistics found
     cdef bint again = False
     cdef Row row
     x += sample * p.xs.sample + column
-    for j in range(STRIP):
-        s[j] = 0
-        shift[j] = delta[j] = scale[j] = 0
+    memset(shift, 0, sizeof(shift))
+    memset(delta, 0, sizeof(delta))
+    memset(scale, 0, sizeof(scale))
+    memset(s, 0, sizeof(s))
     if p.centered:
-        strip_first(x, p.xs.position, n, width, s, shift[0])
+        strip_first(x, p.xs.position, n, width, s, <work>0)
         for j in range(width):
             shift[j] = <work>(s[j] / sampled(n))
     strip_sums(x, p.xs.position, n, width, shift, p.centered, s, q)
@@ -112,7 +127,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         for j in range(width):
             pair[0] = s[j]
             pair[1] = q[j]
-            if not trusted(pair, n, p.eps, shift[0]) and s[j] - s[j] == 0:
+            if not trusted(pair, n, p.eps, <work>0) and s[j] - s[j] == 0:
                 shift[j] = <work>(shift[j] + s[j] / n)
                 again = True
         if again:
@@ -120,59 +135,102 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     for j in range(width):
         pair[0] = s[j]
         pair[1] = q[j]
-        mean = shift[j] + s[j] / n
-        var = q[j] / n - (s[j] / n) * (s[j] / n)
-        rstd = 1 / sqrt(var + p.eps)
-        if not trusted(pair, n, p.eps, shift[0]):
+        settle(pair, n, p.eps, shift[j], &found)
+        if not trusted(pair, n, p.eps, <work>0):
             row.channels = row.segments = 1
             row.channel = row.segment = 0
             row.length = n
             row.position = p.xs.position
-            wide_statistics(x + j, &row, p.centered, p.eps, &mean, &var, &rstd)
-            shift[j] = <work>mean
-        delta[j] = <work>(mean - shift[j])
-        scale[j] = <work>rstd
+            wide_statistics(x + j, &row, p.centered, p.eps, &found, <work>0)
+        shift[j] = <work>found.shift
+        delta[j] = <work>found.delta
+        scale[j] = <work>found.rstd
         if p.mean != NULL:
-            p.mean[sample * p.width + column + j] = mean
+            p.mean[sample * p.width + column + j] = found.shift + found.delta
         if p.rstd != NULL:
-            p.rstd[sample * p.width + column + j] = rstd
+            p.rstd[sample * p.width + column + j] = found.rstd
     for i in range(n):
         wi = w[i] if w != NULL else 1
         bi = b[i] if b != NULL else 0
-        for j from 0 <= j < width by LANES:
-            load_some(x + i * p.xs.position + j, width - j, t)
-            for k in range(LANES):
-                u = t[k]
-                if p.centered:
-                    u = (u - shift[j + k]) - delta[j + k]
-                u *= scale[j + k]
-                if w != NULL:
-                    u *= wi
-                if b != NULL:
-                    u += bi
-                t[k] = u
-            store_some(y + i * p.ys.position + j, width - j, t)
+        j = 0
+        while j + LANES <= width:
+            position_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, LANES, shift + j, delta + j, scale + j, wi, bi)
+            j += LANES
+        if j < width:
+            position_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, width - j, shift + j, delta + j, scale + j, wi, bi)
+
+
+cdef inline void gradient_columns(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
+                                  const work* scale, work w, work* a, work* b) noexcept nogil:
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef Py_ssize_t k
+    load_some(x, m, z)
+    load_some(dy, m, g)
+    for k in range(LANES):
+        g[k] *= w
+        z[k] = g[k] * (((z[k] - shift[k]) - delta[k]) * scale[k])
+    for k in range(LANES):
+        a[k] += g[k]
+    for k in range(LANES):
+        b[k] += z[k]
+
+
+cdef inline void strip_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
+                                 Py_ssize_t width, const work* w, const work* shift, const work* delta, const work* scale,
+                                 double* s, double* q) noexcept nogil:
+    """s[j] += sum g, q[j] += sum g * z over a block of n positions; w: a weight a position, or NULL"""
+    cdef work a[LANES * STRIP]
+    cdef work b[LANES * STRIP]
+    cdef Py_ssize_t p, j, k
+    cdef work wp
+    for k in range(LANES * STRIP):
+        a[k] = 0
+        b[k] = 0
+    for p in range(n):
+        wp = w[p] if w != NULL else 1
+        k = p % LANES * STRIP
+        j = 0
+        while j + LANES <= width:
+            gradient_columns(x + p * xp + j, dy + p * dp + j, LANES, shift + j, delta + j, scale + j, wp, a + k + j, b + k + j)
+            j += LANES
+        if j < width:
+            gradient_columns(x + p * xp + j, dy + p * dp + j, width - j, shift + j, delta + j, scale + j, wp, a + k + j, b + k + j)
+    strip_tree(a, width, s)
+    strip_tree(b, width, q)
+
+
+cdef inline void backward_columns(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, const work* shift,
+                                  const work* delta, const work* scale, const work* c1, const work* c2, work w,
+                                  work* sw, work* sb) noexcept nogil:
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef work t[LANES]
+    cdef Py_ssize_t k
+    load_some(x, m, z)
+    load_some(dy, m, g)
+    for k in range(LANES):
+        z[k] = ((z[k] - shift[k]) - delta[k]) * scale[k]
+        t[k] = scale[k] * ((g[k] * w - c1[k]) - z[k] * c2[k])
+    store_some(dx, m, t)
+    for k in range(LANES):
+        sw[k] += g[k] * z[k]
+        sb[k] += g[k]
 
 
 cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage* x0, const work* w) noexcept nogil:
-    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, n = p.length, i, j, k, l, m, column, sample, width, task
+    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, n = p.length, i, j, column, sample, width, task
     cdef const storage* x
     cdef const storage* dy
     cdef storage* dx
-    cdef work a[LANES * STRIP]
-    cdef work b[LANES * STRIP]
     cdef work shift[STRIP]
     cdef work delta[STRIP]
     cdef work scale[STRIP]
     cdef work c1[STRIP]
     cdef work c2[STRIP]
-    cdef work z[LANES]
-    cdef work g[LANES]
     cdef work sw[LANES]
     cdef work sb[LANES]
-    cdef work* al
-    cdef work* bl
-    cdef work u, wi
+    cdef work wi
     cdef double s[STRIP]
     cdef double q[STRIP]
     cdef double mean
@@ -192,21 +250,8 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
             delta[j] = <work>(mean - shift[j])
             scale[j] = <work>p.rstd[sample * p.width + column + j]
         for i from 0 <= i < n by BLOCK:
-            for k in range(LANES * STRIP):
-                a[k] = b[k] = 0
-            for l in range(min(<Py_ssize_t>BLOCK, n - i)):
-                wi = w[i + l] if w != NULL else 1
-                for j from 0 <= j < width by LANES:
-                    load_some(x + (i + l) * p.xs.position + j, width - j, z)
-                    load_some(dy + (i + l) * p.ds.position + j, width - j, g)
-                    al = a + l % LANES * STRIP + j
-                    bl = b + l % LANES * STRIP + j
-                    for k in range(LANES):
-                        u = g[k] * wi
-                        al[k] += u
-                        bl[k] += u * (((z[k] - shift[j + k]) - delta[j + k]) * scale[j + k])
-            strip_tree(a, width, s, 1)
-            strip_tree(b, width, q, 1)
+            strip_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
+                            min(<Py_ssize_t>BLOCK, n - i), width, w + i if w != NULL else NULL, shift, delta, scale, s, q)
         for j in range(STRIP):
             c1[j] = <work>(s[j] / n) if p.centered else 0
             c2[j] = <work>(q[j] / n)
@@ -214,16 +259,14 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
             wi = w[i] if w != NULL else 1
             clear(sw)
             clear(sb)
-            for j from 0 <= j < width by LANES:
-                m = width - j
-                load_some(x + i * p.xs.position + j, m, z)
-                load_some(dy + i * p.ds.position + j, m, g)
-                for k in range(LANES):
-                    u = ((z[k] - shift[j + k]) - delta[j + k]) * scale[j + k]
-                    sw[k] += g[k] * u
-                    sb[k] += g[k]
-                    z[k] = scale[j + k] * ((g[k] * wi - c1[j + k]) - u * c2[j + k])
-                store_some(dx + i * p.ys.position + j, m, z)
+            j = 0
+            while j + LANES <= width:
+                backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, LANES,
+                                 shift + j, delta + j, scale + j, c1 + j, c2 + j, wi, sw, sb)
+                j += LANES
+            if j < width:
+                backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, width - j,
+                                 shift + j, delta + j, scale + j, c1 + j, c2 + j, wi, sw, sb)
             if p.weight_grads:
                 p.dweight[part * n + i] += tree(sw)
                 if p.dbias != NULL:

@@ -27,59 +27,61 @@ cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work sh
         p += BLOCK
 
 
-cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, double* s, work* shift,
-                    double* mean, double* var, double* rstd) noexcept nogil:
+cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, double* s, Statistics* to, work zero) noexcept nogil:
     """The rare row that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
     cdef Row row
+    cdef work shift
     if centered and s[0] - s[0] == 0:
-        shift[0] = <work>(shift[0] + s[0] / n)
-        row_sums(x, n, True, shift[0], s)
-        if trusted(s, n, eps, shift[0]):
-            mean[0] = shift[0] + s[0] / n
-            var[0] = s[1] / n - (s[0] / n) * (s[0] / n)
-            rstd[0] = 1 / sqrt(var[0] + eps)
+        shift = <work>(to.shift + to.delta)
+        row_sums(x, n, True, shift, s)
+        settle(s, n, eps, shift, to)
+        if trusted(s, n, eps, shift):
             return
     row.channels = row.segments = row.position = 1
     row.channel = row.segment = 0
     row.length = n
-    wide_statistics(x, &row, centered, eps, mean, var, rstd)
-    shift[0] = <work>mean[0]
+    wide_statistics(x, &row, centered, eps, to, zero)
+
+
+cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m, Py_ssize_t ahead,
+                             work shift, work delta, work scale, bint centered, bint weighted, bint biased) noexcept nogil:
+    """y = ((x - shift) - delta) * scale * w + b for m <= LANES elements; `ahead`: how far in front to prefetch, or 0."""
+    cdef work t[LANES]
+    cdef work v[LANES]
+    cdef work c[LANES]
+    cdef Py_ssize_t l
+    load_some(x, m, t)
+    if weighted:
+        load_some(w, m, v)
+    if biased:
+        load_some(b, m, c)
+    if ahead:
+        prefetch(x + ahead)
+        prefetch(x + ahead + LANES // 2)
+    for l in range(LANES):
+        if centered:
+            t[l] = (t[l] - shift) - delta
+        t[l] *= scale
+        if weighted:
+            t[l] *= v[l]
+        if biased:
+            t[l] += c[l]
+    store_some(y, m, t)
 
 
 cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n, Py_ssize_t ahead,
                            work shift, work delta, work scale, bint centered, bint weighted, bint biased) noexcept nogil:
-    """y = ((x - shift) - delta) * scale * w + b; `ahead`: how far in front to prefetch, 0 for not at all."""
-    cdef work t[LANES]
-    cdef work v[LANES]
-    cdef work c[LANES]
-    cdef work u
-    cdef Py_ssize_t i = 0, l, m
-    while i < n:
-        m = n - i
-        load_some(x + i, m, t)
-        if weighted:
-            load_some(w + i, m, v)
-        if biased:
-            load_some(b + i, m, c)
-        if ahead:
-            prefetch(x + i + ahead)
-            prefetch(x + i + ahead + LANES // 2)
-        for l in range(LANES):
-            u = t[l]
-            if centered:
-                u = (u - shift) - delta
-            u *= scale
-            if weighted:
-                u *= v[l]
-            if biased:
-                u += c[l]
-            t[l] = u
-        store_some(y + i, m, t)
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        apply_lanes(x + i, y + i, w + i, b + i, LANES, ahead, shift, delta, scale, centered, weighted, biased)
         i += LANES
+    if i < n:
+        apply_lanes(x + i, y + i, w + i, b + i, n - i, ahead, shift, delta, scale, centered, weighted, biased)
 
 
 cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n, Py_ssize_t ahead,
-                        work shift, work delta, work scale, bint centered) noexcept nogil:
+                        const Statistics* found, bint centered) noexcept nogil:
+    cdef work shift = <work>found.shift, delta = <work>found.delta, scale = <work>found.rstd
     if not centered and w != NULL:
         row_apply(x, y, w, b, n, ahead, shift, delta, scale, False, True, False)
     elif not centered:
@@ -100,13 +102,9 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
 
 cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     # Several rows at a time: the statistics of one wait for a divide and a square root while the next is summed.
-    cdef work shift[8]
-    cdef work delta[8]
-    cdef work scale[8]
     cdef double s[8][2]
-    cdef double mean[8]
-    cdef double var[8]
-    cdef double rstd[8]
+    cdef Statistics found[8]
+    cdef work shift
     cdef storage stage[STAGE]
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y
@@ -114,38 +112,30 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, staged
     cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, STAGE // n))
     cdef bint packed = p.groups == 1 and p.ys.sample == n
-    cdef double d
     while r < stop:
         m = min(together, stop - r)
         for k in range(m):
-            shift[k] = 0
-            if p.centered:
-                shift[k] = first_mean(row_of(x, &p.xs, p, r + k), n, shift[k])
-            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], s[k])
+            shift = first_mean(row_of(x, &p.xs, p, r + k), n, <work>0) if p.centered else <work>0
+            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift, s[k])
+            found[k].shift = shift
         for k in range(m):
-            d = s[k][0] / n
-            mean[k] = shift[k] + d
-            var[k] = s[k][1] / n - d * d
-            rstd[k] = 1 / sqrt(var[k] + p.eps)
+            settle(s[k], n, p.eps, found[k].shift, &found[k])
         for k in range(m):
-            if not trusted(s[k], n, p.eps, shift[k]):
-                row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, s[k], &shift[k], &mean[k], &var[k], &rstd[k])
-            delta[k] = <work>(mean[k] - shift[k])
-            scale[k] = <work>rstd[k]
+            if not trusted(s[k], n, p.eps, <work>0):
+                row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, s[k], &found[k], <work>0)
             if p.mean != NULL:
-                p.mean[r + k] = mean[k]
+                p.mean[r + k] = found[k].shift + found[k].delta
             if p.rstd != NULL:
-                p.rstd[r + k] = rstd[k]
+                p.rstd[r + k] = found[k].rstd
         staged = 0
         for k in range(m):
             target = <storage*>row_of(y, &p.ys, p, r + k)
             if not p.streaming:
-                row_normalize(row_of(x, &p.xs, p, r + k), target, w, b, n, 0, shift[k], delta[k], scale[k], p.centered)
+                row_normalize(row_of(x, &p.xs, p, r + k), target, w, b, n, 0, &found[k], p.centered)
                 continue
             for i from 0 <= i < n by STAGE:
                 row_normalize(row_of(x, &p.xs, p, r + k) + i, stage + staged, w + i if w != NULL else NULL,
-                              b + i if b != NULL else NULL, min(<Py_ssize_t>STAGE, n - i), together * n,
-                              shift[k], delta[k], scale[k], p.centered)
+                              b + i if b != NULL else NULL, min(<Py_ssize_t>STAGE, n - i), together * n, &found[k], p.centered)
                 staged += min(<Py_ssize_t>STAGE, n - i)
                 if packed and k + 1 < m:
                     continue
@@ -159,76 +149,101 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
 # Backward (z = (x - mean) * rstd, g = dy * weight):
 #   dx = rstd * (g - mean(g) - z * mean(g * z)), where RMSNorm drops mean(g); dweight = sum dy * z, dbias = sum dy
 
+cdef inline void gradient_lanes(const storage* x, const storage* dy, const work* w, Py_ssize_t m, work* a, work* q,
+                                work shift, work delta, work scale, bint centered, bint weighted) noexcept nogil:
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef work v[LANES]
+    cdef Py_ssize_t l
+    load_some(x, m, z)
+    load_some(dy, m, g)
+    if weighted:
+        load_some(w, m, v)
+    for l in range(LANES):
+        if centered:
+            z[l] = (z[l] - shift) - delta
+        z[l] *= scale
+        if weighted:
+            g[l] *= v[l]
+        a[l] += g[l]
+        q[l] += g[l] * z[l] if m >= LANES or l < m else 0
+
+
 cdef inline void add_gradients(const storage* x, const storage* dy, const work* w, Py_ssize_t n, double* s,
                                work shift, work delta, work scale, bint centered, bint weighted) noexcept nogil:
     """s[0] += sum g, s[1] += sum g * z over a block"""
     cdef work a[LANES]
     cdef work q[LANES]
+    cdef Py_ssize_t i = 0
+    clear(a)
+    clear(q)
+    while i + LANES <= n:
+        gradient_lanes(x + i, dy + i, w + i, LANES, a, q, shift, delta, scale, centered, weighted)
+        i += LANES
+    if i < n:
+        gradient_lanes(x + i, dy + i, w + i, n - i, a, q, shift, delta, scale, centered, weighted)
+    s[0] += tree(a)
+    s[1] += tree(q)
+
+
+cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, work* db,
+                                Py_ssize_t m, work shift, work delta, work scale, work c1, work c2,
+                                bint centered, bint weighted, bint gradients) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work v[LANES]
-    cdef work u
-    cdef Py_ssize_t i = 0, l, m
-    clear(a)
-    clear(q)
-    while i < n:
-        m = n - i
-        load_some(x + i, m, z)
-        load_some(dy + i, m, g)
-        if weighted:
-            load_some(w + i, m, v)
+    cdef work t[LANES]
+    cdef Py_ssize_t l
+    load_some(x, m, z)
+    load_some(dy, m, g)
+    if weighted:
+        load_some(w, m, v)
+    for l in range(LANES):
+        if centered:
+            z[l] = (z[l] - shift) - delta
+        z[l] *= scale
+        t[l] = g[l] * v[l] if weighted else g[l]
+        if centered:
+            t[l] -= c1
+        t[l] = scale * (t[l] - z[l] * c2)
+    store_some(dx, m, t)
+    if gradients:
+        load_some(dw, m, t)
         for l in range(LANES):
-            if centered:
-                z[l] = ((z[l] - shift) - delta) * scale
-            else:
-                z[l] = z[l] * scale
-            u = g[l] * v[l] if weighted else g[l]
-            if l >= m:
-                u = 0
-            a[l] += u
-            q[l] += u * z[l] if l < m else 0
-        i += LANES
-    s[0] += tree(a)
-    s[1] += tree(q)
+            t[l] += g[l] * z[l]
+        store_some(dw, m, t)
+        if centered:
+            load_some(db, m, t)
+            for l in range(LANES):
+                t[l] += g[l]
+            store_some(db, m, t)
 
 
 cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, work* db, Py_ssize_t n,
                               work shift, work delta, work scale, work c1, work c2,
                               bint centered, bint weighted, bint gradients) noexcept nogil:
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef work v[LANES]
-    cdef work t[LANES]
-    cdef Py_ssize_t i = 0, l, m
-    while i < n:
-        m = n - i
-        load_some(x + i, m, z)
-        load_some(dy + i, m, g)
-        if weighted:
-            load_some(w + i, m, v)
-        for l in range(LANES):
-            if centered:
-                z[l] = ((z[l] - shift) - delta) * scale
-            else:
-                z[l] = z[l] * scale
-            t[l] = g[l] * v[l] if weighted else g[l]
-            if centered:
-                t[l] = t[l] - c1
-            t[l] = scale * (t[l] - z[l] * c2)
-        store_some(dx + i, m, t)
-        if gradients:
-            for l in range(LANES):
-                z[l] = g[l] * z[l]
-            load_some(dw + i, m, t)
-            for l in range(LANES):
-                t[l] += z[l]
-            store_some(dw + i, m, t)
-            if centered:
-                load_some(db + i, m, t)
-                for l in range(LANES):
-                    t[l] += g[l]
-                store_some(db + i, m, t)
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        backward_lanes(x + i, dy + i, dx + i, w + i, dw + i, db + i, LANES, shift, delta, scale, c1, c2, centered, weighted, gradients)
         i += LANES
+    if i < n:
+        backward_lanes(x + i, dy + i, dx + i, w + i, dw + i, db + i, n - i, shift, delta, scale, c1, c2, centered, weighted, gradients)
+
+
+cdef inline void row_pass(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, Py_ssize_t n,
+                          work shift, work delta, work scale, bint centered, bint weighted, bint gradients) noexcept nogil:
+    cdef double s[2]
+    cdef Py_ssize_t i
+    cdef work c1, c2
+    s[0] = s[1] = 0
+    for i from 0 <= i < n by BLOCK:
+        add_gradients(x + i, dy + i, w + i, min(<Py_ssize_t>BLOCK, n - i), s, shift, delta, scale, centered, weighted)
+    c1 = <work>(s[0] / n)
+    c2 = <work>(s[1] / n)
+    if gradients:
+        row_backward(x, dy, dx, w, dw, dw + n, n, shift, delta, scale, c1, c2, centered, weighted, True)
+    else:
+        row_backward(x, dy, dx, w, dw, dw, n, shift, delta, scale, c1, c2, centered, weighted, False)
 
 
 cdef void add_accumulators(const Plan* p, Py_ssize_t part, work* a, Py_ssize_t n) noexcept nogil:
@@ -249,10 +264,9 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
     cdef const storage* xr
     cdef const storage* gr
     cdef storage* yr
-    cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), i, m
+    cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups)
     cdef work* dw = <work*>p.scratch + 2 * n * part
-    cdef work shift, delta, scale, c1, c2
-    cdef double s[2]
+    cdef work shift, delta, scale
     cdef double mean
     while r < stop:
         xr = row_of(x, &p.xs, p, r)
@@ -262,13 +276,14 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
         shift = <work>mean
         delta = <work>(mean - shift)
         scale = <work>p.rstd[r]
-        s[0] = s[1] = 0
-        for i from 0 <= i < n by BLOCK:
-            m = min(<Py_ssize_t>BLOCK, n - i)
-            add_gradients(xr + i, gr + i, w + i if w != NULL else NULL, m, s, shift, delta, scale, p.centered, w != NULL)
-        c1 = <work>(s[0] / n)
-        c2 = <work>(s[1] / n)
-        row_backward(xr, gr, yr, w, dw, dw + n, n, shift, delta, scale, c1, c2, p.centered, w != NULL, p.weight_grads)
+        if p.centered and w != NULL:
+            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, True, True, p.weight_grads)
+        elif p.centered:
+            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, True, False, p.weight_grads)
+        elif w != NULL:
+            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, False, True, p.weight_grads)
+        else:
+            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, False, False, p.weight_grads)
         r += 1
         if p.weight_grads and ((r - first) % LANES == 0 or r == stop):
             add_accumulators(p, part, dw, n)

@@ -191,8 +191,20 @@ cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) n
     return 2 * d * d <= q and q < INFINITY and (q + eps >= lost)
 
 
-cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps,
-                          double* mean, double* var, double* rstd) noexcept nogil:
+cdef struct Statistics:
+    # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
+    double shift, delta, var, rstd
+
+
+cdef inline void settle(const double* s, Py_ssize_t n, double eps, double shift, Statistics* to) noexcept nogil:
+    """From the sums about `shift` (0 for RMSNorm) to the statistics."""
+    to.shift = shift
+    to.delta = s[0] / n
+    to.var = s[1] / n - to.delta * to.delta
+    to.rstd = 1 / sqrt(to.var + eps)
+
+
+cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
     """Statistics in float64, scaled by a power of two, for rows whose squares over- or underflow the working type."""
     cdef double top = 0, total = 0, d = 0, q = 0, m = 0, u, scale = 1, back = 1
     cdef Py_ssize_t sweep, c, s, i, n = count(row)
@@ -221,6 +233,7 @@ cdef void wide_statistics(const storage* x, const Row* row, bint centered, doubl
             m = total / n
     d = d / n if centered else 0
     q = q / n - d * d
-    mean[0] = (m + d) * back
-    var[0] = q * back * back
-    rstd[0] = scale / sqrt(q + eps * scale * scale)
+    to.shift = <work>((m + d) * back)
+    to.delta = (m * back - to.shift) + d * back
+    to.var = q * back * back
+    to.rstd = scale / sqrt(q + eps * scale * scale)
