@@ -33,12 +33,12 @@ class Throughput:
             if backward:
                 np.copyto(target[:half], source[half:])
 
-        repeat = 20 if size == "cache" else 1
+        repeat, rounds = (20, 9) if size == "cache" else (1, 5)
 
         def repeated(function):
             return lambda: [function() for _ in range(repeat)]
 
-        limit, ours = seconds(repeated(copy), repeated(self.call))
+        limit, ours = seconds(repeated(copy), repeated(self.call), rounds=rounds)
         return limit / ours
 
     track_share_of_copy.unit = "share"
