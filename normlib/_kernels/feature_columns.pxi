@@ -37,12 +37,6 @@ cdef inline void strip_first(const storage* x, Py_ssize_t position, Py_ssize_t n
         p += step * BLOCK
 
 
-cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
-    """How many elements of n the sample takes."""
-    cdef Py_ssize_t step = (n - 1) // (32 * BLOCK) + 1, blocks = (n - 1) // (step * BLOCK)
-    return blocks * LANES + min(<Py_ssize_t>LANES, n - blocks * step * BLOCK)
-
-
 cdef inline void moment_lanes(const storage* x, Py_ssize_t m, const work* shift, work* a, work* b, bint centered) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t k

@@ -2,18 +2,26 @@
 #   LayerNorm (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 
-cdef inline work first_mean(const storage* x, Py_ssize_t n, work zero) noexcept nogil:
-    """Mean of a sample: the first lanes of at most 32 blocks spread over the row."""
+cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
+    """How many elements of n the sample for the first mean takes: the first lanes of at most 32 blocks."""
+    cdef Py_ssize_t step = (n - 1) // (32 * BLOCK) + 1, blocks = (n - 1) // (step * BLOCK)
+    return blocks * LANES + min(<Py_ssize_t>LANES, n - blocks * step * BLOCK)
+
+
+cdef inline double sample_sum(const storage* x, Py_ssize_t n, work zero) noexcept nogil:
     cdef work t[LANES]
-    cdef Py_ssize_t step = (n - 1) // (32 * BLOCK) + 1, p = 0, m, taken = 0
+    cdef Py_ssize_t step = 1, p = 0
     cdef double total = 0
-    while p < n:
-        m = min(<Py_ssize_t>LANES, n - p)
-        load_some(x + p, m, t)
+    if n > 32 * BLOCK:
+        step = (n - 1) // (32 * BLOCK) + 1
+    while p + LANES <= n:
+        load(x + p, t)
         total += tree(t)
-        taken += m
         p += step * BLOCK
-    return <work>(total / taken)
+    if p < n:
+        load_part(x + p, n - p, t)
+        total += tree(t)
+    return total
 
 
 cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* s) noexcept nogil:
@@ -104,23 +112,34 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     # Several rows at a time: the statistics of one wait for a divide and a square root while the next is summed.
     cdef double s[8][2]
     cdef Statistics found[8]
-    cdef work shift
+    cdef double shift[8]
+    cdef double delta[8]
+    cdef double var[8]
+    cdef double rstd[8]
     cdef storage stage[STAGE]
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y
     cdef storage* target
-    cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, staged
+    cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, staged, taken = sampled(n)
     cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, STAGE // n))
     cdef bint packed = p.groups == 1 and p.ys.sample == n
+    for k in range(8):
+        s[k][0] = s[k][1] = shift[k] = 0
     while r < stop:
         m = min(together, stop - r)
+        if p.centered:
+            for k in range(m):
+                shift[k] = sample_sum(row_of(x, &p.xs, p, r + k), n, <work>0)
+            for k in range(8):
+                shift[k] = <work>(shift[k] / taken)
         for k in range(m):
-            shift = first_mean(row_of(x, &p.xs, p, r + k), n, <work>0) if p.centered else <work>0
-            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift, s[k])
-            found[k].shift = shift
+            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, <work>shift[k], s[k])
+        for k in range(8):
+            delta[k] = s[k][0] / n
+            var[k] = s[k][1] / n - delta[k] * delta[k]
+            rstd[k] = 1 / sqrt(var[k] + p.eps)
         for k in range(m):
-            settle(s[k], n, p.eps, found[k].shift, &found[k])
-        for k in range(m):
+            found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
             if not trusted(s[k], n, p.eps, <work>0):
                 row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, s[k], &found[k], <work>0)
             if p.mean != NULL:

@@ -24,6 +24,8 @@ cdef extern from "storage.h" nogil:
     void store_part_f32(float*, Py_ssize_t, const float*)
     void store_part_half(half_t*, Py_ssize_t, const float*)
     void store_part_bf16(bf16_t*, Py_ssize_t, const float*)
+    double tree_f64(const double*)
+    double tree_f32(const float*)
     void stream_copy(void*, const void*, size_t)
     void stream_fence()
     void prefetch(const void*)
@@ -109,15 +111,10 @@ cdef inline void store_some(storage* y, Py_ssize_t n, const work* t) noexcept no
 
 
 cdef inline double tree(const work* a) noexcept nogil:
-    cdef double s[16]
-    cdef Py_ssize_t l
-    for l in range(16):
-        s[l] = <double>a[l] + <double>a[l + 16]
-    for l in range(8):
-        s[l] += s[l + 8]
-    for l in range(4):
-        s[l] += s[l + 4]
-    return (s[0] + s[2]) + (s[1] + s[3])
+    if work is double:
+        return tree_f64(a)
+    else:
+        return tree_f32(a)
 
 
 cdef inline void clear(work* a) noexcept nogil:

@@ -162,6 +162,34 @@ static inline void store_part_half(half_t *y, ptrdiff_t n, const float *t)
     memcpy(y, part, (size_t)n * sizeof *y);
 }
 
+/* ---- the fixed tree over the lanes, in float64: l + (l + 16), then + 8, + 4, + 2, + 1 ---- */
+
+static inline double tree_f64(const double *a)
+{
+    double s[16];
+    for (int l = 0; l < 16; l++) s[l] = a[l] + a[l + 16];
+    for (int l = 0; l < 8; l++) s[l] += s[l + 8];
+    for (int l = 0; l < 4; l++) s[l] += s[l + 4];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+static inline double tree_f32(const float *a)
+{
+#if defined(__AVX__)
+    __m256d s[4], t;
+    __m128d u;
+    for (int l = 0; l < 4; l++)
+        s[l] = _mm256_add_pd(_mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l)), _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l + 16)));
+    t = _mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3]));
+    u = _mm_add_pd(_mm256_castpd256_pd128(t), _mm256_extractf128_pd(t, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(u, _mm_unpackhi_pd(u, u)));
+#else
+    double wide[LANES];
+    for (int l = 0; l < LANES; l++) wide[l] = a[l];
+    return tree_f64(wide);
+#endif
+}
+
 /* ---- memory ---- */
 
 static inline void prefetch(const void *p)
