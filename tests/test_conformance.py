@@ -291,6 +291,27 @@ def test_check_backend_strict_counts_a_declined_call_as_a_failure():
         normlib.backends.unregister("partial")
 
 
+def _row_by_row(x, weight, bias, axis, eps, out):
+    """Writes as it reads, and takes only what a backend is promised."""
+    arrays = [a for a in (x, out, weight, bias) if a is not None]
+    assert all(a.dtype.isnative and a.flags.aligned for a in arrays)
+    rows = [_sound("layer_norm")(a[None], weight, bias, axis, eps, b[None]) for a, b in zip(x, out, strict=True)]
+    return tuple(np.concatenate(s) for s in zip(*rows, strict=True))
+
+
+@pytest.mark.parametrize("out", OUTPUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_plugin_gets_sound_arrays(out, layout):
+    case = Case("layer_norm", (5, 6, 37), {"axis": -1}, layout=layout, out=out)
+    normlib.backends.register("row by row", SimpleNamespace(layer_norm=_row_by_row))
+    try:
+        with normlib.backends.use("row by row", strict=True):
+            if _possible(case):
+                checks.check_forward(case)
+    finally:
+        normlib.backends.unregister("row by row")
+
+
 def test_cases_cover_what_they_should():
     for op in OPS:
         found = cases(op)
