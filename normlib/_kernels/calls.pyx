@@ -394,6 +394,8 @@ def copy(cnp.ndarray dst not None, cnp.ndarray a not None, b, bint streaming, in
     """dst = a, or a + b, on contiguous arrays of float32."""
     cdef Plan p
     memset(&p, 0, sizeof(p))
+    if kernels_in_use() == NULL:
+        raise RuntimeError("copy: no compiled kernels are in use")
     for array in (dst, a) if b is None else (dst, a, b):
         if array.dtype != "float32" or not array.flags.c_contiguous or array.size != dst.size:
             raise ValueError("copy: expected contiguous float32 arrays of one size")

@@ -112,7 +112,8 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     # Several rows at a time: the statistics of one wait for a divide and a square root while the next is summed.
     cdef double s[8][2]
     cdef Statistics found[8]
-    cdef double shift[8]
+    cdef double total[8]
+    cdef work shift[8]
     cdef double delta[8]
     cdef double var[8]
     cdef double rstd[8]
@@ -124,16 +125,16 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, STAGE // n))
     cdef bint packed = p.groups == 1 and p.ys.sample == n
     for k in range(8):
-        s[k][0] = s[k][1] = shift[k] = 0
+        s[k][0] = s[k][1] = total[k] = shift[k] = 0
     while r < stop:
         m = min(together, stop - r)
         if p.centered:
             for k in range(m):
-                shift[k] = sample_sum(row_of(x, &p.xs, p, r + k), n, <work>0)
+                total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n, <work>0)
             for k in range(8):
-                shift[k] = <work>(shift[k] / taken)
+                shift[k] = <work>(total[k] / taken)
         for k in range(m):
-            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, <work>shift[k], s[k])
+            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], s[k])
         for k in range(8):
             delta[k] = s[k][0] / n
             var[k] = s[k][1] / n - delta[k] * delta[k]

@@ -12,10 +12,18 @@ cdef extern from *:
     #ifdef _OPENMP
     #include <omp.h>
     static int normlib_openmp(void) { return _OPENMP; }
+    #if defined(__clang__)
+    #define NORMLIB_RUNTIME "libomp"
+    #elif defined(__GNUC__)
+    #define NORMLIB_RUNTIME "libgomp"
+    #else
+    #define NORMLIB_RUNTIME "vcomp"
+    #endif
     #else
     static int omp_get_max_threads(void) { return 1; }
     static int omp_in_parallel(void) { return 0; }
     static int normlib_openmp(void) { return 0; }
+    #define NORMLIB_RUNTIME ""
     #endif
 
     /* libgomp hangs in the child of a process that has run a team, so a child stays serial. */
@@ -31,6 +39,7 @@ cdef extern from *:
     int omp_get_max_threads() nogil
     int omp_in_parallel() nogil
     int normlib_openmp() nogil
+    const char* NORMLIB_RUNTIME
     int normlib_forked
     void normlib_watch_forks()
 
@@ -47,8 +56,11 @@ cdef void parallel_for(Run run, Step step, const Plan* plan, Py_ssize_t tasks, i
 
 
 def openmp_runtime():
-    """The version of OpenMP that the kernels were built with, None without."""
-    return normlib_openmp() or None
+    """The OpenMP runtime that the kernels were built for and the specification's date, None without."""
+    if not normlib_openmp():
+        return None
+    date = str(normlib_openmp())
+    return f"{NORMLIB_RUNTIME.decode()} (OpenMP of {date[:4]}-{date[4:]})"
 
 
 def _cgroup_limit():

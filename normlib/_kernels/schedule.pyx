@@ -13,7 +13,7 @@ from normlib._kernels.plan cimport (
 )
 
 cdef enum:
-    THREAD_BYTES = 1 << 17      # least memory traffic that is worth one more thread
+    THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
     STREAM_BYTES = 1 << 23      # outputs from this size on go past the caches
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     TABLES = 6                  # tables a sample of channel columns
