@@ -66,9 +66,10 @@ def test_float32_parameters_of_16_bit_input(backend, op, dtype, affine):
 @each_dtype
 def test_shape(backend, op, dtype):
     for shape, options in problems(op):
-        case = Case(op, shape, options, dtype)
-        checks.check_forward(case)
-        checks.check_backward(case)
+        for layout in ("contiguous", "strided", "transposed"):
+            case = Case(op, shape, options, dtype, layout=layout)
+            checks.check_forward(case)
+            checks.check_backward(case)
 
 
 @each_op

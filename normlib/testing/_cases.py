@@ -229,6 +229,7 @@ def cases(name, *, quick=False):
     names = [dtype.name for dtype in dtypes()]
     every, typical = problems(name), problems(name, "typical")
     found = [Case(name, s, o, d) for s, o in every for d in (names[:1] if quick else names)]
+    found += [Case(name, s, o, layout=layout) for s, o in every for layout in ("strided", "transposed")]
     for shape, options in typical[:1] if quick else typical:
         base = Case(name, shape, options)
         typed = [replace(base, dtype=d) for d in names]
