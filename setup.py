@@ -1,6 +1,6 @@
 """Build of the compiled kernels. All else about the package stands in pyproject.toml.
 
-NORMLIB_REQUIRE_EXT=1   a failed build of the kernels is an error; otherwise normlib installs without them and runs on NumPy
+NORMLIB_REQUIRE_EXT=1   a failed build of the kernels is an error; otherwise normlib installs without them
 NORMLIB_OPENMP=0        build without OpenMP
 """
 
@@ -19,6 +19,7 @@ KERNELS = Path("normlib/_kernels")
 CALLS = ("parallel", "schedule", "layout", "arguments", "calls")
 GNU_FLAGS = [
     "-O3",
+    "-g0",
     "-ffp-contract=off",  # a fused multiply-add would round otherwise than a multiplication and an addition
     "-fno-math-errno",  # sqrt need not set errno: it becomes one instruction
     "-fno-trapping-math",  # no floating-point traps: both sides of a choice may be computed

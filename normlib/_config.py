@@ -43,7 +43,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
 def _text(value):
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    return {None: "none", True: "yes"}.get(value, value)
+    return "none" if value is None else "yes" if value is True else value
 
 
 def _config():

@@ -6,14 +6,13 @@ None; the call then returns NotImplemented, and the general way, which knows how
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 from normlib._kernels.layout cimport overlap, same_memory
 from normlib._kernels.parallel cimport current_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, Run
 from normlib._kernels.schedule cimport execute
 
-import numpy as np
 
 cnp.import_array()
 

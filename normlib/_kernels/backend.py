@@ -37,7 +37,7 @@ def _feature(function, arrays, statistics, axis, out):
         if arranged is not None:
             moved = [arranged(a) for a in moved]
             target = None
-        result = function(moved, [np.ascontiguousarray(s.transpose(ranks)) for s in statistics], last, target)
+        result = function(moved, [s.transpose(ranks).copy() for s in statistics], last, target)
         if result is not NotImplemented:
             if arranged is not None:
                 out.transpose(order)[...] = result[0]
@@ -88,8 +88,10 @@ def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
 
 
 def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
-    return _channel(lambda a, axis, out: calls.batch_norm_backward(*a, weight, mean, rstd, training, axis, weight_grads, out),
-                    [dy, x], channel_axis, out)[1:]
+    def run(a, axis, out):
+        return calls.batch_norm_backward(*a, weight, mean, rstd, training, axis, weight_grads, out)
+
+    return _channel(run, [dy, x], channel_axis, out)[1:]
 
 
 def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
@@ -98,8 +100,10 @@ def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
 
 
 def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
-    return _channel(lambda a, axis, out: calls.group_norm_backward(*a, num_groups, weight, mean, rstd, axis, weight_grads, out),
-                    [dy, x], channel_axis, out)[1:]
+    def run(a, axis, out):
+        return calls.group_norm_backward(*a, num_groups, weight, mean, rstd, axis, weight_grads, out)
+
+    return _channel(run, [dy, x], channel_axis, out)[1:]
 
 
 def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
@@ -110,9 +114,10 @@ def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
 
 
 def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
-    return _channel(lambda a, axis, out: calls.instance_norm_backward(*a, weight, mean, rstd, use_input_stats, axis,
-                                                                     weight_grads, out),
-                    [dy, x], channel_axis, out)[1:]
+    def run(a, axis, out):
+        return calls.instance_norm_backward(*a, weight, mean, rstd, use_input_stats, axis, weight_grads, out)
+
+    return _channel(run, [dy, x], channel_axis, out)[1:]
 
 
 def copies(op, x, axis):

@@ -201,12 +201,23 @@ cdef inline void settle(const double* s, Py_ssize_t n, double eps, double shift,
     to.rstd = 1 / sqrt(to.var + eps)
 
 
+cdef inline void add_exactly(double* s, double u) noexcept nogil:
+    """s[0] + s[1] += u, where s[1] takes what s[0] would lose (Kahan 1965)."""
+    cdef double v = u + s[1], t = s[0] + v
+    s[1] = v - (t - s[0])
+    s[0] = t
+
+
 cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
     """Statistics in float64, scaled by a power of two, for rows whose squares over- or underflow the working type."""
-    cdef double top = 0, total = 0, d = 0, q = 0, m = 0, u, scale = 1, back = 1
+    cdef double top = 0, m = 0, d, q, u, scale = 1, back = 1
+    cdef double total[2]
+    cdef double first[2]
+    cdef double second[2]
     cdef Py_ssize_t sweep, c, s, i, n = count(row)
     cdef const storage* run
     cdef int exponent = 0
+    total[0] = total[1] = first[0] = first[1] = second[0] = second[1] = 0
     for sweep in range(3):
         for c in range(row.channels):
             for s in range(row.segments):
@@ -216,20 +227,20 @@ cdef void wide_statistics(const storage* x, const Row* row, bint centered, doubl
                     if sweep == 0:
                         top = max(top, abs(u))
                     elif sweep == 1:
-                        total += u * scale
+                        add_exactly(total, u * scale)
                     else:
                         u = u * scale - m
-                        d += u
-                        q += u * u
+                        add_exactly(first, u)
+                        add_exactly(second, u * u)
         if sweep == 0 and 0 < top < INFINITY:
             frexp(top, &exponent)
             exponent = min(max(exponent, -1000), 1000)
             scale = ldexp(1, -exponent)
             back = ldexp(1, exponent)
         elif sweep == 1 and centered:
-            m = total / n
-    d = d / n if centered else 0
-    q = q / n - d * d
+            m = total[0] / n
+    d = first[0] / n if centered else 0
+    q = second[0] / n - d * d
     to.shift = <work>((m + d) * back)
     to.delta = (m * back - to.shift) + d * back
     to.var = q * back * back

@@ -1,0 +1,22 @@
+"""What a distribution may hold: the wheel no C sources and no tests, the sdist all that a build needs."""
+
+import sys
+import tarfile
+import zipfile
+
+for path in sys.argv[1:]:
+    if path.endswith(".whl"):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        wrong = [n for n in names if n.endswith((".c", ".pyx", ".o")) or n.startswith(("tests/", "build/"))]
+        needed = ["normlib/py.typed", "normlib/_kernels/calls.pyi", "normlib/examples/minilm.py"]
+    else:
+        with tarfile.open(path) as archive:
+            names = [n.partition("/")[2] for n in archive.getnames()]
+        wrong = [n for n in names if n.endswith((".c", ".o", ".so"))]
+        needed = ["setup.py", "normlib/_kernels/calls.pyx", "normlib/_kernels/lanes.pxi", "normlib/_kernels/storage.h",
+                  "normlib/_kernels/plan.pxd", "tests/conftest.py", "docs/examples/minilm.py", "CHANGELOG.md"]
+    missing = [n for n in needed if n not in names]
+    if wrong or missing:
+        sys.exit(f"{path}: unwanted {wrong}, missing {missing}")
+    print(f"{path.rpartition('/')[2]}: {len(names)} files, as they should be")
