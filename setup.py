@@ -2,6 +2,7 @@
 
 NORMLIB_REQUIRE_EXT=1   a failed build of the kernels is an error; otherwise normlib installs without them
 NORMLIB_OPENMP=0        build without OpenMP
+NORMLIB_LEVELS=v3,v4    build these ISA levels only (x86-64; all by default)
 """
 
 import os
@@ -33,7 +34,8 @@ LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march
 def levels():
     """The ISA levels to build; "baseline" is what the compiler makes without being told."""
     x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32 and sys.platform != "win32"
-    return LEVELS if x86 else {"baseline": []}
+    asked = os.environ.get("NORMLIB_LEVELS", ",".join(LEVELS)).split(",")
+    return [level for level in LEVELS if level in asked] if x86 else ["baseline"]
 
 
 def extensions():

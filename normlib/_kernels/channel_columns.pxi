@@ -10,7 +10,7 @@ cdef enum:
     MEAN_G = 4
     MEAN_GZ = 5
     TABLE = 6
-    SPREAD = 512    # columns whose tables stay in the first cache
+    SPREAD = PIECE  # columns whose tables stay in the first cache
 
 
 cdef inline work* table_of(const Plan* p, Py_ssize_t sample, int entry, work zero) noexcept nogil:
@@ -159,34 +159,27 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t m, const 
 
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """y = ((x - shift) - delta) * scale + bias; task: a sample and a block of positions."""
-    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j, staged
+    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j
     cdef Py_ssize_t stop = min(i0 + BLOCK, p.length)
     cdef storage* y = <storage*>p.y + sample * p.ys.sample
     cdef work tables[TABLE * SPREAD]
-    cdef storage stage[STAGE]
+    cdef Writer writer
     cdef storage* to
     x += sample * p.xs.sample
+    open_writer(&writer, p.streaming)
     for j0 from 0 <= j0 < p.width by SPREAD:
         n = min(<Py_ssize_t>SPREAD, p.width - j0)
         copy_tables(p, sample, j0, n, tables)
-        staged = 0
         for i in range(i0, stop):
-            to = y + i * p.ys.position + j0
-            if p.streaming:
-                to = stage + staged
+            to = place(&writer, y + i * p.ys.position + j0)
             j = 0
             while j + LANES <= n:
                 column_lanes(x + i * p.xs.position + j0 + j, to + j, LANES, tables + j)
                 j += LANES
             if j < n:
                 column_lanes(x + i * p.xs.position + j0 + j, to + j, n - j, tables + j)
-            if p.streaming:
-                staged += n
-                if n != p.ys.position or staged + n > STAGE or i + 1 == stop:
-                    stream_copy(y + i * p.ys.position + j0 + n - staged, stage, staged * sizeof(storage))
-                    staged = 0
-    if p.streaming:
-        stream_fence()
+            wrote(&writer, n * sizeof(storage))
+    close_writer(&writer)
 
 
 cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
@@ -261,32 +254,25 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
 
 cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """dx = rstd * (g - mean(g) - z * mean(g * z)); task: a sample and a block of positions."""
-    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j, staged
+    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j
     cdef Py_ssize_t stop = min(i0 + BLOCK, p.length)
     cdef storage* dx = <storage*>p.y + sample * p.ys.sample
     cdef const storage* dy = <const storage*>p.dy + sample * p.ds.sample
     cdef work tables[TABLE * SPREAD]
-    cdef storage stage[STAGE]
+    cdef Writer writer
     cdef storage* to
     x += sample * p.xs.sample
+    open_writer(&writer, p.streaming)
     for j0 from 0 <= j0 < p.width by SPREAD:
         n = min(<Py_ssize_t>SPREAD, p.width - j0)
         copy_tables(p, sample, j0, n, tables)
-        staged = 0
         for i in range(i0, stop):
-            to = dx + i * p.ys.position + j0
-            if p.streaming:
-                to = stage + staged
+            to = place(&writer, dx + i * p.ys.position + j0)
             j = 0
             while j + LANES <= n:
                 column_backward_lanes(x + i * p.xs.position + j0 + j, dy + i * p.ds.position + j0 + j, to + j, LANES, tables + j, p.given)
                 j += LANES
             if j < n:
                 column_backward_lanes(x + i * p.xs.position + j0 + j, dy + i * p.ds.position + j0 + j, to + j, n - j, tables + j, p.given)
-            if p.streaming:
-                staged += n
-                if n != p.ys.position or staged + n > STAGE or i + 1 == stop:
-                    stream_copy(dx + i * p.ys.position + j0 + n - staged, stage, staged * sizeof(storage))
-                    staged = 0
-    if p.streaming:
-        stream_fence()
+            wrote(&writer, n * sizeof(storage))
+    close_writer(&writer)

@@ -46,34 +46,32 @@ cdef inline void group_sums(const storage* x, const Row* row, work shift, double
         s[1] += channel[1]
 
 
-cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b) noexcept nogil:
+cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, bint past) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t l
     load_some(x, m, t)
     for l in range(LANES):
         t[l] = ((t[l] - shift) - delta) * scale + b
-    store_some(y, m, t)
+    if past:
+        stream(y, t)
+    else:
+        store_some(y, m, t)
 
 
-cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b) noexcept nogil:
+cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b, bint past) noexcept nogil:
     cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        run_lanes(x + i, y + i, LANES, shift, delta, scale, b)
-        i += LANES
+    if past:
+        i = to_line(y)
+        run_lanes(x, y, i, shift, delta, scale, b, False)
+        while i + LANES <= n:
+            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, True)
+            i += LANES
+    else:
+        while i + LANES <= n:
+            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, False)
+            i += LANES
     if i < n:
-        run_lanes(x + i, y + i, n - i, shift, delta, scale, b)
-
-
-cdef inline void run_emit(const storage* x, storage* y, Py_ssize_t n, bint streaming, work shift, work delta, work scale, work b) noexcept nogil:
-    cdef storage stage[STAGE]
-    cdef Py_ssize_t i, m
-    if not streaming:
-        run_apply(x, y, n, shift, delta, scale, b)
-        return
-    for i from 0 <= i < n by STAGE:
-        m = min(<Py_ssize_t>STAGE, n - i)
-        run_apply(x + i, stage, m, shift, delta, scale, b)
-        stream_copy(y + i, stage, m * sizeof(storage))
+        run_lanes(x + i, y + i, n - i, shift, delta, scale, b, False)
 
 
 cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
@@ -86,7 +84,12 @@ cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
 
 
 cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Py_ssize_t sample = task // p.groups, group = task % p.groups, c, k, i, n
+    cdef Py_ssize_t sample = task // p.groups, group = task % p.groups, c, k, i, m, n
+    cdef Py_ssize_t piece = PIECE if p.streaming else p.length
+    cdef Writer writer
+    cdef const storage* run
+    cdef storage* target
+    cdef bint past
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
     cdef work shift, delta, scale
@@ -96,10 +99,12 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     x += sample * p.xs.sample + group * p.channels * p.xs.channel
     plan_row(p, &row)
     n = count(&row)
+    open_writer(&writer, p.streaming)
+    past = is_long(&writer, p.length * sizeof(storage))
     if p.given:
-        found.shift = <work>p.mean[task]
-        found.delta = p.mean[task] - found.shift
-        found.rstd = p.rstd[task]
+        found.shift = <work>p.mean[group if p.shared else task]
+        found.delta = p.mean[group if p.shared else task] - found.shift
+        found.rstd = p.rstd[group if p.shared else task]
     else:
         shift = group_first_mean(x, &row, <work>0)
         group_sums(x, &row, shift, s)
@@ -124,10 +129,17 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
         if w != NULL:
             scale *= w[k]
         for i in range(p.segments):
-            run_emit(x + c * p.xs.channel + i * p.xs.segment, y + c * p.ys.channel + i * p.ys.segment, p.length, p.streaming,
-                     shift, delta, scale, b[k] if b != NULL else 0)
-    if p.streaming:
-        stream_fence()
+            run = x + c * p.xs.channel + i * p.xs.segment
+            target = y + c * p.ys.channel + i * p.ys.segment
+            if past:
+                run_apply(run, target, p.length, shift, delta, scale, b[k] if b != NULL else 0, True)
+                continue
+            m = 0
+            while m < p.length:
+                run_apply(run + m, place(&writer, target + m), min(piece, p.length - m), shift, delta, scale, b[k] if b != NULL else 0, False)
+                wrote(&writer, min(piece, p.length - m) * sizeof(storage))
+                m += piece
+    close_writer(&writer)
 
 
 cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssize_t m, work* a, work* q,
@@ -189,7 +201,8 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     # A part of the samples and one group: dweight and dbias are the sums that dx needs.
     cdef Py_ssize_t part = task // p.groups, group = task % p.groups, sample, c, k, i, m
     cdef Py_ssize_t n = p.segments * p.length, parameters = p.groups * p.channels
-    cdef storage stage[STAGE]
+    cdef Py_ssize_t piece = PIECE if p.streaming else p.length
+    cdef Writer writer
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
     cdef const storage* x
@@ -203,14 +216,16 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     plan_row(p, &row)
     plan_row(p, &drow)
     drow.segment = p.ds.segment
+    open_writer(&writer, p.streaming)
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
         x = x0 + sample * p.xs.sample + group * p.channels * p.xs.channel
         dy = <const storage*>p.dy + sample * p.ds.sample + group * p.channels * p.ds.channel
         dx = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
-        mean = p.mean[sample * p.groups + group]
+        k = group if p.shared else sample * p.groups + group
+        mean = p.mean[k]
         shift = <work>mean
         delta = <work>(mean - shift)
-        scale = <work>p.rstd[sample * p.groups + group]
+        scale = <work>p.rstd[k]
         total[0] = total[1] = 0
         if not p.given or p.weight_grads:
             for c in range(p.channels):
@@ -233,14 +248,11 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
         for c in range(p.channels):
             wk = w[group * p.channels + c] if w != NULL else 1
             for i in range(p.segments):
-                for m from 0 <= m < p.length by STAGE:
-                    if p.streaming:
-                        run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m, stage,
-                                     min(<Py_ssize_t>STAGE, p.length - m), shift, delta, scale, wk, c1, c2, p.given)
-                        stream_copy(dx + c * p.ys.channel + i * p.ys.segment + m, stage, min(<Py_ssize_t>STAGE, p.length - m) * sizeof(storage))
-                    else:
-                        run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m,
-                                     dx + c * p.ys.channel + i * p.ys.segment + m,
-                                     min(<Py_ssize_t>STAGE, p.length - m), shift, delta, scale, wk, c1, c2, p.given)
-    if p.streaming:
-        stream_fence()
+                m = 0
+                while m < p.length:
+                    run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m,
+                                 place(&writer, dx + c * p.ys.channel + i * p.ys.segment + m),
+                                 min(piece, p.length - m), shift, delta, scale, wk, c1, c2, p.given)
+                    wrote(&writer, min(piece, p.length - m) * sizeof(storage))
+                    m += piece
+    close_writer(&writer)

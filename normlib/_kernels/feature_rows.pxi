@@ -2,6 +2,10 @@
 #   LayerNorm (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 
+cdef enum:
+    TOGETHER = 4096     # elements of rows whose statistics are computed together
+
+
 cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
     """How many elements of n the sample for the first mean takes: the first lanes of at most 32 blocks."""
     cdef Py_ssize_t step = (n - 1) // (32 * BLOCK) + 1, blocks = (n - 1) // (step * BLOCK)
@@ -51,9 +55,9 @@ cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, d
     wide_statistics(x, &row, centered, eps, to, zero)
 
 
-cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m, Py_ssize_t ahead,
-                             work shift, work delta, work scale, bint centered, bint weighted, bint biased) noexcept nogil:
-    """y = ((x - shift) - delta) * scale * w + b for m <= LANES elements; `ahead`: how far in front to prefetch, or 0."""
+cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m,
+                             work shift, work delta, work scale, bint centered, bint weighted, bint biased, bint past) noexcept nogil:
+    """y = ((x - shift) - delta) * scale * w + b for m <= LANES elements; past: past the caches"""
     cdef work t[LANES]
     cdef work v[LANES]
     cdef work c[LANES]
@@ -63,9 +67,6 @@ cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const 
         load_some(w, m, v)
     if biased:
         load_some(b, m, c)
-    if ahead:
-        prefetch(x + ahead)
-        prefetch(x + ahead + LANES // 2)
     for l in range(LANES):
         if centered:
             t[l] = (t[l] - shift) - delta
@@ -74,32 +75,42 @@ cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const 
             t[l] *= v[l]
         if biased:
             t[l] += c[l]
-    store_some(y, m, t)
+    if past:
+        stream(y, t)
+    else:
+        store_some(y, m, t)
 
 
-cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n, Py_ssize_t ahead,
-                           work shift, work delta, work scale, bint centered, bint weighted, bint biased) noexcept nogil:
+cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
+                           work shift, work delta, work scale, bint centered, bint weighted, bint biased, bint past) noexcept nogil:
     cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        apply_lanes(x + i, y + i, w + i, b + i, LANES, ahead, shift, delta, scale, centered, weighted, biased)
-        i += LANES
+    if past:
+        i = to_line(y)
+        apply_lanes(x, y, w, b, i, shift, delta, scale, centered, weighted, biased, False)
+        while i + LANES <= n:
+            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, centered, weighted, biased, True)
+            i += LANES
+    else:
+        while i + LANES <= n:
+            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, centered, weighted, biased, False)
+            i += LANES
     if i < n:
-        apply_lanes(x + i, y + i, w + i, b + i, n - i, ahead, shift, delta, scale, centered, weighted, biased)
+        apply_lanes(x + i, y + i, w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased, False)
 
 
-cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n, Py_ssize_t ahead,
-                        const Statistics* found, bint centered) noexcept nogil:
+cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
+                        const Statistics* found, bint centered, bint past) noexcept nogil:
     cdef work shift = <work>found.shift, delta = <work>found.delta, scale = <work>found.rstd
     if not centered and w != NULL:
-        row_apply(x, y, w, b, n, ahead, shift, delta, scale, False, True, False)
+        row_apply(x, y, w, b, n, shift, delta, scale, False, True, False, past)
     elif not centered:
-        row_apply(x, y, w, b, n, ahead, shift, delta, scale, False, False, False)
+        row_apply(x, y, w, b, n, shift, delta, scale, False, False, False, past)
     elif b != NULL:
-        row_apply(x, y, w, b, n, ahead, shift, delta, scale, True, True, True)
+        row_apply(x, y, w, b, n, shift, delta, scale, True, True, True, past)
     elif w != NULL:
-        row_apply(x, y, w, b, n, ahead, shift, delta, scale, True, True, False)
+        row_apply(x, y, w, b, n, shift, delta, scale, True, True, False, past)
     else:
-        row_apply(x, y, w, b, n, ahead, shift, delta, scale, True, False, False)
+        row_apply(x, y, w, b, n, shift, delta, scale, True, False, False, past)
 
 
 cdef inline const storage* row_of(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
@@ -117,13 +128,15 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef double delta[8]
     cdef double var[8]
     cdef double rstd[8]
-    cdef storage stage[STAGE]
+    cdef Writer writer
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y
     cdef storage* target
-    cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, staged, taken = sampled(n)
-    cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, STAGE // n))
-    cdef bint packed = p.groups == 1 and p.ys.sample == n
+    cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, taken = sampled(n)
+    cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, (TOGETHER // 4 if p.streaming else TOGETHER) // n))
+    cdef bint past
+    open_writer(&writer, p.streaming)
+    past = is_long(&writer, n * sizeof(storage))
     for k in range(8):
         s[k][0] = s[k][1] = total[k] = shift[k] = 0
     while r < stop:
@@ -147,23 +160,19 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
                 p.mean[r + k] = found[k].shift + found[k].delta
             if p.rstd != NULL:
                 p.rstd[r + k] = found[k].rstd
-        staged = 0
         for k in range(m):
             target = <storage*>row_of(y, &p.ys, p, r + k)
-            if not p.streaming:
-                row_normalize(row_of(x, &p.xs, p, r + k), target, w, b, n, 0, &found[k], p.centered)
-                continue
-            for i from 0 <= i < n by STAGE:
-                row_normalize(row_of(x, &p.xs, p, r + k) + i, stage + staged, w + i if w != NULL else NULL,
-                              b + i if b != NULL else NULL, min(<Py_ssize_t>STAGE, n - i), together * n, &found[k], p.centered)
-                staged += min(<Py_ssize_t>STAGE, n - i)
-                if packed and k + 1 < m:
-                    continue
-                stream_copy(target + i + min(<Py_ssize_t>STAGE, n - i) - staged, stage, staged * sizeof(storage))
-                staged = 0
+            if not p.streaming or past:
+                row_normalize(row_of(x, &p.xs, p, r + k), target, w, b, n, &found[k], p.centered, past)
+            else:
+                i = 0
+                while i < n:
+                    row_normalize(row_of(x, &p.xs, p, r + k) + i, place(&writer, target + i), w + i if w != NULL else NULL,
+                                  b + i if b != NULL else NULL, min(<Py_ssize_t>PIECE, n - i), &found[k], p.centered, False)
+                    wrote(&writer, min(<Py_ssize_t>PIECE, n - i) * sizeof(storage))
+                    i += PIECE
         r += m
-    if p.streaming:
-        stream_fence()
+    close_writer(&writer)
 
 
 # Backward (z = (x - mean) * rstd, g = dy * weight):
@@ -251,19 +260,24 @@ cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, 
 
 
 cdef inline void row_pass(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, Py_ssize_t n,
-                          work shift, work delta, work scale, bint centered, bint weighted, bint gradients) noexcept nogil:
+                          Writer* writer, work shift, work delta, work scale, bint centered, bint weighted, bint gradients) noexcept nogil:
     cdef double s[2]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, m, piece = PIECE if writer.streaming else n
     cdef work c1, c2
     s[0] = s[1] = 0
     for i from 0 <= i < n by BLOCK:
         add_gradients(x + i, dy + i, w + i, min(<Py_ssize_t>BLOCK, n - i), s, shift, delta, scale, centered, weighted)
     c1 = <work>(s[0] / n)
     c2 = <work>(s[1] / n)
-    if gradients:
-        row_backward(x, dy, dx, w, dw, dw + n, n, shift, delta, scale, c1, c2, centered, weighted, True)
-    else:
-        row_backward(x, dy, dx, w, dw, dw, n, shift, delta, scale, c1, c2, centered, weighted, False)
+    i = 0
+    while i < n:
+        m = min(piece, n - i)
+        if gradients:
+            row_backward(x + i, dy + i, place(writer, dx + i), w + i, dw + i, dw + n + i, m, shift, delta, scale, c1, c2, centered, weighted, True)
+        else:
+            row_backward(x + i, dy + i, place(writer, dx + i), w + i, dw, dw, m, shift, delta, scale, c1, c2, centered, weighted, False)
+        wrote(writer, m * sizeof(storage))
+        i += piece
 
 
 cdef void add_accumulators(const Plan* p, Py_ssize_t part, work* a, Py_ssize_t n) noexcept nogil:
@@ -286,8 +300,10 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
     cdef storage* yr
     cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups)
     cdef work* dw = <work*>p.scratch + 2 * n * part
+    cdef Writer writer
     cdef work shift, delta, scale
     cdef double mean
+    open_writer(&writer, p.streaming)
     while r < stop:
         xr = row_of(x, &p.xs, p, r)
         gr = row_of(dy, &p.ds, p, r)
@@ -297,13 +313,14 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
         delta = <work>(mean - shift)
         scale = <work>p.rstd[r]
         if p.centered and w != NULL:
-            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, True, True, p.weight_grads)
+            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, True, True, p.weight_grads)
         elif p.centered:
-            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, True, False, p.weight_grads)
+            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, True, False, p.weight_grads)
         elif w != NULL:
-            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, False, True, p.weight_grads)
+            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, False, True, p.weight_grads)
         else:
-            row_pass(xr, gr, yr, w, dw, n, shift, delta, scale, False, False, p.weight_grads)
+            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, False, False, p.weight_grads)
         r += 1
         if p.weight_grads and ((r - first) % LANES == 0 or r == stop):
             add_accumulators(p, part, dw, n)
+    close_writer(&writer)

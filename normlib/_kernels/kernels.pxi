@@ -2,7 +2,7 @@
 
 from cpython.pycapsule cimport PyCapsule_New
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, F16, F32, F64, LANES, PARTS, SETTLED, AGAIN, LAST, STAGE, STRIP, Plan, Run, Span, Step,
+    BF16, BLOCK, F16, F32, F64, LANES, PARTS, SETTLED, AGAIN, LAST, STRIP, Plan, Run, Span, Step,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_SHIFT, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -10,6 +10,7 @@ from normlib._kernels.plan cimport (
 )
 
 include "lanes.pxi"
+include "streams.pxi"
 include "feature_rows.pxi"
 include "feature_columns.pxi"
 include "channel_rows.pxi"
@@ -29,7 +30,7 @@ cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
 
 cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
     """The least that a pass must move: y = x, or y = x + dy where two arrays are read; the limit that benchmarks use."""
-    cdef float stage[STAGE]
+    cdef Writer writer
     cdef float t[LANES]
     cdef float g[LANES]
     cdef Py_ssize_t i = task * p.batch, stop = min(i + p.batch, p.length), j, m, l
@@ -37,27 +38,29 @@ cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
     cdef const float* dy = <const float*>p.dy
     cdef float* y = <float*>p.y
     cdef float* to
-    while i < stop:
-        m = min(<Py_ssize_t>STAGE, stop - i)
-        to = y + i
-        if p.streaming:
-            to = stage
-        if dy != NULL:
-            for j from 0 <= j < m by LANES:
-                load_some(x + i + j, m - j, t)
-                load_some(dy + i + j, m - j, g)
+    open_writer(&writer, p.streaming and dy != NULL)
+    if dy == NULL and p.streaming:
+        stream_copy(y + i, x + i, (stop - i) * sizeof(float))
+        stream_fence()
+    elif dy == NULL:
+        memcpy(y + i, x + i, (stop - i) * sizeof(float))
+    else:
+        while i < stop:
+            m = min(<Py_ssize_t>PIECE, stop - i)
+            to = place(&writer, y + i)
+            j = 0
+            while j + LANES <= m:
+                load(x + i + j, t)
+                load(dy + i + j, g)
                 for l in range(LANES):
                     t[l] += g[l]
-                store_some(to + j, m - j, t)
-            if p.streaming:
-                stream_copy(y + i, stage, m * sizeof(float))
-        elif p.streaming:
-            stream_copy(y + i, x + i, m * sizeof(float))
-        else:
-            memcpy(y + i, x + i, m * sizeof(float))
-        i += m
-    if p.streaming:
-        stream_fence()
+                store(to + j, t)
+                j += LANES
+            for j in range(j, m):
+                to[j] = x[i + j] + dy[i + j]
+            wrote(&writer, m * sizeof(float))
+            i += m
+    close_writer(&writer)
 
 
 cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:

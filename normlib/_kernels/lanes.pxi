@@ -28,7 +28,7 @@ cdef extern from "storage.h" nogil:
     double tree_f32(const float*)
     void stream_copy(void*, const void*, size_t)
     void stream_fence()
-    void prefetch(const void*)
+    void stream_lines(void*, const void*, size_t)
 
 ctypedef fused storage:
     double

@@ -6,7 +6,6 @@ cdef enum:
     STRIP = 64      # neighbouring columns that one task of the columns family takes
     PARTS = 64      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
-    STAGE = 4096    # elements normalised in cache before they are streamed out
     SETTLED = 0
     AGAIN = 1
     LAST = 2
@@ -30,6 +29,7 @@ cdef struct Plan:
     Py_ssize_t itemsize
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
+    bint shared             # and all samples share them
     bint streaming
     double eps
     # feature rows:     samples x groups rows of `length` neighbouring elements

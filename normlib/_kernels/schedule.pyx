@@ -41,6 +41,11 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     else:
         size *= p.width
         p.parameters = p.width
+    if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:
+        # element-wise work alone: segment by segment, as they lie in memory
+        p.samples, p.segments = p.segments, 1
+        p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
+        p.shared = True
     total = (3 if backward else 2) * size // THREAD_BYTES
     threads = <int>max(1, min(<Py_ssize_t>threads, total))
     p.streaming = size >= STREAM_BYTES

@@ -1,5 +1,5 @@
 /* What Cython cannot say: the 16-bit storage types, loads and stores of a part of the lanes,
-   streaming stores and prefetch. Every function gives the same bits at each ISA level. */
+   streaming stores. Every function gives the same bits at each ISA level. */
 #ifndef NORMLIB_STORAGE_H
 #define NORMLIB_STORAGE_H
 #include <stddef.h>
@@ -192,12 +192,20 @@ static inline double tree_f32(const float *a)
 
 /* ---- memory ---- */
 
-static inline void prefetch(const void *p)
+/* All lanes past the caches; y on a 64-byte line. */
+static inline void stream_lines(void *y, const void *t, size_t bytes)
 {
-#if defined(__GNUC__)
-    __builtin_prefetch(p, 0, 3);
+#if defined(__AVX512F__)
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm512_stream_si512((__m512i *)((char *)y + i), _mm512_loadu_si512((const char *)t + i));
+#elif defined(__AVX__)
+    for (size_t i = 0; i < bytes; i += 32)
+        _mm256_stream_si256((__m256i *)((char *)y + i), _mm256_loadu_si256((const __m256i *)((const char *)t + i)));
+#elif defined(NORMLIB_X86)
+    for (size_t i = 0; i < bytes; i += 16)
+        _mm_stream_si128((__m128i *)((char *)y + i), _mm_loadu_si128((const __m128i *)((const char *)t + i)));
 #else
-    (void)p;
+    memcpy(y, t, bytes);
 #endif
 }
 
@@ -211,17 +219,8 @@ static inline void stream_copy(void *dst, const void *src, size_t bytes)
     if (head > bytes) head = bytes;
     memcpy(y, x, head);
     y += head, x += head, bytes -= head;
-    for (; bytes >= 64; y += 64, x += 64, bytes -= 64) {
-#if defined(__AVX512F__)
-        _mm512_stream_si512((__m512i *)y, _mm512_loadu_si512(x));
-#elif defined(__AVX__)
-        _mm256_stream_si256((__m256i *)y, _mm256_loadu_si256((const __m256i *)x));
-        _mm256_stream_si256((__m256i *)(y + 32), _mm256_loadu_si256((const __m256i *)(x + 32)));
-#else
-        for (int i = 0; i < 64; i += 16)
-            _mm_stream_si128((__m128i *)(y + i), _mm_loadu_si128((const __m128i *)(x + i)));
-#endif
-    }
+    stream_lines(y, x, bytes & ~(size_t)63);
+    y += bytes & ~(size_t)63, x += bytes & ~(size_t)63, bytes &= 63;
     memcpy(y, x, bytes);
 #else
     memcpy(dst, src, bytes);
