@@ -1,6 +1,8 @@
 """The number of threads: one place."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import SupportsIndex
 
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
 
@@ -14,15 +16,15 @@ except ModuleNotFoundError:  # nothing compiled: NumPy runs as it does
     _scoped = ContextVar("normlib_num_threads", default=0)
     _process = 1
 
-    def _get():
+    def _get() -> int:
         return _scoped.get() or _process
 
-    def _set(n):
+    def _set(n: int) -> None:
         global _process
         _process = n
 
 
-def _checked(function, n):
+def _checked(function: str, n: SupportsIndex) -> int:
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"{function}: n is {n!r}, expected a whole number of at least 1")
     n = n.__index__()
@@ -31,11 +33,16 @@ def _checked(function, n):
     return n
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """How many threads a call may use.
 
     At the start: the variable ``NORMLIB_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the processors that this
-    process may use (affinity and control group included).
+    process may use (affinity and control group included). Without the compiled kernels it starts at 1, and NumPy
+    runs as it does.
+
+    Returns
+    -------
+    int
 
     Examples
     --------
@@ -46,7 +53,7 @@ def get_num_threads():
     return _get()
 
 
-def set_num_threads(n):
+def set_num_threads(n: SupportsIndex) -> None:
     """Let calls use up to `n` threads, in the whole process. Small arrays take fewer; results are the same bits.
 
     Parameters
@@ -58,13 +65,32 @@ def set_num_threads(n):
     ------
     TypeError, ValueError
         If `n` is no whole number, or out of range.
+
+    Examples
+    --------
+    >>> import normlib
+    >>> before = normlib.get_num_threads()
+    >>> normlib.set_num_threads(2)
+    >>> normlib.get_num_threads()
+    2
+    >>> normlib.set_num_threads(before)
     """
     _set(_checked("set_num_threads", n))
 
 
 @contextmanager
-def num_threads(n):
+def num_threads(n: SupportsIndex) -> Iterator[None]:
     """Let calls in this thread or task use up to `n` threads, until the end of the ``with`` block.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no whole number, or out of range.
 
     Examples
     --------
