@@ -9,9 +9,9 @@ from importlib import import_module
 LEVELS = ("v4", "v3", "v2", "baseline")
 
 backend = None
-_level = None
-_built = []
-_reason = None
+_level: str | None = None
+_built: list[str] = []
+_reason: str | None = None
 
 
 def _load():
