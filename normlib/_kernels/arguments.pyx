@@ -167,7 +167,7 @@ cdef bint parameter(Call* call, object given, int ndim, const cnp.npy_intp* shap
     if not cnp.PyArray_IS_C_CONTIGUOUS(a) or not has_shape(a, ndim, shape):
         return False
     dtype = dtype_of(a)
-    if dtype != call.plan.dtype and not (dtype == F32 and call.plan.itemsize == 2):
+    if dtype != <int>call.plan.dtype and not (dtype == F32 and call.plan.itemsize == 2):
         return False
     to[0] = <const char*>cnp.PyArray_DATA(a)
     if dtype == F16 or dtype == BF16:

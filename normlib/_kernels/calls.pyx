@@ -400,7 +400,8 @@ def copy(cnp.ndarray dst not None, cnp.ndarray a not None, b, bint streaming, in
         if array.dtype != "float32" or not array.flags.c_contiguous or array.size != dst.size:
             raise ValueError("copy: expected contiguous float32 arrays of one size")
     p.x = <const char*>cnp.PyArray_DATA(a)
-    p.dy = NULL if b is None else <const char*>cnp.PyArray_DATA(<cnp.ndarray>b)
+    if b is not None:
+        p.dy = <const char*>cnp.PyArray_DATA(<cnp.ndarray>b)
     p.y = <char*>cnp.PyArray_DATA(dst)
     p.length = cnp.PyArray_SIZE(dst)
     p.streaming = streaming

@@ -58,20 +58,23 @@ cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shif
         store_some(y, m, t)
 
 
-cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b, bint past) noexcept nogil:
+cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b, Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
-    if past:
+    if past != NULL:
         i = to_line(y)
-        run_lanes(x, y, i, shift, delta, scale, b, False)
+        run_lanes(x, place(past, y), i, shift, delta, scale, b, False)
+        fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
             run_lanes(x + i, y + i, LANES, shift, delta, scale, b, True)
             i += LANES
+        run_lanes(x + i, place(past, y + i), n - i, shift, delta, scale, b, False)
+        wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
             run_lanes(x + i, y + i, LANES, shift, delta, scale, b, False)
             i += LANES
-    if i < n:
-        run_lanes(x + i, y + i, n - i, shift, delta, scale, b, False)
+        if i < n:
+            run_lanes(x + i, y + i, n - i, shift, delta, scale, b, False)
 
 
 cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
@@ -89,7 +92,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef Writer writer
     cdef const storage* run
     cdef storage* target
-    cdef bint past
+    cdef Writer* past = &writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
     cdef work shift, delta, scale
@@ -100,7 +103,6 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     plan_row(p, &row)
     n = count(&row)
     open_writer(&writer, p.streaming)
-    past = is_long(&writer, p.length * sizeof(storage))
     if p.given:
         found.shift = <work>p.mean[group if p.shared else task]
         found.delta = p.mean[group if p.shared else task] - found.shift
@@ -131,12 +133,12 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
         for i in range(p.segments):
             run = x + c * p.xs.channel + i * p.xs.segment
             target = y + c * p.ys.channel + i * p.ys.segment
-            if past:
-                run_apply(run, target, p.length, shift, delta, scale, b[k] if b != NULL else 0, True)
+            if not p.streaming or past != NULL:
+                run_apply(run, target, p.length, shift, delta, scale, b[k] if b != NULL else 0, past)
                 continue
             m = 0
             while m < p.length:
-                run_apply(run + m, place(&writer, target + m), min(piece, p.length - m), shift, delta, scale, b[k] if b != NULL else 0, False)
+                run_apply(run + m, place(&writer, target + m), min(piece, p.length - m), shift, delta, scale, b[k] if b != NULL else 0, NULL)
                 wrote(&writer, min(piece, p.length - m) * sizeof(storage))
                 m += piece
     close_writer(&writer)

@@ -82,24 +82,27 @@ cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const 
 
 
 cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
-                           work shift, work delta, work scale, bint centered, bint weighted, bint biased, bint past) noexcept nogil:
+                           work shift, work delta, work scale, bint centered, bint weighted, bint biased, Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
-    if past:
+    if past != NULL:
         i = to_line(y)
-        apply_lanes(x, y, w, b, i, shift, delta, scale, centered, weighted, biased, False)
+        apply_lanes(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased, False)
+        fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
             apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, centered, weighted, biased, True)
             i += LANES
+        apply_lanes(x + i, place(past, y + i), w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased, False)
+        wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
             apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, centered, weighted, biased, False)
             i += LANES
-    if i < n:
-        apply_lanes(x + i, y + i, w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased, False)
+        if i < n:
+            apply_lanes(x + i, y + i, w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased, False)
 
 
 cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
-                        const Statistics* found, bint centered, bint past) noexcept nogil:
+                        const Statistics* found, bint centered, Writer* past) noexcept nogil:
     cdef work shift = <work>found.shift, delta = <work>found.delta, scale = <work>found.rstd
     if not centered and w != NULL:
         row_apply(x, y, w, b, n, shift, delta, scale, False, True, False, past)
@@ -134,9 +137,8 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef storage* target
     cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, taken = sampled(n)
     cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, (TOGETHER // 4 if p.streaming else TOGETHER) // n))
-    cdef bint past
+    cdef Writer* past = &writer if p.streaming and n * sizeof(storage) >= LONG else NULL
     open_writer(&writer, p.streaming)
-    past = is_long(&writer, n * sizeof(storage))
     for k in range(8):
         s[k][0] = s[k][1] = total[k] = shift[k] = 0
     while r < stop:
@@ -162,13 +164,13 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
                 p.rstd[r + k] = found[k].rstd
         for k in range(m):
             target = <storage*>row_of(y, &p.ys, p, r + k)
-            if not p.streaming or past:
+            if not p.streaming or past != NULL:
                 row_normalize(row_of(x, &p.xs, p, r + k), target, w, b, n, &found[k], p.centered, past)
             else:
                 i = 0
                 while i < n:
                     row_normalize(row_of(x, &p.xs, p, r + k) + i, place(&writer, target + i), w + i if w != NULL else NULL,
-                                  b + i if b != NULL else NULL, min(<Py_ssize_t>PIECE, n - i), &found[k], p.centered, False)
+                                  b + i if b != NULL else NULL, min(<Py_ssize_t>PIECE, n - i), &found[k], p.centered, NULL)
                     wrote(&writer, min(<Py_ssize_t>PIECE, n - i) * sizeof(storage))
                     i += PIECE
         r += m

@@ -1,0 +1,76 @@
+# Streaming stores. An output that will not stay in cache is written past the caches, which saves reading the lines that
+# it overwrites. Results are staged in the first cache and leave in whole lines, while the next loads are under way.
+
+cdef enum:
+    PIECE = 256         # elements computed before the stage is looked at
+    STAGE_BYTES = 1024  # bytes staged before they leave
+    LINE = 64
+    LONG = 1024         # bytes of a run that goes past the caches lane by lane; a shorter one is staged whole
+    STAGE = 512         # float64 elements: STAGE_BYTES, a piece and a line
+
+cdef struct Writer:
+    bint streaming
+    char* to                # where the staged bytes belong
+    Py_ssize_t staged
+    double stage[STAGE]
+
+
+cdef inline void open_writer(Writer* writer, bint streaming) noexcept nogil:
+    writer.streaming = streaming
+    writer.to = NULL
+    writer.staged = 0
+
+
+cdef inline void flush(Writer* writer, bint rest) noexcept nogil:
+    """Send the whole lines, or all that is left."""
+    cdef Py_ssize_t bytes = writer.staged, kept = 0
+    if not rest:
+        kept = <Py_ssize_t>((<size_t>writer.to + bytes) % LINE)
+    stream_copy(writer.to, writer.stage, bytes - kept)
+    memcpy(writer.stage, <char*>writer.stage + bytes - kept, kept)
+    writer.to += bytes - kept
+    writer.staged = kept
+
+
+cdef inline storage* place(Writer* writer, storage* target) noexcept nogil:
+    """Where to write what belongs at `target`: at most PIECE elements, then `wrote`."""
+    if not writer.streaming:
+        return target
+    if writer.to + writer.staged != <char*>target:
+        flush(writer, True)
+        writer.to = <char*>target
+    return <storage*>(<char*>writer.stage + writer.staged)
+
+
+cdef inline void wrote(Writer* writer, Py_ssize_t bytes) noexcept nogil:
+    if writer.streaming:
+        writer.staged += bytes
+        if writer.staged >= STAGE_BYTES:
+            flush(writer, False)
+
+
+cdef inline void fill_line(Writer* writer, Py_ssize_t bytes) noexcept nogil:
+    """The staged end of one run and the `bytes` that begin the next make a line: send it, and leave the stage empty."""
+    writer.staged += bytes
+    flush(writer, True)
+
+
+cdef inline Py_ssize_t to_line(const storage* y) noexcept nogil:
+    """Elements up to the next line."""
+    return <Py_ssize_t>(-<size_t>y % LINE) // <Py_ssize_t>sizeof(storage)
+
+
+cdef inline void stream(storage* y, const work* t) noexcept nogil:
+    """All lanes past the caches; y on a line."""
+    cdef storage narrow[LANES]
+    if storage is double or storage is float:
+        stream_lines(y, t, sizeof(narrow))
+    else:
+        store(narrow, t)
+        stream_lines(y, narrow, sizeof(narrow))
+
+
+cdef inline void close_writer(Writer* writer) noexcept nogil:
+    if writer.streaming:
+        flush(writer, True)
+        stream_fence()

@@ -1,0 +1,91 @@
+"""Outputs of many megabytes go past the caches. They have the bits of the same rows computed a few at a time, which do
+not, wherever the output begins and wherever its rows begin."""
+
+import numpy as np
+import pytest
+
+import normlib
+
+BYTES = 9 << 20  # above the size from which on outputs are streamed
+DTYPES = ["float64", "float32", "float16"]
+rng = np.random.default_rng(7)
+
+
+def at_offset(shape, dtype, offset):
+    """An empty array that begins `offset` elements behind a 64-byte line."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.empty(int(np.prod(shape)) * itemsize + 128 + offset * itemsize, np.uint8)
+    start = -raw.ctypes.data % 64 + offset * itemsize
+    return raw[start : start + int(np.prod(shape)) * itemsize].view(dtype).reshape(shape)
+
+
+def filled(shape, dtype, offset=3):
+    x = at_offset(shape, dtype, offset)
+    x[...] = rng.standard_normal(shape, dtype=np.float32)
+    return x
+
+
+def assert_same_bits(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def rows_of(d, dtype):
+    return BYTES // (d * np.dtype(dtype).itemsize) + 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 7, 33, 64, 97, 256, 1000, 1024, 3001, 70001])
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_rows(d, dtype, offset):
+    x, weight, bias = filled((rows_of(d, dtype), d), dtype), filled((d,), dtype), filled((d,), dtype)
+    out = at_offset(x.shape, dtype, offset)
+    part = slice(3, 11)
+    y, mean, rstd = normlib.layer_norm(x, weight, bias, out=out, return_stats=True)
+    small = normlib.layer_norm(x[part], weight, bias, return_stats=True)
+    assert_same_bits((y[part], mean[part], rstd[part]), small)
+    assert np.array_equal(normlib.layer_norm(x.copy(), weight, bias), y)
+    assert_same_bits((normlib.rms_norm(x, weight, out=out)[-5:],), (normlib.rms_norm(x[-5:], weight),))
+    dx, *_ = normlib.layer_norm_backward(x, x, weight, mean=mean, rstd=rstd, out=out)
+    expected, *_ = normlib.layer_norm_backward(x[part], x[part], weight, mean=mean[part], rstd=rstd[part])
+    assert_same_bits((dx[part],), (expected,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("shape", [(8, 12, 49), (24, 300, 9), (40, 7, 1030)], ids=str)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_samples(shape, dtype, last, offset):
+    channels = shape[1]
+    samples = BYTES // (np.dtype(dtype).itemsize * shape[1] * shape[2]) + 1
+    axis = -1 if last else 1
+    full = (samples, shape[2], channels) if last else (samples, *shape[1:])
+    x, weight, bias = filled(full, dtype), filled((channels,), dtype), filled((channels,), dtype)
+    out = at_offset(full, dtype, offset)
+    part = slice(2, 5)
+    groups = next(g for g in (4, 3, 7) if channels % g == 0)
+    y, mean, rstd = normlib.group_norm(x, groups, weight, bias, channel_axis=axis, out=out, return_stats=True)
+    small = normlib.group_norm(x[part], groups, weight, bias, channel_axis=axis, return_stats=True)
+    assert_same_bits((y[part], mean[part], rstd[part]), small)
+    given = {"channel_axis": axis, "mean": mean, "rstd": rstd}
+    dx, *_ = normlib.group_norm_backward(x, x, groups, weight, out=out, **given)
+    given = {"channel_axis": axis, "mean": mean[part], "rstd": rstd[part]}
+    assert_same_bits((dx[part],), normlib.group_norm_backward(x[part], x[part], groups, weight, **given)[:1])
+    running = {"running_mean": np.zeros(channels), "running_var": np.ones(channels)}
+    y = normlib.batch_norm(x, weight, bias, channel_axis=axis, out=out, **running)
+    small = normlib.batch_norm(x[part], weight, bias, channel_axis=axis, **running)
+    assert_same_bits((y[part],), (small,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(70, 33, 1030), (600, 300, 9)], ids=str)
+def test_batch_norm_in_both_memory_orders(shape, dtype):
+    shape = (BYTES // (np.dtype(dtype).itemsize * shape[1] * shape[2]) + 1, *shape[1:])
+    x, dy, weight = filled(shape, dtype), filled(shape, dtype), filled(shape[1:2], dtype)
+    first = normlib.batch_norm(x, weight, training=True, return_stats=True)
+    last = np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)
+    assert_same_bits(first, normlib.batch_norm(last, weight, training=True, return_stats=True))
+    stats = {"mean": first[1], "rstd": first[2]}
+    assert_same_bits(
+        normlib.batch_norm_backward(dy, x, weight, **stats), normlib.batch_norm_backward(dy, last, weight, **stats)
+    )
