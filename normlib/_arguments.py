@@ -12,7 +12,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 _WORDS = "float64, float32, float16 or bfloat16"
 
 
-def _convert(op, name, value, dtype=None):
+def convert(op, name, value, dtype=None):
     try:
         return np.asarray(value, dtype)
     except Exception as error:
@@ -32,7 +32,7 @@ def _has_dtype(value):
 
 
 def array(op, x, name="x", ndim=1):
-    x = _convert(op, name, x)
+    x = convert(op, name, x)
     if x.dtype.name not in DTYPES:
         raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}")
     if x.ndim < ndim:
@@ -42,7 +42,7 @@ def array(op, x, name="x", ndim=1):
 
 
 def gradient(op, dy, x):
-    dy = _convert(op, "dy", dy, None if _has_dtype(dy) else x.dtype)
+    dy = convert(op, "dy", dy, None if _has_dtype(dy) else x.dtype)
     if dy.dtype.name != x.dtype.name:
         raise TypeError(f"{op}: dy has dtype {dy.dtype}, expected {x.dtype.name}, the dtype of x")
     if dy.shape != x.shape:
@@ -54,7 +54,7 @@ def parameter(op, name, value, x, shape, meaning):
     """`value` contiguous, in the dtype of x or, beside a 16-bit x, float32; None stays None."""
     if value is None:
         return None
-    value = _convert(op, name, value, None if _has_dtype(value) else x.dtype)
+    value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
     expected = (x.dtype.name, "float32") if x.dtype.itemsize == 2 else (x.dtype.name,)
     if value.dtype.name not in expected:
         words = " or ".join(expected)
@@ -66,7 +66,7 @@ def parameter(op, name, value, x, shape, meaning):
 
 def statistic(op, name, value, shape, meaning):
     """`value` as a contiguous float64 array."""
-    value = _convert(op, name, value, None if _has_dtype(value) else np.float64)
+    value = convert(op, name, value, None if _has_dtype(value) else np.float64)
     if value.dtype.name not in ("float64", "float32"):
         raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected float64 or float32")
     if value.shape != shape:
@@ -97,7 +97,7 @@ def constant(value, shape=None):
     return np.array(value if shape is None else np.broadcast_to(value, shape), order="C")
 
 
-def _integer(op, name, value, words="an integer"):
+def integer(op, name, value, words="an integer"):
     try:
         return operator.index(value)
     except TypeError:
@@ -105,7 +105,7 @@ def _integer(op, name, value, words="an integer"):
 
 
 def _axis(op, name, axis, ndim, words="an integer"):
-    index = _integer(op, name, axis, words)
+    index = integer(op, name, axis, words)
     if not -ndim <= index < ndim:
         raise ValueError(f"{op}: {name} is {index}, expected -{ndim} to {ndim - 1} for x with {ndim} axes")
     return index % ndim
@@ -128,7 +128,7 @@ def channel(op, channel_axis, ndim):
 
 
 def groups(op, num_groups, channels):
-    num_groups = _integer(op, "num_groups", num_groups)
+    num_groups = integer(op, "num_groups", num_groups)
     if num_groups < 1 or channels % num_groups:
         words = f"a divisor of the {channels} channels of x"
         raise ValueError(f"{op}: num_groups is {num_groups}, expected {words}")
@@ -140,6 +140,8 @@ def _real(op, name, value):
         raise TypeError(f"{op}: {name} is {value!r}, expected a number")
     try:
         return float(value)
+    except OverflowError:
+        return float("inf")
     except (TypeError, ValueError):
         raise TypeError(f"{op}: {name} is {value!r}, expected a number") from None
 

@@ -6,19 +6,17 @@ they are), the statistics of the last ``forward`` for one ``backward``, and whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import ops
+from . import _arguments, ops
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
-
-_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 def _positive(layer: object, name: str, value: Any) -> int:
@@ -39,10 +37,15 @@ class _Layer:
     _buffers: tuple[str, ...] = ()
     eps: float
 
-    def __init__(self, shape: tuple[int, ...], *, weight: bool, bias: bool, dtype: DTypeLike) -> None:
-        self.dtype = np.dtype(dtype)
-        if self.dtype.name not in _DTYPES:
-            raise TypeError(f"{type(self).__name__}: dtype is {self.dtype}, expected one of {', '.join(_DTYPES)}")
+    def __init__(self, shape: tuple[int, ...], eps: float, weight: bool, bias: bool, dtype: DTypeLike) -> None:
+        name, known = type(self).__name__, _arguments.DTYPES
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError as error:
+            raise TypeError(f"{name}: dtype is {dtype!r}, expected one of {', '.join(known)}") from error
+        if self.dtype.name not in known:
+            raise TypeError(f"{name}: dtype is {self.dtype}, expected one of {', '.join(known)}")
+        self.eps = _arguments.epsilon(name, eps)
         self.training = True
         self.weight: np.ndarray | None = np.ones(shape, self.dtype) if weight else None
         self.bias: np.ndarray | None = np.zeros(shape, self.dtype) if weight and bias else None
@@ -55,11 +58,11 @@ class _Layer:
 
     def forward(self, x: ArrayLike) -> np.ndarray:
         """Normalize `x`. The layer keeps a reference to `x` for :meth:`backward`: do not change it before."""
-        x = np.asarray(x)
-        self._check(x)
+        array: np.ndarray = _arguments.convert(type(self).__name__, "x", x)
+        self._check(array)
         self._saved = None
-        y, saved = self._forward(x)
-        self._saved = {"x": x, **saved}
+        y, saved = self._forward(array)
+        self._saved = {"x": array, **saved}
         return y
 
     __call__ = forward
@@ -192,14 +195,15 @@ class _Layer:
             problems.append(f"missing: {', '.join(missing)}")
         if strict and unexpected:
             problems.append(f"unexpected: {', '.join(unexpected)}")
-        arrays = {name: np.asarray(state[name]) for name in own if name in state}
+        place = f"{type(self).__name__}.load_state_dict"
+        arrays = {name: _arguments.convert(place, name, state[name]) for name in own if name in state}
         for name, array in arrays.items():
             if array.shape != own[name].shape:
                 problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
-            elif array.dtype.kind in "OSUcMm":
+            elif array.dtype.kind not in "fiub" and array.dtype.name not in _arguments.DTYPES:
                 problems.append(f"{name} has dtype {array.dtype}, expected real numbers")
         if problems:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: {'; '.join(problems)}")
+            raise ValueError(f"{place}: {'; '.join(problems)}")
         for name, array in arrays.items():
             own[name][...] = array.astype(own[name].dtype)
         return missing, unexpected
@@ -223,13 +227,13 @@ class _TrailingNorm(_Layer):
     """Normalizes over the trailing axes that `normalized_shape` names."""
 
     def __init__(self, normalized_shape: Any, eps: float, affine: bool, bias: bool, dtype: DTypeLike) -> None:
-        sizes = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+        one = not isinstance(normalized_shape, Iterable)
+        sizes = (normalized_shape,) if one else tuple(normalized_shape)
         self.normalized_shape = tuple(_positive(self, "a size in normalized_shape", size) for size in sizes)
         if not self.normalized_shape:
             raise ValueError(f"{type(self).__name__}: normalized_shape is (), expected at least one size")
-        self.eps = eps
         self.elementwise_affine = affine
-        super().__init__(self.normalized_shape, weight=affine, bias=bias, dtype=dtype)
+        super().__init__(self.normalized_shape, eps, affine, bias, dtype)
         self._axis = tuple(range(-len(self.normalized_shape), 0))
 
     def _options(self) -> dict[str, Any]:
@@ -338,11 +342,10 @@ class _ChannelNorm(_Layer):
     def __init__(
         self, channels: int, eps: float, affine: bool, bias: bool, channel_axis: int, dtype: DTypeLike
     ) -> None:
-        self.eps = eps
         self.affine = affine
-        self.channel_axis = channel_axis
+        self.channel_axis = _arguments.integer(type(self).__name__, "channel_axis", channel_axis)
         self._channels = channels
-        super().__init__((channels,), weight=affine, bias=bias, dtype=dtype)
+        super().__init__((channels,), eps, affine, bias, dtype)
 
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
@@ -376,8 +379,8 @@ class _RunningNorm(_ChannelNorm):
         dtype: DTypeLike,
     ) -> None:
         self.num_features = _positive(self, "num_features", num_features)
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"{type(self).__name__}: momentum is {momentum}, expected None or 0 to 1")
+        if momentum is not None:
+            momentum = _arguments.fraction(type(self).__name__, momentum)
         super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype)
         self.momentum = momentum
         self.track_running_stats = track_running_stats

@@ -346,6 +346,8 @@ def test_one_layer_out_of_a_checkpoint():
             r"LayerNorm.load_state_dict: weight has shape \(3,\), expected \(2,\)",
         ),
         ({"weight": np.ones(2), "bias": np.array(["a", "b"])}, "bias has dtype <U1, expected real numbers"),
+        ({"weight": np.ones(2), "bias": np.zeros(2, [("a", "f4")])}, "bias has dtype .*, expected real numbers"),
+        ({"weight": np.ones(2), "bias": [[1.0], [1.0, 2.0]]}, "load_state_dict: bias cannot be made an array"),
         ({"gamma": np.ones(1)}, "missing: weight, bias; unexpected: gamma"),
     ],
 )
@@ -390,7 +392,13 @@ def test_copy_and_pickle(build, rng):
             "RMSNorm: dtype is int32, expected one of float64",
         ),
         (lambda: normlib.BatchNorm("3"), TypeError, "BatchNorm: num_features is '3'"),
-        (lambda: normlib.BatchNorm(3, momentum=1.5), ValueError, "momentum is 1.5, expected None or 0 to 1"),
+        (lambda: normlib.BatchNorm(3, momentum=1.5), ValueError, "BatchNorm: momentum is 1.5, expected a number from"),
+        (lambda: normlib.BatchNorm(3, momentum="0.1"), TypeError, "BatchNorm: momentum is '0.1', expected a number"),
+        (lambda: normlib.LayerNorm(3, eps=-1), ValueError, "LayerNorm: eps is -1.0, expected a finite number >= 0"),
+        (lambda: normlib.RMSNorm(3, eps=None), TypeError, "RMSNorm: eps is None, expected a number"),
+        (lambda: normlib.LayerNorm(None), TypeError, "a size in normalized_shape is None, expected a positive int"),
+        (lambda: normlib.LayerNorm(3, dtype="single precision"), TypeError, "LayerNorm: dtype is 'single precision'"),
+        (lambda: normlib.GroupNorm(2, 4, channel_axis="C"), TypeError, "GroupNorm: channel_axis is 'C', expected an"),
         (
             lambda: normlib.GroupNorm(3, 4),
             ValueError,

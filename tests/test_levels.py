@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-import normlib
 from normlib import _kernels
 
 LEVELS = _kernels.info()["isa_available"]
@@ -15,7 +14,6 @@ pytestmark = pytest.mark.skipif(not LEVELS, reason="without compiled kernels the
 # A digest of every result of every op, over dtypes, shapes, layouts, parameters and outputs.
 DIGEST = """
 import hashlib
-import normlib
 from normlib.ops import OPS
 from normlib.testing import Case, cases, problems
 from normlib.testing import _checks as checks
