@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(not LEVELS, reason="without compiled kernels the
 # A digest of every result of every op, over dtypes, shapes, layouts, parameters and outputs.
 DIGEST = """
 import hashlib
+import normlib
 from normlib.ops import OPS
 from normlib.testing import Case, cases, problems
 from normlib.testing import _checks as checks
