@@ -36,7 +36,7 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t task, const storage* x
     cdef double total[STRIP]
     for j in range(STRIP):
         total[j] = 0
-    strip_first(x + sample * p.xs.sample + column, p.xs.position, p.length, width, total, <work>0)
+    strip_sample(x + sample * p.xs.sample + column, p.xs.position, p.length, width, total, <work>0)
     memcpy(sums_of(p, sample, 0) + column, total, width * sizeof(double))
 
 

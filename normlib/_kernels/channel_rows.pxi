@@ -18,16 +18,14 @@ cdef inline const storage* fetch(const storage* run, const Row* row, Py_ssize_t 
 
 
 cdef inline work group_first_mean(const storage* x, const Row* row, work zero) noexcept nogil:
-    cdef storage buffer[LANES]
-    cdef work t[LANES]
-    cdef Py_ssize_t n = row.segments * row.length, step = (n - 1) // (32 * BLOCK) + 1, c, p, m
+    cdef storage buffer[SAMPLE]
+    cdef Py_ssize_t n = row.segments * row.length, step = sample_step(n), c, p, m
     cdef double total = 0, channel
     for c in range(row.channels):
         channel = 0
         for p from 0 <= p < n by step * BLOCK:
-            m = min(<Py_ssize_t>LANES, n - p)
-            load_some(fetch(x + c * row.channel, row, p, m, buffer), m, t)
-            channel += tree(t)
+            m = min(<Py_ssize_t>SAMPLE, n - p)
+            channel += chunk_sum(fetch(x + c * row.channel, row, p, m, buffer), m)
         total += channel
     return <work>(total / (row.channels * sampled(n)))
 

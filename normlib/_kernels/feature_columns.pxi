@@ -2,72 +2,101 @@
 # other statistics, so the vectors run across STRIP columns. Position i of a column goes to lane i % LANES of its own
 # accumulators, so that a column gets the bits that a row of the same elements gets.
 
+cdef enum:
+    ROUNDS = 4
+
+
+cdef inline double quarter(const work* a) noexcept nogil:
+    """A quarter of the tree over the lanes of one column: lanes 0, 4, 8 ... from a."""
+    return (((<double>a[0] + <double>a[16 * STRIP]) + (<double>a[8 * STRIP] + <double>a[24 * STRIP]))
+            + ((<double>a[4 * STRIP] + <double>a[20 * STRIP]) + (<double>a[12 * STRIP] + <double>a[28 * STRIP])))
+
+
 cdef inline void strip_tree(const work* a, Py_ssize_t width, double* s) noexcept nogil:
     """s[j] += the tree over the lanes of column j; a: LANES x STRIP"""
-    cdef double t[16][LANES]
-    cdef Py_ssize_t j, k, l, m
+    cdef double t[LANES]
+    cdef Py_ssize_t j, k
     for j from 0 <= j < width by LANES:
-        for l in range(16):
-            for k in range(LANES):
-                t[l][k] = <double>a[l * STRIP + j + k] + <double>a[(l + 16) * STRIP + j + k]
-        for l in range(8):
-            for k in range(LANES):
-                t[l][k] += t[l + 8][k]
-        for l in range(4):
-            for k in range(LANES):
-                t[l][k] += t[l + 4][k]
-        m = min(<Py_ssize_t>LANES, width - j)
-        for k in range(m):
-            s[j + k] += (t[0][k] + t[2][k]) + (t[1][k] + t[3][k])
+        for k in range(LANES):
+            t[k] = ((quarter(a + j + k) + quarter(a + j + k + 2 * STRIP))
+                    + (quarter(a + j + k + STRIP) + quarter(a + j + k + 3 * STRIP)))
+        for k in range(min(<Py_ssize_t>LANES, width - j)):
+            s[j + k] += t[k]
 
 
-cdef inline void strip_first(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, double* total,
-                             work zero) noexcept nogil:
-    """total[j] += the sample of column j, as first_mean takes it"""
-    cdef work a[LANES * STRIP]
-    cdef Py_ssize_t step = (n - 1) // (32 * BLOCK) + 1, p = 0, l, m, j
+cdef inline void strip_sample(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, double* total,
+                              work zero) noexcept nogil:
+    """total[j] += the sample of column j, as sample_sum takes it"""
+    cdef work t[LANES]
+    cdef work u[LANES]
+    cdef double chunk[STRIP]
+    cdef Py_ssize_t step = sample_step(n), p = 0, i, j, k
     while p < n:
-        m = min(<Py_ssize_t>LANES, n - p)
-        for l in range(m):
+        memset(chunk, 0, sizeof(chunk))
+        for i in range(p, min(p + HALF, n)):
             for j from 0 <= j < width by LANES:
-                load_some(x + (p + l) * position + j, width - j, a + l * STRIP + j)
-        for l in range(m * STRIP, LANES * STRIP):
-            a[l] = 0
-        strip_tree(a, width, total)
+                load_some(x + i * position + j, width - j, t)
+                clear(u)
+                if i + HALF < n:
+                    load_some(x + (i + HALF) * position + j, width - j, u)
+                for k in range(LANES):
+                    chunk[j + k] += <double>t[k] + <double>u[k]
+        for k in range(width):
+            total[k] += chunk[k]
         p += step * BLOCK
 
 
-cdef inline void moment_lanes(const storage* x, Py_ssize_t m, const work* shift, work* a, work* b, bint centered) noexcept nogil:
+cdef inline void moment_rounds(const storage* x, Py_ssize_t stride, Py_ssize_t rounds, Py_ssize_t m, const work* shift,
+                               work* a, work* b, bint fresh, bint centered) noexcept nogil:
+    """A lane of LANES columns takes `rounds` positions, `stride` apart; fresh: it starts from zero."""
     cdef work t[LANES]
-    cdef Py_ssize_t k
-    load_some(x, m, t)
+    cdef work u[LANES]
+    cdef work v[LANES]
+    cdef Py_ssize_t r, k
+    for k in range(LANES):
+        u[k] = 0 if fresh else a[k]
+        v[k] = 0 if fresh else b[k]
+    for r in range(rounds):
+        load_some(x + r * stride, m, t)
+        for k in range(LANES):
+            if centered:
+                t[k] -= shift[k]
+                u[k] += t[k]
+            v[k] += t[k] * t[k]
     for k in range(LANES):
         if centered:
-            t[k] -= shift[k]
-    if centered:
-        for k in range(LANES):
-            a[k] += t[k]
-    for k in range(LANES):
-        b[k] += t[k] * t[k]
+            a[k] = u[k]
+        b[k] = v[k]
 
 
 cdef inline void strip_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
                                bint centered, double* s, double* q) noexcept nogil:
     """s[j] += sum (x - shift[j]), q[j] += sum (x - shift[j])^2 over a block of n positions"""
+    # Several rounds through the lanes at once, for the accumulators are in memory.
     cdef work a[LANES * STRIP]
     cdef work b[LANES * STRIP]
-    cdef Py_ssize_t p, j, k
-    for k in range(LANES * STRIP):
-        a[k] = 0
-        b[k] = 0
-    for p in range(n):
-        k = p % LANES * STRIP
-        j = 0
-        while j + LANES <= width:
-            moment_lanes(x + p * position + j, LANES, shift + j, a + k + j, b + k + j, centered)
-            j += LANES
-        if j < width:
-            moment_lanes(x + p * position + j, width - j, shift + j, a + k + j, b + k + j, centered)
+    cdef Py_ssize_t r = 0, left, lane, j, stride = LANES * position
+    cdef const storage* xl
+    while r == 0 or r * LANES < n:
+        for lane in range(LANES):
+            left = (n - lane + LANES - 1) // LANES - r
+            xl = x + (r * LANES + lane) * position
+            j = 0
+            while j + LANES <= width and left > 0:
+                if left >= ROUNDS:
+                    moment_rounds(xl + j, stride, ROUNDS, LANES, shift + j, a + lane * STRIP + j, b + lane * STRIP + j, r == 0, centered)
+                elif left == 3:
+                    moment_rounds(xl + j, stride, 3, LANES, shift + j, a + lane * STRIP + j, b + lane * STRIP + j, r == 0, centered)
+                elif left == 2:
+                    moment_rounds(xl + j, stride, 2, LANES, shift + j, a + lane * STRIP + j, b + lane * STRIP + j, r == 0, centered)
+                else:
+                    moment_rounds(xl + j, stride, 1, LANES, shift + j, a + lane * STRIP + j, b + lane * STRIP + j, r == 0, centered)
+                j += LANES
+            while j < width and (left > 0 or r == 0):
+                moment_rounds(xl + j, stride, max(<Py_ssize_t>0, min(left, <Py_ssize_t>ROUNDS)), width - j, shift + j,
+                              a + lane * STRIP + j, b + lane * STRIP + j, r == 0, centered)
+                j += LANES
+        r += ROUNDS
     if centered:
         strip_tree(a, width, s)
     strip_tree(b, width, q)
@@ -113,7 +142,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     memset(scale, 0, sizeof(scale))
     memset(s, 0, sizeof(s))
     if p.centered:
-        strip_first(x, p.xs.position, n, width, s, <work>0)
+        strip_sample(x, p.xs.position, n, width, s, <work>0)
         for j in range(width):
             shift[j] = <work>(s[j] / sampled(n))
     strip_sums(x, p.xs.position, n, width, shift, p.centered, s, q)
@@ -154,20 +183,29 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
             position_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, width - j, shift + j, delta + j, scale + j, wi, bi)
 
 
-cdef inline void gradient_columns(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
-                                  const work* scale, work w, work* a, work* b) noexcept nogil:
+cdef inline void gradient_rounds(const storage* x, const storage* dy, Py_ssize_t xs, Py_ssize_t ds, Py_ssize_t rounds,
+                                 Py_ssize_t m, const work* w, const work* shift, const work* delta, const work* scale,
+                                 work* a, work* b, bint fresh) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
-    cdef Py_ssize_t k
-    load_some(x, m, z)
-    load_some(dy, m, g)
+    cdef work u[LANES]
+    cdef work v[LANES]
+    cdef work wr
+    cdef Py_ssize_t r, k
     for k in range(LANES):
-        g[k] *= w
-        z[k] = g[k] * (((z[k] - shift[k]) - delta[k]) * scale[k])
+        u[k] = 0 if fresh else a[k]
+        v[k] = 0 if fresh else b[k]
+    for r in range(rounds):
+        load_some(x + r * xs, m, z)
+        load_some(dy + r * ds, m, g)
+        wr = w[r * LANES] if w != NULL else 1
+        for k in range(LANES):
+            g[k] *= wr
+            u[k] += g[k]
+            v[k] += g[k] * (((z[k] - shift[k]) - delta[k]) * scale[k])
     for k in range(LANES):
-        a[k] += g[k]
-    for k in range(LANES):
-        b[k] += z[k]
+        a[k] = u[k]
+        b[k] = v[k]
 
 
 cdef inline void strip_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
@@ -176,20 +214,33 @@ cdef inline void strip_gradients(const storage* x, const storage* dy, Py_ssize_t
     """s[j] += sum g, q[j] += sum g * z over a block of n positions; w: a weight a position, or NULL"""
     cdef work a[LANES * STRIP]
     cdef work b[LANES * STRIP]
-    cdef Py_ssize_t p, j, k
-    cdef work wp
-    for k in range(LANES * STRIP):
-        a[k] = 0
-        b[k] = 0
-    for p in range(n):
-        wp = w[p] if w != NULL else 1
-        k = p % LANES * STRIP
-        j = 0
-        while j + LANES <= width:
-            gradient_columns(x + p * xp + j, dy + p * dp + j, LANES, shift + j, delta + j, scale + j, wp, a + k + j, b + k + j)
-            j += LANES
-        if j < width:
-            gradient_columns(x + p * xp + j, dy + p * dp + j, width - j, shift + j, delta + j, scale + j, wp, a + k + j, b + k + j)
+    cdef Py_ssize_t r = 0, left, lane, j, k
+    cdef const work* wl
+    while r == 0 or r * LANES < n:
+        for lane in range(LANES):
+            left = (n - lane + LANES - 1) // LANES - r
+            k = r * LANES + lane
+            wl = w + k if w != NULL else NULL
+            j = 0
+            while j + LANES <= width and left > 0:
+                if left >= ROUNDS:
+                    gradient_rounds(x + k * xp + j, dy + k * dp + j, LANES * xp, LANES * dp, ROUNDS, LANES, wl, shift + j, delta + j, scale + j,
+                                    a + lane * STRIP + j, b + lane * STRIP + j, r == 0)
+                elif left == 3:
+                    gradient_rounds(x + k * xp + j, dy + k * dp + j, LANES * xp, LANES * dp, 3, LANES, wl, shift + j, delta + j, scale + j,
+                                    a + lane * STRIP + j, b + lane * STRIP + j, r == 0)
+                elif left == 2:
+                    gradient_rounds(x + k * xp + j, dy + k * dp + j, LANES * xp, LANES * dp, 2, LANES, wl, shift + j, delta + j, scale + j,
+                                    a + lane * STRIP + j, b + lane * STRIP + j, r == 0)
+                else:
+                    gradient_rounds(x + k * xp + j, dy + k * dp + j, LANES * xp, LANES * dp, 1, LANES, wl, shift + j, delta + j, scale + j,
+                                    a + lane * STRIP + j, b + lane * STRIP + j, r == 0)
+                j += LANES
+            while j < width and (left > 0 or r == 0):
+                gradient_rounds(x + k * xp + j, dy + k * dp + j, LANES * xp, LANES * dp, max(<Py_ssize_t>0, min(left, <Py_ssize_t>ROUNDS)),
+                                width - j, wl, shift + j, delta + j, scale + j, a + lane * STRIP + j, b + lane * STRIP + j, r == 0)
+                j += LANES
+        r += ROUNDS
     strip_tree(a, width, s)
     strip_tree(b, width, q)
 

@@ -4,27 +4,40 @@
 
 cdef enum:
     TOGETHER = 4096     # elements of rows whose statistics are computed together
+    SAMPLE = 16
+    HALF = 8            # of SAMPLE
+
+
+cdef inline Py_ssize_t sample_step(Py_ssize_t n) noexcept nogil:
+    """The sample for the first mean: the first SAMPLE elements of each such number of blocks, at most 32 times."""
+    return (n - 1) // (32 * BLOCK) + 1
 
 
 cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
-    """How many elements of n the sample for the first mean takes: the first lanes of at most 32 blocks."""
-    cdef Py_ssize_t step = (n - 1) // (32 * BLOCK) + 1, blocks = (n - 1) // (step * BLOCK)
-    return blocks * LANES + min(<Py_ssize_t>LANES, n - blocks * step * BLOCK)
+    """How many elements of n the sample takes."""
+    cdef Py_ssize_t step = sample_step(n), blocks = (n - 1) // (step * BLOCK)
+    return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
 
 
-cdef inline double sample_sum(const storage* x, Py_ssize_t n, work zero) noexcept nogil:
-    cdef work t[LANES]
-    cdef Py_ssize_t step = 1, p = 0
+cdef inline double chunk_sum(const storage* x, Py_ssize_t n) noexcept nogil:
+    """Sum of at most SAMPLE elements, in pairs half of SAMPLE apart."""
     cdef double total = 0
-    if n > 32 * BLOCK:
-        step = (n - 1) // (32 * BLOCK) + 1
-    while p + LANES <= n:
-        load(x + p, t)
-        total += tree(t)
+    cdef Py_ssize_t i
+    if n >= SAMPLE:
+        for i in range(HALF):
+            total += widen(x + i) + widen(x + i + HALF)
+    else:
+        for i in range(min(<Py_ssize_t>HALF, n)):
+            total += widen(x + i) + (widen(x + i + HALF) if i + HALF < n else 0)
+    return total
+
+
+cdef inline double sample_sum(const storage* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t step = sample_step(n) if n > BLOCK else 1, p = 0
+    cdef double total = 0
+    while p < n:
+        total += chunk_sum(x + p, n - p)
         p += step * BLOCK
-    if p < n:
-        load_part(x + p, n - p, t)
-        total += tree(t)
     return total
 
 
@@ -145,7 +158,7 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
         m = min(together, stop - r)
         if p.centered:
             for k in range(m):
-                total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n, <work>0)
+                total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n)
             for k in range(8):
                 shift[k] = <work>(total[k] / taken)
         for k in range(m):

@@ -181,11 +181,11 @@ cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
 
 
 cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
-    """Whether the sums of the shifted elements give the statistics: no cancellation in var = q - d^2, no overflow, and
-    no squares lost to underflow that would show beside eps. False for NaN."""
+    """Whether the sums of the shifted elements give the statistics: no cancellation in var = q - d^2 (d^2 <= 2 var), no
+    overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
     cdef double d = s[0] / n, q = s[1] / n
     cdef double lost = 1e-35 if work is float else 1e-290
-    return 2 * d * d <= q and q < INFINITY and (q + eps >= lost)
+    return 3 * d * d <= 2 * q and q < INFINITY and (q + eps >= lost)
 
 
 cdef struct Statistics:

@@ -35,12 +35,16 @@ static inline bf16_t narrow_bf16(float f)
 /* Exponent and fraction move into place and are scaled by 2^112, which also normalises subnormals. */
 static inline float widen_half(half_t h)
 {
+#if defined(__F16C__)
+    return _cvtsh_ss(h.bits);
+#else
     uint32_t magnitude = (uint32_t)(h.bits & 0x7fffu) << 13;
     uint32_t scaled = bits_of(float_of(magnitude) * float_of(0x77800000u));
     uint32_t special = magnitude | 0x7f800000u;
     uint32_t quiet = magnitude > 0x0f800000u ? 0x00400000u : 0u;
     uint32_t u = magnitude >= 0x0f800000u ? special | quiet : scaled;
     return float_of(u | (uint32_t)(h.bits & 0x8000u) << 16);
+#endif
 }
 
 /* To nearest, ties to even. Below 2^-14 the addition of 0.5 rounds to multiples of 2^-24. */
