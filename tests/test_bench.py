@@ -218,7 +218,20 @@ def test_a_peer_that_computes_something_else_is_not_timed():
     result = runner.measure(tiny("layer_norm", "rows"), {"wrong": Wrong()}, 1, TINY_BUDGET)
     assert "wrong" not in result.seconds
     assert "differs" in result.refused["wrong"]
-    assert "computed something else" in report.summary_text([result])
+    assert "1 not timed" in report.summary_text([result])
+
+
+class Failing(Wrong):
+    """A peer that cannot do this after all."""
+
+    def prepare(self, case, given):
+        raise RuntimeError("no kernel\nfor this")
+
+
+def test_a_failing_peer_does_not_end_the_run():
+    result = runner.measure(tiny("layer_norm", "rows"), {"failing": Failing()}, 1, TINY_BUDGET)
+    assert result.refused == {"failing": "RuntimeError: no kernel"}
+    assert runner.OURS in result.seconds
 
 
 PEER_MODULES = {"torch": ["torch"], "torch.compile": ["torch"], "onnxruntime": ["onnx", "onnxruntime"], "jax": ["jax"]}
@@ -240,6 +253,7 @@ def test_peers_compute_the_named_pass(name):
         tiny("instance_norm", "channels_first", affine=False),
         tiny("instance_norm", "channels_first", affine=False, backward=True),
     ]
+    extra += [Case("tiny", "group_norm", (2, 8, 15), "channels_last", backward=b, groups=4) for b in (False, True)]
     timed = 0
     for case in [*tiny_cases(), *extra]:
         result = runner.measure(case, found, 1, TINY_BUDGET)

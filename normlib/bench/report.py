@@ -225,7 +225,7 @@ def summary_text(results: list[Result]) -> str:
         ]
     refused = [(name, result.case.name, why) for result in results for name, why in result.refused.items()]
     if refused:
-        text += ["", f"{len(refused)} not timed, since the peer computed something else:"]
+        text += ["", f"{len(refused)} not timed, since the peer failed or computed something else:"]
         text += [f"  {name}: {case}: {why}" for name, case, why in refused[:10]]
     return "\n".join(text)
 

@@ -172,6 +172,8 @@ def _batch_norm(case: Case, given: dict) -> tuple[list, Any]:
 
 def _group_norm(case: Case, given: dict) -> tuple[list, Any]:
     moved, back = _channels_second(case)
+    if case.layout == "channels_last" and len(case.shape) == 3:  # taken as an image of one row
+        moved, back = (lambda t: t.movedim(-1, 1).unsqueeze(2)), (lambda t: t.squeeze(2).movedim(1, -1))
     x, weight, bias = moved(given["x"]), given["weight"], given["bias"]
     sizes = (x.shape[0], x.shape[1], x[0, 0].numel(), case.groups)
     if not case.backward:
