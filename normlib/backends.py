@@ -406,6 +406,11 @@ def which(
         The name, with an attribute ``copies``: whether `x` in its layout is copied to another one first.
         False where no `x` is given.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such operation, or it does not take `x`, the dtype or `axis`.
+
     Examples
     --------
     >>> import normlib
@@ -430,8 +435,8 @@ def which(
         choice = Choice(_taken.get())
     copies = getattr(_registry.get(choice), "copies", None)
     if x is not None and copies is not None:
-        axes = tuple(sorted(i % sample.ndim for i in (axis if isinstance(axis, tuple) else (axis,))))
-        choice.copies = bool(copies(op, sample, axes if norm.kind == "feature" else axes[0]))
+        canonical = norm.reduced_axes(sample.ndim, axis) if norm.kind == "feature" else axis % sample.ndim
+        choice.copies = bool(copies(op, sample, canonical))
     return choice
 
 

@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(bench(argv[1:]) or 0)
     args = _parser().parse_args(argv)
     try:
+        normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND
+    except (ImportError, ValueError) as error:
+        print(f"normlib: {error}", file=sys.stderr)
+        return 2
+    try:
         return args.run(args)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

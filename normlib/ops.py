@@ -683,7 +683,7 @@ class Op:
         A group norm also takes them over the channels of a group.
         """
         if self.kind == "feature":
-            return tuple(sorted(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))))
+            return tuple(sorted(a % ndim for a in (axis if isinstance(axis, (tuple, list)) else (axis,))))
         kept = {axis % ndim}
         if self.per_sample:
             kept.add(0 if axis % ndim else 1)

@@ -195,7 +195,10 @@ class TestFallingToTheNext:
         with backends.use("copying"):
             assert backends.which("layer_norm").copies is False
             assert backends.which("layer_norm", x=X).copies is False
-            assert backends.which("layer_norm", x=X[:, ::2]).copies is True
+            for axis in (None, 2, -1, (2,), [-1]):
+                assert backends.which("layer_norm", x=X[:, ::2], axis=axis).copies is True
+            with pytest.raises(ValueError, match="axis is 3, expected"):
+                backends.which("layer_norm", x=X, axis=3)
 
     @pytest.mark.parametrize("op", backends.OPERATIONS)
     @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])

@@ -40,6 +40,13 @@ def test_info_in_a_process_of_its_own_obeys_the_environment():
     assert values["threads"] == "1"
 
 
+def test_a_backend_that_does_not_exist_is_one_line():
+    status, out, err = command("info", NORMLIB_BACKEND="nobody")
+    assert (status, out) == (2, "")
+    assert err.startswith("normlib: NORMLIB_BACKEND: there is no backend 'nobody', only ")
+    assert err.count("\n") == 1
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["--version"])
