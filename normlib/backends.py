@@ -435,8 +435,8 @@ def which(
         choice = Choice(_taken.get())
     copies = getattr(_registry.get(choice), "copies", None)
     if x is not None and copies is not None:
-        canonical = norm.reduced_axes(sample.ndim, axis) if norm.kind == "feature" else axis % sample.ndim
-        choice.copies = bool(copies(op, sample, canonical))
+        axes = sorted(i % sample.ndim for i in (axis if isinstance(axis, (tuple, list)) else (axis,)))
+        choice.copies = bool(copies(op, sample, tuple(axes) if norm.kind == "feature" else axes[0]))
     return choice
 
 
