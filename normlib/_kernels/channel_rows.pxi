@@ -5,7 +5,11 @@
 
 cdef inline const storage* fetch(const storage* run, const Row* row, Py_ssize_t p, Py_ssize_t n, storage* buffer) noexcept nogil:
     """Elements p to p + n of a channel, side by side: where they lie, or gathered from several segments."""
-    cdef Py_ssize_t segment = p // row.length, offset = p % row.length, m, taken = 0
+    cdef Py_ssize_t segment, offset, m, taken = 0
+    if row.segments == 1:
+        return run + p
+    segment = p // row.length
+    offset = p % row.length
     if offset + n <= row.length:
         return run + segment * row.segment + offset
     while taken < n:
@@ -17,7 +21,7 @@ cdef inline const storage* fetch(const storage* run, const Row* row, Py_ssize_t 
     return buffer
 
 
-cdef inline work group_first_mean(const storage* x, const Row* row, work zero) noexcept nogil:
+cdef inline double group_sample(const storage* x, const Row* row) noexcept nogil:
     cdef storage buffer[SAMPLE]
     cdef Py_ssize_t n = row.segments * row.length, step = sample_step(n), c, p, m
     cdef double total = 0, channel
@@ -27,7 +31,7 @@ cdef inline work group_first_mean(const storage* x, const Row* row, work zero) n
             m = min(<Py_ssize_t>SAMPLE, n - p)
             channel += chunk_sum(fetch(x + c * row.channel, row, p, m, buffer), m)
         total += channel
-    return <work>(total / (row.channels * sampled(n)))
+    return total
 
 
 cdef inline void group_sums(const storage* x, const Row* row, work shift, double* s) noexcept nogil:
@@ -84,61 +88,90 @@ cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
     row.position = 1
 
 
-cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Py_ssize_t sample = task // p.groups, group = task % p.groups, c, k, i, m, n
-    cdef Py_ssize_t piece = PIECE if p.streaming else p.length
-    cdef Writer writer
+cdef void group_again(const storage* x, const Row* row, double eps, double* s, Statistics* to, work zero) noexcept nogil:
+    """As row_again."""
+    cdef work shift
+    cdef Py_ssize_t n = count(row)
+    if s[0] - s[0] == 0:
+        shift = <work>(to.shift + to.delta)
+        group_sums(x, row, shift, s)
+        settle(s, n, eps, shift, to)
+        if trusted(s, n, eps, shift):
+            return
+    wide_statistics(x, row, True, eps, to, zero)
+
+
+cdef inline storage* group_of(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
+    return <storage*>x + r // p.groups * span.sample + r % p.groups * p.channels * span.channel
+
+
+cdef void group_normalize(const Plan* p, const storage* x, storage* y, Py_ssize_t group, const Statistics* found, const work* w,
+                          Writer* writer) noexcept nogil:
+    cdef const work* b = <const work*>p.bias
     cdef const storage* run
     cdef storage* target
-    cdef Writer* past = &writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
-    cdef const work* b = <const work*>p.bias
-    cdef storage* y = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
-    cdef work shift, delta, scale
-    cdef double s[2]
-    cdef Statistics found
-    cdef Row row
-    x += sample * p.xs.sample + group * p.channels * p.xs.channel
-    plan_row(p, &row)
-    n = count(&row)
-    open_writer(&writer, p.streaming)
-    if p.given:
-        found.shift = <work>p.mean[group if p.shared else task]
-        found.delta = p.mean[group if p.shared else task] - found.shift
-        found.rstd = p.rstd[group if p.shared else task]
-    else:
-        shift = group_first_mean(x, &row, <work>0)
-        group_sums(x, &row, shift, s)
-        settle(s, n, p.eps, shift, &found)
-        if not trusted(s, n, p.eps, <work>0) and s[0] - s[0] == 0:
-            shift = <work>(found.shift + found.delta)
-            group_sums(x, &row, shift, s)
-            settle(s, n, p.eps, shift, &found)
-        if not trusted(s, n, p.eps, <work>0):
-            wide_statistics(x, &row, True, p.eps, &found, <work>0)
-        if p.mean != NULL:
-            p.mean[task] = found.shift + found.delta
-        if p.var != NULL:
-            p.var[task] = found.var
-        if p.rstd != NULL:
-            p.rstd[task] = found.rstd
-    shift = <work>found.shift
-    delta = <work>found.delta
-    for c in range(p.channels):
-        k = group * p.channels + c
+    cdef Py_ssize_t piece = PIECE if p.streaming else p.length, k, i, m
+    cdef Writer* past = writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
+    cdef work shift = <work>found.shift, delta = <work>found.delta, scale
+    for k in range(group * p.channels, (group + 1) * p.channels):
         scale = <work>found.rstd
         if w != NULL:
             scale *= w[k]
         for i in range(p.segments):
-            run = x + c * p.xs.channel + i * p.xs.segment
-            target = y + c * p.ys.channel + i * p.ys.segment
+            run = x + (k - group * p.channels) * p.xs.channel + i * p.xs.segment
+            target = y + (k - group * p.channels) * p.ys.channel + i * p.ys.segment
             if not p.streaming or past != NULL:
                 run_apply(run, target, p.length, shift, delta, scale, b[k] if b != NULL else 0, past)
                 continue
             m = 0
             while m < p.length:
-                run_apply(run + m, place(&writer, target + m), min(piece, p.length - m), shift, delta, scale, b[k] if b != NULL else 0, NULL)
-                wrote(&writer, min(piece, p.length - m) * sizeof(storage))
+                run_apply(run + m, place(writer, target + m), min(piece, p.length - m), shift, delta, scale, b[k] if b != NULL else 0, NULL)
+                wrote(writer, min(piece, p.length - m) * sizeof(storage))
                 m += piece
+
+
+cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), k, m, n, most
+    cdef double s[TOGETHER][2]
+    cdef double total[TOGETHER]
+    cdef work shift[TOGETHER]
+    cdef Statistics found[TOGETHER]
+    cdef Writer writer
+    cdef Row row
+    plan_row(p, &row)
+    n = count(&row)
+    most = together(n, p.streaming)
+    open_writer(&writer, p.streaming)
+    for k in range(TOGETHER):
+        s[k][0] = s[k][1] = total[k] = shift[k] = 0
+    while r < stop:
+        m = min(most, stop - r)
+        if p.given:
+            for k in range(m):
+                found[k].shift = <work>p.mean[(r + k) % p.groups if p.shared else r + k]
+                found[k].delta = p.mean[(r + k) % p.groups if p.shared else r + k] - found[k].shift
+                found[k].rstd = p.rstd[(r + k) % p.groups if p.shared else r + k]
+        else:
+            for k in range(m):
+                total[k] = group_sample(group_of(x, &p.xs, p, r + k), &row)
+            for k in range(TOGETHER):
+                shift[k] = <work>(total[k] / (row.channels * sampled(row.segments * row.length)))
+            for k in range(m):
+                group_sums(group_of(x, &p.xs, p, r + k), &row, shift[k], s[k])
+            settle_rows(s, shift, n, p.eps, found)
+            for k in range(m):
+                if not trusted(s[k], n, p.eps, <work>0):
+                    group_again(group_of(x, &p.xs, p, r + k), &row, p.eps, s[k], &found[k], <work>0)
+                if p.mean != NULL:
+                    p.mean[r + k] = found[k].shift + found[k].delta
+                if p.var != NULL:
+                    p.var[r + k] = found[k].var
+                if p.rstd != NULL:
+                    p.rstd[r + k] = found[k].rstd
+        for k in range(m):
+            group_normalize(p, group_of(x, &p.xs, p, r + k), group_of(<storage*>p.y, &p.ys, p, r + k), (r + k) % p.groups,
+                            &found[k], w, &writer)
+        r += m
     close_writer(&writer)
 
 

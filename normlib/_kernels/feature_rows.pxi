@@ -3,7 +3,6 @@
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 
 cdef enum:
-    TOGETHER = 4096     # elements of rows whose statistics are computed together
     SAMPLE = 16
     HALF = 8            # of SAMPLE
 
@@ -137,38 +136,31 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
 
 cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     # Several rows at a time: the statistics of one wait for a divide and a square root while the next is summed.
-    cdef double s[8][2]
-    cdef Statistics found[8]
-    cdef double total[8]
-    cdef work shift[8]
-    cdef double delta[8]
-    cdef double var[8]
-    cdef double rstd[8]
+    cdef double s[TOGETHER][2]
+    cdef double total[TOGETHER]
+    cdef work shift[TOGETHER]
+    cdef Statistics found[TOGETHER]
     cdef Writer writer
     cdef const work* b = <const work*>p.bias
     cdef storage* y = <storage*>p.y
     cdef storage* target
     cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, taken = sampled(n)
-    cdef Py_ssize_t stop = min(r + p.batch, rows), together = max(<Py_ssize_t>1, min(<Py_ssize_t>8, (TOGETHER // 4 if p.streaming else TOGETHER) // n))
+    cdef Py_ssize_t stop = min(r + p.batch, rows), most = together(n, p.streaming)
     cdef Writer* past = &writer if p.streaming and n * sizeof(storage) >= LONG else NULL
     open_writer(&writer, p.streaming)
-    for k in range(8):
+    for k in range(TOGETHER):
         s[k][0] = s[k][1] = total[k] = shift[k] = 0
     while r < stop:
-        m = min(together, stop - r)
+        m = min(most, stop - r)
         if p.centered:
             for k in range(m):
                 total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n)
-            for k in range(8):
+            for k in range(TOGETHER):
                 shift[k] = <work>(total[k] / taken)
         for k in range(m):
             row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], s[k])
-        for k in range(8):
-            delta[k] = s[k][0] / n
-            var[k] = s[k][1] / n - delta[k] * delta[k]
-            rstd[k] = 1 / sqrt(var[k] + p.eps)
+        settle_rows(s, shift, n, p.eps, found)
         for k in range(m):
-            found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
             if not trusted(s[k], n, p.eps, <work>0):
                 row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, s[k], &found[k], <work>0)
             if p.mean != NULL:

@@ -171,9 +171,18 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* s, work shi
 
 # ---- from sums to statistics ----
 
+cdef enum:
+    TOGETHER = 8                # short rows whose statistics are computed together
+    TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
+
 cdef struct Row:
     # Where the elements of one statistic lie: `channels` runs of `segments` x `length` elements, strides in elements.
     Py_ssize_t channels, channel, segments, segment, length, position
+
+
+cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
+    """Rows of n elements to take at once; a stream wants its reads and writes close to each other."""
+    return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, (TOGETHER_ELEMENTS // 4 if streaming else TOGETHER_ELEMENTS) // n))
 
 
 cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
@@ -191,6 +200,20 @@ cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) n
 cdef struct Statistics:
     # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
     double shift, delta, var, rstd
+
+
+cdef inline void settle_rows(double[2]* s, const work* shift, Py_ssize_t n, double eps, Statistics* found) noexcept nogil:
+    """`settle` for TOGETHER rows at once: their divisions and square roots overlap in vectors."""
+    cdef double delta[TOGETHER]
+    cdef double var[TOGETHER]
+    cdef double rstd[TOGETHER]
+    cdef Py_ssize_t k
+    for k in range(TOGETHER):
+        delta[k] = s[k][0] / n
+        var[k] = s[k][1] / n - delta[k] * delta[k]
+        rstd[k] = 1 / sqrt(var[k] + eps)
+    for k in range(TOGETHER):
+        found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
 
 
 cdef inline void settle(const double* s, Py_ssize_t n, double eps, double shift, Statistics* to) noexcept nogil:

@@ -72,7 +72,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
             if backward:
                 parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * p.groups, threads)
             else:
-                parallel_for(run, CHANNEL_ROWS_FORWARD, p, p.samples * p.groups, threads)
+                parallel_for(run, CHANNEL_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
         else:
             failed = channel_columns(run, p, backward, working, threads)
     if failed == 0 and backward and p.weight_grads and p.parts > 1:
@@ -84,12 +84,11 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
 
 cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
     cdef Py_ssize_t rows = p.samples * p.groups
-    if p.form == FEATURE_ROWS:
-        if backward:
-            p.batch = max(<Py_ssize_t>16, parts_of(rows, PARTS))
-            p.parts = parts_of(rows, p.batch)
-        else:
-            p.batch = rows if threads == 1 else parts_of(rows, 4 * threads)
+    if not backward and (p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS):
+        p.batch = rows if threads == 1 else parts_of(rows, 4 * threads)
+    elif p.form == FEATURE_ROWS:
+        p.batch = max(<Py_ssize_t>16, parts_of(rows, PARTS))
+        p.parts = parts_of(rows, p.batch)
     elif p.form == FEATURE_COLUMNS:
         rows = p.samples * parts_of(p.width, STRIP)
         p.batch = parts_of(rows, PARTS)
