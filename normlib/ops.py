@@ -48,9 +48,9 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     Parameters
     ----------
     x : array_like
-        What to normalize.
+        What to normalize: float64, float32, float16 or bfloat16.
     weight, bias : array_like, optional
-        Of the shape of `x` over `axis`.
+        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
     axis : int or tuple of int, default -1
         The axes that are normalized over, in any order; parameters have them in the order of `x`.
     eps : float, default 1e-5
@@ -63,9 +63,14 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     Returns
     -------
     y : ndarray
-        The normalized array, `out` if that was given.
+        The normalized array, of the shape, dtype and memory layout of `x`; `out` if that was given.
     mean, rstd : ndarray
         Only with `return_stats`; float64, of the shape of `x` without `axis`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     References
     ----------
@@ -102,7 +107,7 @@ def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads
     x, weight : array_like
         As given to :func:`layer_norm`.
     mean, rstd : array_like
-        The statistics that it returned.
+        The statistics that it returned, in float64 or float32.
     axis : int or tuple of int, default -1
         As given to :func:`layer_norm`.
     weight_grads : bool, optional
@@ -113,9 +118,14 @@ def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads
     Returns
     -------
     dx : ndarray
-        The gradient with respect to `x`, `out` if that was given.
+        The gradient with respect to `x`, of its shape, dtype and memory layout; `out` if that was given.
     dweight, dbias : ndarray or None
-        The gradients with respect to the parameters.
+        The gradients with respect to the parameters, in their shape and the dtype of `weight` (of `x` without one).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     Examples
     --------
@@ -144,9 +154,9 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
     Parameters
     ----------
     x : array_like
-        What to normalize.
+        What to normalize: float64, float32, float16 or bfloat16.
     weight : array_like, optional
-        Of the shape of `x` over `axis`.
+        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
     axis : int or tuple of int, default -1
         The axes that are normalized over, in any order; `weight` has them in the order of `x`.
     eps : float, default 1e-6
@@ -159,9 +169,14 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
     Returns
     -------
     y : ndarray
-        The normalized array, `out` if that was given.
+        The normalized array, of the shape, dtype and memory layout of `x`; `out` if that was given.
     rstd : ndarray
         Only with `return_stats`; float64, of the shape of `x` without `axis`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     References
     ----------
@@ -194,7 +209,7 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
     x, weight : array_like
         As given to :func:`rms_norm`.
     rstd : array_like
-        The statistics that it returned.
+        The statistics that it returned, in float64 or float32.
     axis : int or tuple of int, default -1
         As given to :func:`rms_norm`.
     weight_grads : bool, optional
@@ -205,9 +220,14 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
     Returns
     -------
     dx : ndarray
-        The gradient with respect to `x`, `out` if that was given.
+        The gradient with respect to `x`, of its shape, dtype and memory layout; `out` if that was given.
     dweight : ndarray or None
-        The gradient with respect to `weight`.
+        The gradient with respect to `weight`, in its shape and dtype (that of `x` without one).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     Examples
     --------
@@ -250,9 +270,9 @@ def batch_norm(
     Parameters
     ----------
     x : array_like
-        What to normalize, of two or more axes.
+        What to normalize: float64, float32, float16 or bfloat16, of two or more axes.
     weight, bias : array_like, optional
-        One value a channel.
+        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
     running_mean, running_var : array_like, optional
         One value a channel in float64 or float32; writeable arrays if `training`.
     training : bool, default False
@@ -271,9 +291,15 @@ def batch_norm(
     Returns
     -------
     y : ndarray
-        The normalized array, `out` if that was given.
+        The normalized array, of the shape, dtype and memory layout of `x`; `out` if that was given.
     mean, rstd : ndarray
         Only with `return_stats`; float64, one value a channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came. Also if `training`
+        has only one value a channel.
 
     References
     ----------
@@ -343,7 +369,7 @@ def batch_norm_backward(
     x, weight : array_like
         As given to :func:`batch_norm`.
     mean, rstd : array_like
-        The statistics that it returned.
+        The statistics that it returned, in float64 or float32.
     training : bool, default True
         Whether they were those of `x`.
     channel_axis : int, default 1
@@ -356,9 +382,14 @@ def batch_norm_backward(
     Returns
     -------
     dx : ndarray
-        The gradient with respect to `x`, `out` if that was given.
+        The gradient with respect to `x`, of its shape, dtype and memory layout; `out` if that was given.
     dweight, dbias : ndarray or None
-        The gradients with respect to the parameters.
+        The gradients with respect to the parameters, in their shape and the dtype of `weight` (of `x` without one).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     Examples
     --------
@@ -393,11 +424,11 @@ def group_norm(
     Parameters
     ----------
     x : array_like
-        What to normalize, of two or more axes.
+        What to normalize: float64, float32, float16 or bfloat16, of two or more axes.
     num_groups : int
         A divisor of the number of channels.
     weight, bias : array_like, optional
-        One value a channel.
+        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
     eps : float, default 1e-5
         Added to the variance.
     channel_axis : int, default 1
@@ -410,9 +441,14 @@ def group_norm(
     Returns
     -------
     y : ndarray
-        The normalized array, `out` if that was given.
+        The normalized array, of the shape, dtype and memory layout of `x`; `out` if that was given.
     mean, rstd : ndarray
         Only with `return_stats`; float64, of shape ``(N, num_groups)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     References
     ----------
@@ -447,7 +483,7 @@ def group_norm_backward(
     x, num_groups, weight
         As given to :func:`group_norm`.
     mean, rstd : array_like
-        The statistics that it returned.
+        The statistics that it returned, in float64 or float32.
     channel_axis : int, default 1
         As given to :func:`group_norm`.
     weight_grads : bool, optional
@@ -458,9 +494,14 @@ def group_norm_backward(
     Returns
     -------
     dx : ndarray
-        The gradient with respect to `x`, `out` if that was given.
+        The gradient with respect to `x`, of its shape, dtype and memory layout; `out` if that was given.
     dweight, dbias : ndarray or None
-        The gradients with respect to the parameters.
+        The gradients with respect to the parameters, in their shape and the dtype of `weight` (of `x` without one).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     Examples
     --------
@@ -508,9 +549,9 @@ def instance_norm(
     Parameters
     ----------
     x : array_like
-        What to normalize, of two or more axes.
+        What to normalize: float64, float32, float16 or bfloat16, of two or more axes.
     weight, bias : array_like, optional
-        One value a channel.
+        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
     running_mean, running_var : array_like, optional
         One value a channel in float64 or float32; writeable arrays if `use_input_stats`.
     use_input_stats : bool, default True
@@ -529,9 +570,15 @@ def instance_norm(
     Returns
     -------
     y : ndarray
-        The normalized array, `out` if that was given.
+        The normalized array, of the shape, dtype and memory layout of `x`; `out` if that was given.
     mean, rstd : ndarray
         Only with `return_stats`; float64, of shape ``(N, C)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came. Also if statistics
+        are to be taken of one value a sample and channel, or are missing.
 
     References
     ----------
@@ -595,7 +642,7 @@ def instance_norm_backward(
     x, weight : array_like
         As given to :func:`instance_norm`.
     mean, rstd : array_like
-        The statistics that it returned.
+        The statistics that it returned, in float64 or float32.
     use_input_stats : bool, default True
         Whether they were those of `x`.
     channel_axis : int, default 1
@@ -608,9 +655,14 @@ def instance_norm_backward(
     Returns
     -------
     dx : ndarray
-        The gradient with respect to `x`, `out` if that was given.
+        The gradient with respect to `x`, of its shape, dtype and memory layout; `out` if that was given.
     dweight, dbias : ndarray or None
-        The gradients with respect to the parameters.
+        The gradients with respect to the parameters, in their shape and the dtype of `weight` (of `x` without one).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
 
     Examples
     --------
