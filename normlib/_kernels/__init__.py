@@ -17,7 +17,11 @@ _reason: str | None = None
 def _load():
     """Choose the best level that is built and that the processor has, or the one that NORMLIB_ISA names."""
     global backend, _level, _built
-    from . import arguments, probe
+    try:
+        probe, arguments = (import_module(f"{__name__}.{name}") for name in ("probe", "arguments"))
+    except ModuleNotFoundError as error:
+        words = f"they were not compiled when normlib was installed: {error}"
+        raise ModuleNotFoundError(words, name=error.name) from None
 
     def module(level):
         try:
