@@ -88,11 +88,12 @@ cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
     row.position = 1
 
 
-cdef void group_again(const storage* x, const Row* row, double eps, double* s, Statistics* to, work zero) noexcept nogil:
+cdef void group_again(const storage* x, const Row* row, double eps, Statistics* to, work zero) noexcept nogil:
     """As row_again."""
+    cdef double s[2]
     cdef work shift
     cdef Py_ssize_t n = count(row)
-    if s[0] - s[0] == 0:
+    if to.delta - to.delta == 0:
         shift = <work>(to.shift + to.delta)
         group_sums(x, row, shift, s)
         settle(s, n, eps, shift, to)
@@ -132,8 +133,11 @@ cdef void group_normalize(const Plan* p, const storage* x, storage* y, Py_ssize_
 
 cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), k, m, n, most
-    cdef double s[TOGETHER][2]
+    cdef double s[TOGETHER]
+    cdef double q[TOGETHER]
     cdef double total[TOGETHER]
+    cdef double sums[2]
+    cdef bint good[TOGETHER]
     cdef work shift[TOGETHER]
     cdef Statistics found[TOGETHER]
     cdef Writer writer
@@ -143,7 +147,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     most = together(n, p.streaming)
     open_writer(&writer, p.streaming)
     for k in range(TOGETHER):
-        s[k][0] = s[k][1] = total[k] = shift[k] = 0
+        s[k] = q[k] = total[k] = shift[k] = 0
     while r < stop:
         m = min(most, stop - r)
         if p.given:
@@ -157,11 +161,12 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
             for k in range(TOGETHER):
                 shift[k] = <work>(total[k] / (row.channels * sampled(row.segments * row.length)))
             for k in range(m):
-                group_sums(group_of(x, &p.xs, p, r + k), &row, shift[k], s[k])
-            settle_rows(s, shift, n, p.eps, found)
+                group_sums(group_of(x, &p.xs, p, r + k), &row, shift[k], sums)
+                s[k], q[k] = sums[0], sums[1]
+            settle_rows(s, q, shift, n, p.eps, found, good)
             for k in range(m):
-                if not trusted(s[k], n, p.eps, <work>0):
-                    group_again(group_of(x, &p.xs, p, r + k), &row, p.eps, s[k], &found[k], <work>0)
+                if not good[k]:
+                    group_again(group_of(x, &p.xs, p, r + k), &row, p.eps, &found[k], <work>0)
                 if p.mean != NULL:
                     p.mean[r + k] = found[k].shift + found[k].delta
                 if p.var != NULL:

@@ -28,22 +28,20 @@ cdef inline void strip_sample(const storage* x, Py_ssize_t position, Py_ssize_t 
                               work zero) noexcept nogil:
     """total[j] += the sample of column j, as sample_sum takes it"""
     cdef work t[LANES]
-    cdef work u[LANES]
-    cdef double chunk[STRIP]
-    cdef Py_ssize_t step = sample_step(n), p = 0, i, j, k
-    while p < n:
-        memset(chunk, 0, sizeof(chunk))
-        for i in range(p, min(p + HALF, n)):
-            for j from 0 <= j < width by LANES:
-                load_some(x + i * position + j, width - j, t)
-                clear(u)
-                if i + HALF < n:
-                    load_some(x + (i + HALF) * position + j, width - j, u)
+    cdef double pairs[HALF][LANES]
+    cdef double column[HALF]
+    cdef Py_ssize_t step = sample_step(n), p, i, j, k
+    for j from 0 <= j < width by LANES:
+        for p from 0 <= p < n by step * BLOCK:
+            memset(pairs, 0, sizeof(pairs))
+            for i in range(min(<Py_ssize_t>SAMPLE, n - p)):
+                load_some(x + (p + i) * position + j, width - j, t)
                 for k in range(LANES):
-                    chunk[j + k] += <double>t[k] + <double>u[k]
-        for k in range(width):
-            total[k] += chunk[k]
-        p += step * BLOCK
+                    pairs[i % HALF][k] += t[k]
+            for k in range(min(<Py_ssize_t>LANES, width - j)):
+                for i in range(HALF):
+                    column[i] = pairs[i][k]
+                total[j + k] += chunk_tree(column)
 
 
 cdef inline void moment_rounds(const storage* x, Py_ssize_t stride, Py_ssize_t rounds, Py_ssize_t m, const work* shift,

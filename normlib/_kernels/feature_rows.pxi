@@ -5,6 +5,7 @@
 cdef enum:
     SAMPLE = 16
     HALF = 8            # of SAMPLE
+    SHORT = 256
 
 
 cdef inline Py_ssize_t sample_step(Py_ssize_t n) noexcept nogil:
@@ -18,17 +19,21 @@ cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
     return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
 
 
+cdef inline double chunk_tree(const double* p) noexcept nogil:
+    return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]))
+
+
 cdef inline double chunk_sum(const storage* x, Py_ssize_t n) noexcept nogil:
-    """Sum of at most SAMPLE elements, in pairs half of SAMPLE apart."""
-    cdef double total = 0
+    """Sum of at most SAMPLE elements."""
+    cdef double p[HALF]
     cdef Py_ssize_t i
     if n >= SAMPLE:
         for i in range(HALF):
-            total += widen(x + i) + widen(x + i + HALF)
+            p[i] = widen(x + i) + widen(x + i + HALF)
     else:
-        for i in range(min(<Py_ssize_t>HALF, n)):
-            total += widen(x + i) + (widen(x + i + HALF) if i + HALF < n else 0)
-    return total
+        for i in range(HALF):
+            p[i] = (widen(x + i) if i < n else 0) + (widen(x + i + HALF) if i + HALF < n else 0)
+    return chunk_tree(p)
 
 
 cdef inline double sample_sum(const storage* x, Py_ssize_t n) noexcept nogil:
@@ -51,11 +56,12 @@ cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work sh
         p += BLOCK
 
 
-cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, double* s, Statistics* to, work zero) noexcept nogil:
+cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
     """The rare row that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
     cdef Row row
+    cdef double s[2]
     cdef work shift
-    if centered and s[0] - s[0] == 0:
+    if centered and to.delta - to.delta == 0:
         shift = <work>(to.shift + to.delta)
         row_sums(x, n, True, shift, s)
         settle(s, n, eps, shift, to)
@@ -134,50 +140,73 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
     return x + r // p.groups * span.sample + r % p.groups * span.channel
 
 
-cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    # Several rows at a time: the statistics of one wait for a divide and a square root while the next is summed.
-    cdef double s[TOGETHER][2]
+cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, Statistics* found) noexcept nogil:
+    """Statistics of m <= TOGETHER rows from r on."""
+    cdef double s[TOGETHER]
+    cdef double q[TOGETHER]
     cdef double total[TOGETHER]
+    cdef double sums[2]
     cdef work shift[TOGETHER]
-    cdef Statistics found[TOGETHER]
-    cdef Writer writer
-    cdef const work* b = <const work*>p.bias
-    cdef storage* y = <storage*>p.y
-    cdef storage* target
-    cdef Py_ssize_t n = p.length, rows = p.samples * p.groups, r = task * p.batch, k, m, i, taken = sampled(n)
-    cdef Py_ssize_t stop = min(r + p.batch, rows), most = together(n, p.streaming)
-    cdef Writer* past = &writer if p.streaming and n * sizeof(storage) >= LONG else NULL
-    open_writer(&writer, p.streaming)
+    cdef bint good[TOGETHER]
+    cdef Py_ssize_t n = p.length, taken = sampled(n), k
     for k in range(TOGETHER):
-        s[k][0] = s[k][1] = total[k] = shift[k] = 0
+        s[k] = q[k] = total[k] = shift[k] = 0
+    if p.centered:
+        for k in range(m):
+            total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n)
+        for k in range(TOGETHER):
+            shift[k] = <work>(total[k] / taken)
+    for k in range(m):
+        row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], sums)
+        s[k], q[k] = sums[0], sums[1]
+    settle_rows(s, q, shift, n, p.eps, found, good)
+    for k in range(m):
+        if not good[k]:
+            row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, &found[k], <work>0)
+        if p.mean != NULL:
+            p.mean[r + k] = found[k].shift + found[k].delta
+        if p.rstd != NULL:
+            p.rstd[r + k] = found[k].rstd
+
+
+cdef void rows_normalize(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, const Statistics* found,
+                         Writer* writer) noexcept nogil:
+    cdef const work* b = <const work*>p.bias
+    cdef const storage* row
+    cdef storage* target
+    cdef Py_ssize_t n = p.length, k, i
+    cdef Writer* past = writer if p.streaming and n * sizeof(storage) >= LONG else NULL
+    for k in range(m):
+        row = row_of(x, &p.xs, p, r + k)
+        target = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
+        if not p.streaming or past != NULL:
+            row_normalize(row, target, w, b, n, &found[k], p.centered, past)
+            continue
+        for i from 0 <= i < n by PIECE:
+            row_normalize(row + i, place(writer, target + i), w + i if w != NULL else NULL, b + i if b != NULL else NULL,
+                          min(<Py_ssize_t>PIECE, n - i), &found[k], p.centered, NULL)
+            wrote(writer, min(<Py_ssize_t>PIECE, n - i) * sizeof(storage))
+
+
+cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    cdef Statistics found[2][TOGETHER]
+    cdef Writer writer
+    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(p.length, p.streaming), m
+    # The statistics of short rows wait for divisions and a square root while the rows before are normalised.
+    cdef bint ahead = not p.streaming and p.length <= SHORT
+    cdef int turn = 0
+    open_writer(&writer, p.streaming)
+    if ahead:
+        rows_statistics(p, r, min(most, stop - r), x, w, found[0])
     while r < stop:
         m = min(most, stop - r)
-        if p.centered:
-            for k in range(m):
-                total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n)
-            for k in range(TOGETHER):
-                shift[k] = <work>(total[k] / taken)
-        for k in range(m):
-            row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], s[k])
-        settle_rows(s, shift, n, p.eps, found)
-        for k in range(m):
-            if not trusted(s[k], n, p.eps, <work>0):
-                row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, s[k], &found[k], <work>0)
-            if p.mean != NULL:
-                p.mean[r + k] = found[k].shift + found[k].delta
-            if p.rstd != NULL:
-                p.rstd[r + k] = found[k].rstd
-        for k in range(m):
-            target = <storage*>row_of(y, &p.ys, p, r + k)
-            if not p.streaming or past != NULL:
-                row_normalize(row_of(x, &p.xs, p, r + k), target, w, b, n, &found[k], p.centered, past)
-            else:
-                i = 0
-                while i < n:
-                    row_normalize(row_of(x, &p.xs, p, r + k) + i, place(&writer, target + i), w + i if w != NULL else NULL,
-                                  b + i if b != NULL else NULL, min(<Py_ssize_t>PIECE, n - i), &found[k], p.centered, NULL)
-                    wrote(&writer, min(<Py_ssize_t>PIECE, n - i) * sizeof(storage))
-                    i += PIECE
+        if not ahead:
+            rows_statistics(p, r, m, x, w, found[0])
+        elif r + m < stop:
+            rows_statistics(p, r + m, min(most, stop - r - m), x, w, found[1 - turn])
+        rows_normalize(p, r, m, x, w, found[turn], &writer)
+        if ahead:
+            turn = 1 - turn
         r += m
     close_writer(&writer)
 

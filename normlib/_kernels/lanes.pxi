@@ -189,12 +189,15 @@ cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
     return row.channels * row.segments * row.length
 
 
-cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
-    """Whether the sums of the shifted elements give the statistics: no cancellation in var = q - d^2 (d^2 <= 2 var), no
-    overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
-    cdef double d = s[0] / n, q = s[1] / n
+cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
+    """Whether mean and mean square of the shifted elements give the variance: no cancellation in var = q - d^2
+    (d^2 <= 2 var), no overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
     cdef double lost = 1e-35 if work is float else 1e-290
-    return 3 * d * d <= 2 * q and q < INFINITY and (q + eps >= lost)
+    return (3 * d * d <= 2 * q) & (q < INFINITY) & (q + eps >= lost)
+
+
+cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
+    return sound(s[0] / n, s[1] / n, eps, zero)
 
 
 cdef struct Statistics:
@@ -202,16 +205,21 @@ cdef struct Statistics:
     double shift, delta, var, rstd
 
 
-cdef inline void settle_rows(double[2]* s, const work* shift, Py_ssize_t n, double eps, Statistics* found) noexcept nogil:
-    """`settle` for TOGETHER rows at once: their divisions and square roots overlap in vectors."""
+cdef inline void settle_rows(const double* s, const double* q, const work* shift, Py_ssize_t n, double eps,
+                             Statistics* found, bint* good) noexcept nogil:
+    """`settle` and `trusted` for TOGETHER rows at once: divisions and square roots run in vectors."""
     cdef double delta[TOGETHER]
+    cdef double square[TOGETHER]
     cdef double var[TOGETHER]
     cdef double rstd[TOGETHER]
     cdef Py_ssize_t k
     for k in range(TOGETHER):
-        delta[k] = s[k][0] / n
-        var[k] = s[k][1] / n - delta[k] * delta[k]
+        delta[k] = s[k] / n
+        square[k] = q[k] / n
+        var[k] = square[k] - delta[k] * delta[k]
         rstd[k] = 1 / sqrt(var[k] + eps)
+    for k in range(TOGETHER):
+        good[k] = sound(delta[k], square[k], eps, <work>0)
     for k in range(TOGETHER):
         found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
 
