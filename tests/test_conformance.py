@@ -313,6 +313,38 @@ def test_a_plugin_gets_sound_arrays(out, layout):
         normlib.backends.unregister("row by row")
 
 
+def test_a_plugin_never_writes_over_a_parameter():
+    x, weight = np.random.default_rng(0).standard_normal((2, 5, 5))
+    expected = normlib.layer_norm(x, weight[0])
+    out = np.empty_like(x)
+    out[1] = weight[0]
+    normlib.backends.register("row by row", SimpleNamespace(layer_norm=_row_by_row))
+    try:
+        with normlib.backends.use("row by row", strict=True):
+            normlib.layer_norm(x, out[1], out=out)
+    finally:
+        normlib.backends.unregister("row by row")
+    np.testing.assert_allclose(out, expected, rtol=1e-13)
+
+
+def _in_two_steps(x, weight, axis, eps, out):
+    (rstd,) = _sound("rms_norm")(x, None, axis, eps, out)
+    out *= weight
+    return (rstd,)
+
+
+def test_a_plugin_gets_an_output_whose_elements_are_apart():
+    x, weight = np.broadcast_to(np.arange(1.0, 5), (3, 4)), np.full(4, 2.0)
+    out = np.lib.stride_tricks.as_strided(np.empty(4), (3, 4), (0, 8))
+    normlib.backends.register("two steps", SimpleNamespace(rms_norm=_in_two_steps))
+    try:
+        with normlib.backends.use("two steps", strict=True):
+            normlib.rms_norm(x, weight, out=out)
+    finally:
+        normlib.backends.unregister("two steps")
+    np.testing.assert_allclose(out, normlib.rms_norm(x, weight), rtol=1e-13)
+
+
 def test_cases_cover_what_they_should():
     for op in OPS:
         found = cases(op)
