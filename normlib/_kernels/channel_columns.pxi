@@ -80,7 +80,7 @@ cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, cons
     for c in range(g * p.channels, (g + 1) * p.channels):
         table_of(p, sample, SHIFT, <work>0)[c] = <work>found.shift
         table_of(p, sample, DELTA, <work>0)[c] = <work>found.delta
-        table_of(p, sample, SCALE, <work>0)[c] = <work>found.rstd * w[c] if w != NULL else <work>found.rstd
+        table_of(p, sample, SCALE, <work>0)[c] = <work>found.scale * w[c] if w != NULL else <work>found.scale
         table_of(p, sample, OFFSET, <work>0)[c] = b[c] if b != NULL else 0
 
 
@@ -131,7 +131,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
     for g in range(p.groups):
         found.shift = <work>p.mean[sample * p.groups + g]
         found.delta = p.mean[sample * p.groups + g] - found.shift
-        found.rstd = p.rstd[sample * p.groups + g]
+        found.scale = p.rstd[sample * p.groups + g]
         if p.dy == NULL:
             fill_table(p, sample, g, &found, w)
             continue

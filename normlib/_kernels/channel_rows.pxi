@@ -115,7 +115,7 @@ cdef void group_normalize(const Plan* p, const storage* x, storage* y, Py_ssize_
     cdef Writer* past = writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
     cdef work shift = <work>found.shift, delta = <work>found.delta, scale
     for k in range(group * p.channels, (group + 1) * p.channels):
-        scale = <work>found.rstd
+        scale = <work>found.scale
         if w != NULL:
             scale *= w[k]
         for i in range(p.segments):
@@ -154,7 +154,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
             for k in range(m):
                 found[k].shift = <work>p.mean[(r + k) % p.groups if p.shared else r + k]
                 found[k].delta = p.mean[(r + k) % p.groups if p.shared else r + k] - found[k].shift
-                found[k].rstd = p.rstd[(r + k) % p.groups if p.shared else r + k]
+                found[k].scale = p.rstd[(r + k) % p.groups if p.shared else r + k]
         else:
             for k in range(m):
                 total[k] = group_sample(group_of(x, &p.xs, p, r + k), &row)

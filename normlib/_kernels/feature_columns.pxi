@@ -4,6 +4,7 @@
 
 cdef enum:
     ROUNDS = 4
+    AHEAD = 16
 
 
 cdef inline double quarter(const work* a) noexcept nogil:
@@ -110,20 +111,39 @@ cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n,
 
 
 cdef inline void position_lanes(const storage* x, storage* y, Py_ssize_t m, const work* shift, const work* delta,
-                                const work* scale, work w, work b) noexcept nogil:
+                                const work* scale, work w, work b, bint past) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t k
     load_some(x, m, t)
     for k in range(LANES):
         t[k] = ((t[k] - shift[k]) - delta[k]) * scale[k] * w + b
-    store_some(y, m, t)
+    if past:
+        stream(y, t)
+    else:
+        store_some(y, m, t)
+
+
+cdef inline storage* pack(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
+    """A strip side by side in memory that stays in cache: positions far apart would displace each other. NULL if there
+    is no memory for it."""
+    cdef storage* packed = <storage*>malloc(n * STRIP * sizeof(storage))
+    cdef Py_ssize_t i, j
+    if packed != NULL:
+        for i in range(n):
+            # Hardware does not see a stream in pieces so far apart.
+            for j from 0 <= j < width by LINE // <Py_ssize_t>sizeof(storage):
+                prefetch(x + min(i + AHEAD, n - 1) * position + j)
+            memcpy(packed + i * STRIP, x + i * position, width * sizeof(storage))
+    return packed
 
 
 cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, sample = task // strips, column = task % strips * STRIP
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column), n = p.length, i, j
+    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1 + p.streaming, sample = task // strips, column = task % strips * STRIP
+    cdef Py_ssize_t width, n = p.length, position = p.xs.position, i, j
     cdef const work* b = <const work*>p.bias
-    cdef storage* y = <storage*>p.y + sample * p.ys.sample + column
+    cdef storage* y = <storage*>p.y + sample * p.ys.sample
+    cdef storage* packed = NULL
+    cdef bint past
     cdef work shift[STRIP]
     cdef work delta[STRIP]
     cdef work scale[STRIP]
@@ -134,16 +154,31 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     cdef Statistics found
     cdef bint again = False
     cdef Row row
+    width = STRIP
+    if p.streaming:
+        # The first strip ends on a line, so that the others begin on one.
+        width = to_line(y) if column == 0 else STRIP
+        column = 0 if column == 0 else column - STRIP + to_line(y)
+    width = min(width, p.width - column)
+    if width <= 0:
+        return
+    past = p.streaming and column > 0 and p.ys.position * sizeof(storage) % LINE == 0
     x += sample * p.xs.sample + column
+    y += column
+    if p.streaming:
+        packed = pack(x, position, n, width)
+    if packed != NULL:
+        x = packed
+        position = STRIP
     memset(shift, 0, sizeof(shift))
     memset(delta, 0, sizeof(delta))
     memset(scale, 0, sizeof(scale))
     memset(s, 0, sizeof(s))
     if p.centered:
-        strip_sample(x, p.xs.position, n, width, s, <work>0)
+        strip_sample(x, position, n, width, s, <work>0)
         for j in range(width):
             shift[j] = <work>(s[j] / sampled(n))
-    strip_sums(x, p.xs.position, n, width, shift, p.centered, s, q)
+    strip_sums(x, position, n, width, shift, p.centered, s, q)
     if p.centered:
         for j in range(width):
             pair[0] = s[j]
@@ -152,7 +187,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
                 shift[j] = <work>(shift[j] + s[j] / n)
                 again = True
         if again:
-            strip_sums(x, p.xs.position, n, width, shift, True, s, q)
+            strip_sums(x, position, n, width, shift, True, s, q)
     for j in range(width):
         pair[0] = s[j]
         pair[1] = q[j]
@@ -161,11 +196,11 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
             row.channels = row.segments = 1
             row.channel = row.segment = 0
             row.length = n
-            row.position = p.xs.position
+            row.position = position
             wide_statistics(x + j, &row, p.centered, p.eps, &found, <work>0)
         shift[j] = <work>found.shift
         delta[j] = <work>found.delta
-        scale[j] = <work>found.rstd
+        scale[j] = <work>found.scale
         if p.mean != NULL:
             p.mean[sample * p.width + column + j] = found.shift + found.delta
         if p.rstd != NULL:
@@ -175,10 +210,16 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         bi = b[i] if b != NULL else 0
         j = 0
         while j + LANES <= width:
-            position_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, LANES, shift + j, delta + j, scale + j, wi, bi)
+            if past:
+                position_lanes(x + i * position + j, y + i * p.ys.position + j, LANES, shift + j, delta + j, scale + j, wi, bi, True)
+            else:
+                position_lanes(x + i * position + j, y + i * p.ys.position + j, LANES, shift + j, delta + j, scale + j, wi, bi, False)
             j += LANES
         if j < width:
-            position_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, width - j, shift + j, delta + j, scale + j, wi, bi)
+            position_lanes(x + i * position + j, y + i * p.ys.position + j, width - j, shift + j, delta + j, scale + j, wi, bi, False)
+    free(packed)
+    if past:
+        stream_fence()
 
 
 cdef inline void gradient_rounds(const storage* x, const storage* dy, Py_ssize_t xs, Py_ssize_t ds, Py_ssize_t rounds,

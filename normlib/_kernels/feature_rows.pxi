@@ -121,7 +121,7 @@ cdef inline void row_apply(const storage* x, storage* y, const work* w, const wo
 
 cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
                         const Statistics* found, bint centered, Writer* past) noexcept nogil:
-    cdef work shift = <work>found.shift, delta = <work>found.delta, scale = <work>found.rstd
+    cdef work shift = <work>found.shift, delta = <work>found.delta, scale = <work>found.scale
     if not centered and w != NULL:
         row_apply(x, y, w, b, n, shift, delta, scale, False, True, False, past)
     elif not centered:

@@ -2,7 +2,8 @@
 # elements ends with a fixed tree over its lanes in float64, and the blocks are added up in order. So a sum depends
 # on nothing but its elements: not on the ISA level, the alignment, the number of threads or the loop family.
 
-from libc.math cimport INFINITY, frexp, ldexp, sqrt
+from libc.math cimport INFINITY, fma, frexp, ldexp, sqrt
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "storage.h" nogil:
@@ -28,6 +29,7 @@ cdef extern from "storage.h" nogil:
     double tree_f32(const float*)
     void stream_copy(void*, const void*, size_t)
     void stream_fence()
+    void prefetch(const void*)
     void stream_lines(void*, const void*, size_t)
 
 ctypedef fused storage:
@@ -191,9 +193,9 @@ cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
 
 cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
     """Whether mean and mean square of the shifted elements give the variance: no cancellation in var = q - d^2
-    (d^2 <= 2 var), no overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
+    (d^2 <= var), no overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
     cdef double lost = 1e-35 if work is float else 1e-290
-    return (3 * d * d <= 2 * q) & (q < INFINITY) & (q + eps >= lost)
+    return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost)
 
 
 cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
@@ -202,7 +204,17 @@ cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) n
 
 cdef struct Statistics:
     # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
-    double shift, delta, var, rstd
+    double shift, delta, var, rstd, scale
+
+cdef inline double refined(double v, double r, work zero) noexcept nogil:
+    """r = 1 / sqrt(v) after a Newton step, its residual 1 - v r^2 taken exactly: where the working type is float64 the
+    roundings of the square root and the division would show."""
+    cdef double h
+    if work is double:
+        h = v * r
+        return r + 0.5 * r * (fma(-h, r, 1) - fma(v, r, -h) * r) if 0 < h < INFINITY else r
+    else:
+        return r
 
 
 cdef inline void settle_rows(const double* s, const double* q, const work* shift, Py_ssize_t n, double eps,
@@ -222,14 +234,16 @@ cdef inline void settle_rows(const double* s, const double* q, const work* shift
         good[k] = sound(delta[k], square[k], eps, <work>0)
     for k in range(TOGETHER):
         found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
+        found[k].scale = refined(var[k] + eps, rstd[k], <work>0)
 
 
-cdef inline void settle(const double* s, Py_ssize_t n, double eps, double shift, Statistics* to) noexcept nogil:
+cdef inline void settle(const double* s, Py_ssize_t n, double eps, work shift, Statistics* to) noexcept nogil:
     """From the sums about `shift` (0 for RMSNorm) to the statistics."""
     to.shift = shift
     to.delta = s[0] / n
     to.var = s[1] / n - to.delta * to.delta
     to.rstd = 1 / sqrt(to.var + eps)
+    to.scale = refined(to.var + eps, to.rstd, shift)
 
 
 cdef inline void add_exactly(double* s, double u) noexcept nogil:
@@ -276,3 +290,4 @@ cdef void wide_statistics(const storage* x, const Row* row, bint centered, doubl
     to.delta = (m * back - to.shift) + d * back
     to.var = q * back * back
     to.rstd = scale / sqrt(q + eps * scale * scale)
+    to.scale = to.rstd

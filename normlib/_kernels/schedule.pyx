@@ -67,7 +67,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
             if backward:
                 parallel_for(run, FEATURE_COLUMNS_BACKWARD, p, p.parts, threads)
             else:
-                parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * parts_of(p.width, STRIP), threads)
+                parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * (parts_of(p.width, STRIP) + p.streaming), threads)
         elif p.form == CHANNEL_ROWS:
             if backward:
                 parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * p.groups, threads)

@@ -196,6 +196,15 @@ static inline double tree_f32(const float *a)
 
 /* ---- memory ---- */
 
+static inline void prefetch(const void *p)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 3);
+#else
+    (void)p;
+#endif
+}
+
 /* All lanes past the caches; y on a 64-byte line. */
 static inline void stream_lines(void *y, const void *t, size_t bytes)
 {
