@@ -89,3 +89,36 @@ def test_batch_norm_in_both_memory_orders(shape, dtype):
     assert_same_bits(
         normlib.batch_norm_backward(dy, x, weight, **stats), normlib.batch_norm_backward(dy, last, weight, **stats)
     )
+
+
+@pytest.mark.parametrize("d", [33, 1000, 1024])
+def test_in_place(d):
+    x, dy = filled((rows_of(d, "float32"), d), "float32"), filled((rows_of(d, "float32"), d), "float32", 1)
+    weight = filled((d,), "float32")
+    y, mean, rstd = normlib.layer_norm(x, weight, return_stats=True)
+    dx, dweight, dbias = normlib.layer_norm_backward(dy, x, weight, mean=mean, rstd=rstd)
+    onto = dy.copy()
+    found = normlib.layer_norm_backward(onto, x, weight, mean=mean, rstd=rstd, out=onto)
+    assert_same_bits(found, (dx, dweight, dbias))
+    assert_same_bits((normlib.layer_norm(x, weight, out=x),), (y,))
+
+
+def test_rows_apart_in_memory():
+    """Rows of a wider array: the elements between them are left alone."""
+    wide = filled((4000, 1500), "float32")
+    x, out = wide[:, 100:1100], np.full((4000, 1300), np.float32(7))
+    y = normlib.layer_norm(x, out=out[:, 50:1050])
+    assert_same_bits((y,), (normlib.layer_norm(x.copy()),))
+    assert (out[:, :50] == 7).all()
+    assert (out[:, 1050:] == 7).all()
+
+
+@pytest.mark.parametrize("width", [49, 3136, 4100])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_strided_axis(width, offset):
+    shape = (BYTES // (4 * 96 * width) + 1, 96, width)
+    x, weight, bias = filled(shape, "float32"), filled((96,), "float32"), filled((96,), "float32")
+    y = normlib.layer_norm(x, weight, bias, axis=1, out=at_offset(shape, "float32", offset))
+    assert_same_bits((y[1:2],), (normlib.layer_norm(x[1:2], weight, bias, axis=1),))
+    beside = normlib.layer_norm(np.ascontiguousarray(x.swapaxes(1, 2)), weight, bias)
+    assert np.array_equal(y.swapaxes(1, 2), beside)

@@ -3,46 +3,7 @@
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 
 cdef enum:
-    SAMPLE = 16
-    HALF = 8            # of SAMPLE
-    SHORT = 256
-
-
-cdef inline Py_ssize_t sample_step(Py_ssize_t n) noexcept nogil:
-    """The sample for the first mean: the first SAMPLE elements of each such number of blocks, at most 32 times."""
-    return (n - 1) // (32 * BLOCK) + 1
-
-
-cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
-    """How many elements of n the sample takes."""
-    cdef Py_ssize_t step = sample_step(n), blocks = (n - 1) // (step * BLOCK)
-    return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
-
-
-cdef inline double chunk_tree(const double* p) noexcept nogil:
-    return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]))
-
-
-cdef inline double chunk_sum(const storage* x, Py_ssize_t n) noexcept nogil:
-    """Sum of at most SAMPLE elements."""
-    cdef double p[HALF]
-    cdef Py_ssize_t i
-    if n >= SAMPLE:
-        for i in range(HALF):
-            p[i] = widen(x + i) + widen(x + i + HALF)
-    else:
-        for i in range(HALF):
-            p[i] = (widen(x + i) if i < n else 0) + (widen(x + i + HALF) if i + HALF < n else 0)
-    return chunk_tree(p)
-
-
-cdef inline double sample_sum(const storage* x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t step = sample_step(n) if n > BLOCK else 1, p = 0
-    cdef double total = 0
-    while p < n:
-        total += chunk_sum(x + p, n - p)
-        p += step * BLOCK
-    return total
+    SHORT = 256     # elements of a row whose statistics are computed ahead
 
 
 cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* s) noexcept nogil:

@@ -10,6 +10,7 @@ from normlib._kernels.plan cimport (
 )
 
 include "lanes.pxi"
+include "statistics.pxi"
 include "streams.pxi"
 include "feature_rows.pxi"
 include "feature_columns.pxi"

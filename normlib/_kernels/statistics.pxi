@@ -1,0 +1,162 @@
+# From sums to statistics: corrected two-pass (Chan, Golub and LeVeque 1983). With a first mean m0 near the mean,
+#   d = mean(x - m0),   var = mean((x - m0)^2) - d^2,   mean = m0 + d,
+# and elements are normalised as (x - m0) - d. Any m0 with d^2 <= var serves, so the mean of a sample is tried first; the
+# sums tell whether it did, and if not they are taken once more about m0 + d.
+
+cdef enum:
+    SAMPLE = 16                 # elements of a block that the first mean is taken from
+    HALF = 8
+    TOGETHER = 8                # short rows whose statistics are computed together
+    TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
+
+cdef inline Py_ssize_t sample_step(Py_ssize_t n) noexcept nogil:
+    """The sample for the first mean: the first SAMPLE elements of each such number of blocks, at most 32 times."""
+    return (n - 1) // (32 * BLOCK) + 1
+
+
+cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
+    """How many elements of n the sample takes."""
+    cdef Py_ssize_t step = sample_step(n), blocks = (n - 1) // (step * BLOCK)
+    return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
+
+
+cdef inline double chunk_tree(const double* p) noexcept nogil:
+    return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]))
+
+
+cdef inline double chunk_sum(const storage* x, Py_ssize_t n) noexcept nogil:
+    """Sum of at most SAMPLE elements."""
+    cdef double p[HALF]
+    cdef Py_ssize_t i
+    if n >= SAMPLE:
+        for i in range(HALF):
+            p[i] = widen(x + i) + widen(x + i + HALF)
+    else:
+        for i in range(HALF):
+            p[i] = (widen(x + i) if i < n else 0) + (widen(x + i + HALF) if i + HALF < n else 0)
+    return chunk_tree(p)
+
+
+cdef inline double sample_sum(const storage* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t step = sample_step(n) if n > BLOCK else 1, p = 0
+    cdef double total = 0
+    while p < n:
+        total += chunk_sum(x + p, n - p)
+        p += step * BLOCK
+    return total
+
+
+cdef struct Row:
+    # Where the elements of one statistic lie: `channels` runs of `segments` x `length` elements, strides in elements.
+    Py_ssize_t channels, channel, segments, segment, length, position
+
+
+cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
+    """Rows of n elements to take at once; a stream wants its reads and writes close to each other."""
+    return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, (TOGETHER_ELEMENTS // 4 if streaming else TOGETHER_ELEMENTS) // n))
+
+
+cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
+    return row.channels * row.segments * row.length
+
+
+cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
+    """Whether mean and mean square of the shifted elements give the variance: no cancellation in var = q - d^2
+    (d^2 <= var), no overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
+    cdef double lost = 1e-35 if work is float else 1e-290
+    return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost)
+
+
+cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
+    return sound(s[0] / n, s[1] / n, eps, zero)
+
+
+cdef struct Statistics:
+    # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
+    double shift, delta, var, rstd, scale
+
+cdef inline double refined(double v, double r, work zero) noexcept nogil:
+    """r = 1 / sqrt(v) after a Newton step, its residual 1 - v r^2 taken exactly: where the working type is float64 the
+    roundings of the square root and the division would show."""
+    cdef double h
+    if work is double:
+        h = v * r
+        return r + 0.5 * r * (fma(-h, r, 1) - fma(v, r, -h) * r) if 0 < h < INFINITY else r
+    else:
+        return r
+
+
+cdef inline void settle_rows(const double* s, const double* q, const work* shift, Py_ssize_t n, double eps,
+                             Statistics* found, bint* good) noexcept nogil:
+    """`settle` and `trusted` for TOGETHER rows at once: divisions and square roots run in vectors."""
+    cdef double delta[TOGETHER]
+    cdef double square[TOGETHER]
+    cdef double var[TOGETHER]
+    cdef double rstd[TOGETHER]
+    cdef Py_ssize_t k
+    for k in range(TOGETHER):
+        delta[k] = s[k] / n
+        square[k] = q[k] / n
+        var[k] = square[k] - delta[k] * delta[k]
+        rstd[k] = 1 / sqrt(var[k] + eps)
+    for k in range(TOGETHER):
+        good[k] = sound(delta[k], square[k], eps, <work>0)
+    for k in range(TOGETHER):
+        found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
+        found[k].scale = refined(var[k] + eps, rstd[k], <work>0)
+
+
+cdef inline void settle(const double* s, Py_ssize_t n, double eps, work shift, Statistics* to) noexcept nogil:
+    """From the sums about `shift` (0 for RMSNorm) to the statistics."""
+    to.shift = shift
+    to.delta = s[0] / n
+    to.var = s[1] / n - to.delta * to.delta
+    to.rstd = 1 / sqrt(to.var + eps)
+    to.scale = refined(to.var + eps, to.rstd, shift)
+
+
+cdef inline void add_exactly(double* s, double u) noexcept nogil:
+    """s[0] + s[1] += u, where s[1] takes what s[0] would lose (Kahan 1965)."""
+    cdef double v = u + s[1], t = s[0] + v
+    s[1] = v - (t - s[0])
+    s[0] = t
+
+
+cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
+    """Statistics in float64, scaled by a power of two, for rows whose squares over- or underflow the working type."""
+    cdef double top = 0, m = 0, d, q, u, scale = 1, back = 1
+    cdef double total[2]
+    cdef double first[2]
+    cdef double second[2]
+    cdef Py_ssize_t sweep, c, s, i, n = count(row)
+    cdef const storage* run
+    cdef int exponent = 0
+    total[0] = total[1] = first[0] = first[1] = second[0] = second[1] = 0
+    for sweep in range(3):
+        for c in range(row.channels):
+            for s in range(row.segments):
+                run = x + c * row.channel + s * row.segment
+                for i in range(row.length):
+                    u = widen(run + i * row.position)
+                    if sweep == 0:
+                        top = max(top, abs(u))
+                    elif sweep == 1:
+                        add_exactly(total, u * scale)
+                    else:
+                        u = u * scale - m
+                        add_exactly(first, u)
+                        add_exactly(second, u * u)
+        if sweep == 0 and 0 < top < INFINITY:
+            frexp(top, &exponent)
+            exponent = min(max(exponent, -1000), 1000)
+            scale = ldexp(1, -exponent)
+            back = ldexp(1, exponent)
+        elif sweep == 1 and centered:
+            m = total[0] / n
+    d = first[0] / n if centered else 0
+    q = second[0] / n - d * d
+    to.shift = <work>((m + d) * back)
+    to.delta = (m * back - to.shift) + d * back
+    to.var = q * back * back
+    to.rstd = scale / sqrt(q + eps * scale * scale)
+    to.scale = to.rstd
