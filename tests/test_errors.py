@@ -247,3 +247,16 @@ def test_an_array_that_cannot_be_converted():
 
     with pytest.raises(TypeError, match=r"^rms_norm: x cannot be made an array: it is on another device$"):
         normlib.rms_norm(Refuses())
+
+
+def test_integers_beyond_the_machine(backend):
+    """An int of any size is refused in the same words."""
+    x, huge = ones(*SHAPE), 10**400
+    with pytest.raises(ValueError, match=r"^layer_norm: eps is inf, expected a finite number >= 0"):
+        normlib.layer_norm(x, eps=huge)
+    with pytest.raises(ValueError, match=r"^layer_norm: axis is 1000.* expected -3 to 2 for x with 3 axes"):
+        normlib.layer_norm(x, axis=huge)
+    with pytest.raises(ValueError, match=r"^instance_norm: channel_axis is 1000.* expected -3 to 2 for x with 3 axes"):
+        normlib.instance_norm(x, channel_axis=huge)
+    with pytest.raises(ValueError, match=r"^group_norm: num_groups is 1000.* expected a divisor of the 4 channels"):
+        normlib.group_norm(x, huge)

@@ -108,7 +108,7 @@ class TestStart:
 
     @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
     def test_a_variable_that_is_no_number(self, value):
-        text = f"NORMLIB_NUM_THREADS is '{value}', expected a whole number of at least 1"
+        text = f"NORMLIB_NUM_THREADS is '{value}', expected a whole number from 1 to 4096"
         assert text in python(self.CODE, NORMLIB_NUM_THREADS=value).stderr
 
     @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity to set")

@@ -4,7 +4,7 @@ Whatever is not the ordinary case (another type, a wrong shape, overlapping memo
 None; the call then returns NotImplemented, and the general way, which knows how to convert and to complain, takes over."""
 
 cimport numpy as cnp
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdlib cimport free
 from libc.string cimport memcpy
@@ -45,6 +45,8 @@ cdef int _bfloat16 = -1     # NumPy's number of the bfloat16 dtype, once an arra
 def choose(capsule):
     """Take the kernels of an ISA level, as its module's ``kernels()`` gives them."""
     global _run
+    if <size_t>PyCapsule_GetContext(capsule) != sizeof(Plan):
+        raise ImportError("the kernels were built from other sources than their callers; build them again")
     _run = <Run>PyCapsule_GetPointer(capsule, "normlib.kernels")
 
 
@@ -103,7 +105,10 @@ cdef bint begin(Call* call, object x, object eps) except -1:
         return False
     if not isinstance(eps, float) and type(eps) is not int:
         return False
-    call.plan.eps = eps
+    try:
+        call.plan.eps = eps
+    except OverflowError:
+        return False
     if not 0 <= call.plan.eps < INFINITY:
         return False
     call.type_number = cnp.PyArray_TYPE(<cnp.ndarray>x)
@@ -118,7 +123,11 @@ cdef bint begin(Call* call, object x, object eps) except -1:
 cdef cnp.ndarray output(Call* call, cnp.ndarray x, object out):
     """An array for the result: the given one where it fits, a new one in x's memory order for None; else None."""
     cdef cnp.ndarray y
+    cdef int i
     if out is None:
+        for i in range(cnp.PyArray_NDIM(x)):
+            if cnp.PyArray_STRIDE(x, i) == 0 and cnp.PyArray_DIM(x, i) > 1:
+                return None     # broadcast: no memory order to keep
         if cnp.PyArray_IS_C_CONTIGUOUS(x):
             y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), call.type_number, 0)
         else:

@@ -1,6 +1,7 @@
 """The direct functions of the compiled backend: the public arguments, in their order, from Python to the kernels."""
 
 cimport numpy as cnp
+from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.math cimport sqrt
 from libc.string cimport memset
 from normlib._kernels.arguments cimport (
@@ -38,10 +39,22 @@ cdef bint feature_kinds(object axis, cnp.ndarray x, char* kinds, int* reduced, c
     return reduced[0] > 0
 
 
+cdef inline bint is_int(object a) except -1:
+    """An int of a size that an axis may have."""
+    cdef int overflow = 0
+    if type(a) is not int:
+        return False
+    PyLong_AsLongAndOverflow(a, &overflow)
+    return overflow == 0
+
+
 cdef bint is_axis(object axis) except -1:
-    if type(axis) is int:
-        return True
-    return type(axis) is tuple and all([type(a) is int for a in axis])
+    if type(axis) is not tuple:
+        return is_int(axis)
+    for a in axis:
+        if not is_int(a):
+            return False
+    return True
 
 
 cdef object feature_forward(bint centered, object x, object weight, object bias, object axis, object eps, object out,
@@ -156,7 +169,7 @@ cdef bint channel_kinds(object channel_axis, cnp.ndarray x, bint batch, char* ki
     """The kind of each axis; in batch norm the samples are reduced too."""
     cdef int n = cnp.PyArray_NDIM(x)
     cdef Py_ssize_t a
-    if type(channel_axis) is not int or n < 2 or n > 32:
+    if not is_int(channel_axis) or n < 2 or n > 32:
         return False
     a = channel_axis
     if not -n <= a < n:
@@ -297,7 +310,7 @@ cdef object channel_backward(object groups, bint batch, object dy, object x, obj
     call.plan.given = own_stats is False
     call.plan.groups = channels
     if groups is not None:
-        if type(groups) is not int or not 1 <= groups <= channels or channels % groups:
+        if type(groups) is not int or not 1 <= groups <= channels or channels % <Py_ssize_t>groups:
             return NotImplemented
         call.plan.groups = groups
     rest[0] = channels if batch else samples_of(x, kinds)

@@ -1,6 +1,6 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
-from cpython.pycapsule cimport PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
     BF16, BLOCK, F16, F32, F64, LANES, PARTS, SETTLED, AGAIN, LAST, STRIP, Plan, Run, Span, Step,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
@@ -115,5 +115,7 @@ cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:
 
 
 def kernels():
-    """The kernels of this ISA level, as a capsule around a `Run` function."""
-    return PyCapsule_New(<void*>run, "normlib.kernels", NULL)
+    """The kernels of this ISA level: a capsule around a `Run` function, its context the size of the plans it takes."""
+    capsule = PyCapsule_New(<void*>run, "normlib.kernels", NULL)
+    PyCapsule_SetContext(capsule, <void*>sizeof(Plan))
+    return capsule

@@ -84,9 +84,9 @@ def _cgroup_limit():
 def _default_threads():
     asked = os.environ.get("NORMLIB_NUM_THREADS", "").strip()
     if asked:
-        if asked.isdecimal() and int(asked) >= 1:
+        if asked.isdecimal() and 1 <= int(asked) <= 4096:
             return int(asked)
-        raise ImportError(f"NORMLIB_NUM_THREADS is {asked!r}, expected a whole number of at least 1")
+        raise ImportError(f"NORMLIB_NUM_THREADS is {asked!r}, expected a whole number from 1 to 4096")
     available = omp_get_max_threads()
     if getenv("OMP_NUM_THREADS") != NULL:
         return available
