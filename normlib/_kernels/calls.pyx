@@ -14,6 +14,40 @@ from normlib._kernels.plan cimport COPY, Plan
 cnp.import_array()
 
 
+# ---- what all calls share: arrays into the plan, None where they are not ordinary ----
+
+cdef cnp.ndarray forward_arrays(Call* call, const char* kinds, cnp.ndarray x, object weight, object bias, int ndim,
+                                const cnp.npy_intp* shape, object out):
+    """The output; ndim and shape are those of the parameters."""
+    cdef cnp.ndarray y
+    if not (parameter(call, weight, ndim, shape, &call.plan.weight) and parameter(call, bias, ndim, shape, &call.plan.bias)):
+        return None
+    y = output(call, x, out)
+    if y is None or not lay_out(&call.plan, kinds, x, y, x):
+        return None
+    if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+        return None
+    return y
+
+
+cdef cnp.ndarray backward_arrays(Call* call, const char* kinds, cnp.ndarray dy, cnp.ndarray x, object weight, object mean,
+                                 object rstd, int ndim, const cnp.npy_intp* shape, int kept, const cnp.npy_intp* rest, object out):
+    """The gradient of x; ndim and shape are those of the parameters, kept and rest those of the statistics."""
+    cdef cnp.ndarray dx
+    call.plan.dy = <const char*>cnp.PyArray_DATA(dy)
+    if not (parameter(call, weight, ndim, shape, &call.plan.weight) and statistic(call, rstd, kept, rest, &call.plan.rstd)):
+        return None
+    if call.plan.centered and not statistic(call, mean, kept, rest, &call.plan.mean):
+        return None
+    dx = output(call, x, out)
+    if dx is None or not lay_out(&call.plan, kinds, x, dx, dy):
+        return None
+    if out is not None and not (clear_of(dx, x, x) and clear_of(dx, x, dy) and clear_of(dx, x, weight)
+                                and clear_of(dx, x, mean) and clear_of(dx, x, rstd)):
+        return None
+    return dx
+
+
 # ---- feature norms: statistics over `axis` ----
 
 cdef bint feature_kinds(object axis, cnp.ndarray x, char* kinds, int* reduced, cnp.npy_intp* shape, int* kept,
@@ -73,15 +107,8 @@ cdef object feature_forward(bint centered, object x, object weight, object bias,
         return NotImplemented
     call.plan.centered = centered
     try:
-        if not (parameter(&call, weight, reduced, shape, &call.plan.weight)
-                and parameter(&call, bias, reduced, shape, &call.plan.bias)):
-            return NotImplemented
-        if weight is None and bias is not None:
-            return NotImplemented
-        y = output(&call, x, out)
-        if y is None or not lay_out(&call.plan, kinds, x, y, x):
-            return NotImplemented
-        if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+        y = forward_arrays(&call, kinds, x, weight, bias, reduced, shape, out)
+        if y is None or (weight is None and bias is not None):
             return NotImplemented
         if return_stats:
             if centered:
@@ -107,17 +134,9 @@ cdef object feature_backward(bint centered, object dy, object x, object weight, 
     if not feature_kinds(axis, x, kinds, &reduced, shape, &kept, rest) or not flag(weight_grads, weight, &call.plan):
         return NotImplemented
     call.plan.centered = centered
-    call.plan.dy = <const char*>cnp.PyArray_DATA(<cnp.ndarray>dy)
     try:
-        if not (parameter(&call, weight, reduced, shape, &call.plan.weight)
-                and statistic(&call, rstd, kept, rest, &call.plan.rstd)
-                and (not centered or statistic(&call, mean, kept, rest, &call.plan.mean))):
-            return NotImplemented
-        dx = output(&call, x, out)
-        if dx is None or not lay_out(&call.plan, kinds, x, dx, dy):
-            return NotImplemented
-        if out is not None and not (clear_of(dx, x, x) and clear_of(dx, x, dy) and clear_of(dx, x, weight)
-                                    and clear_of(dx, x, mean) and clear_of(dx, x, rstd)):
+        dx = backward_arrays(&call, kinds, dy, x, weight, mean, rstd, reduced, shape, kept, rest, out)
+        if dx is None:
             return NotImplemented
         perform(&call)
         if not centered:
@@ -254,13 +273,8 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
     rest[0] = samples
     rest[1] = channels
     try:
-        if not (parameter(&call, weight, 1, &channels, &call.plan.weight)
-                and parameter(&call, bias, 1, &channels, &call.plan.bias)):
-            return NotImplemented
-        y = output(&call, x, out)
-        if y is None or not lay_out(&call.plan, kinds, x, y, x):
-            return NotImplemented
-        if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+        y = forward_arrays(&call, kinds, x, weight, bias, 1, &channels, out)
+        if y is None:
             return NotImplemented
         if running and not (running_statistic(running_mean, channels, y) and running_statistic(running_var, channels, y)):
             return NotImplemented
@@ -315,17 +329,9 @@ cdef object channel_backward(object groups, bint batch, object dy, object x, obj
         call.plan.groups = groups
     rest[0] = channels if batch else samples_of(x, kinds)
     rest[1] = call.plan.groups
-    call.plan.dy = <const char*>cnp.PyArray_DATA(<cnp.ndarray>dy)
     try:
-        if not (parameter(&call, weight, 1, &channels, &call.plan.weight)
-                and statistic(&call, mean, kept, rest, &call.plan.mean)
-                and statistic(&call, rstd, kept, rest, &call.plan.rstd)):
-            return NotImplemented
-        dx = output(&call, x, out)
-        if dx is None or not lay_out(&call.plan, kinds, x, dx, dy):
-            return NotImplemented
-        if out is not None and not (clear_of(dx, x, x) and clear_of(dx, x, dy) and clear_of(dx, x, weight)
-                                    and clear_of(dx, x, mean) and clear_of(dx, x, rstd)):
+        dx = backward_arrays(&call, kinds, dy, x, weight, mean, rstd, 1, &channels, kept, rest, out)
+        if dx is None:
             return NotImplemented
         perform(&call)
         return (dx, gradient(call.plan.dweight, weight, x, 1, &channels),
@@ -366,13 +372,8 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
     rest[0] = samples_of(x, kinds)
     rest[1] = call.plan.groups
     try:
-        if not (parameter(&call, weight, 1, &channels, &call.plan.weight)
-                and parameter(&call, bias, 1, &channels, &call.plan.bias)):
-            return NotImplemented
-        y = output(&call, x, out)
-        if y is None or not lay_out(&call.plan, kinds, x, y, x):
-            return NotImplemented
-        if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
+        y = forward_arrays(&call, kinds, x, weight, bias, 1, &channels, out)
+        if y is None:
             return NotImplemented
         if return_stats:
             call.plan.mean = new_statistic(2, rest, made)
