@@ -114,6 +114,7 @@ cdef bint begin(Call* call, object x, object eps) except -1:
     call.type_number = cnp.PyArray_TYPE(<cnp.ndarray>x)
     call.plan.dtype = <Dtype>dtype
     call.plan.itemsize = cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
+    call.plan.bytes = cnp.PyArray_NBYTES(<cnp.ndarray>x)
     call.plan.x = <const char*>cnp.PyArray_DATA(<cnp.ndarray>x)
     call.plan.groups = 1
     call.plan.centered = True
@@ -247,8 +248,7 @@ cdef object gradient(const double* sums, object weight, cnp.ndarray x, int ndim,
 cdef int perform(Call* call) except -1:
     cdef int failed, threads = current_threads()
     cdef Plan* p = &call.plan
-    cdef Py_ssize_t elements = p.samples * p.groups * p.channels * p.segments * p.length
-    if elements * p.itemsize <= KEEP_GIL:
+    if p.bytes <= KEEP_GIL:
         failed = execute(_run, p, threads)
     else:
         with nogil:

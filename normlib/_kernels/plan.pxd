@@ -27,6 +27,7 @@ cdef struct Plan:
     Form form
     Dtype dtype
     Py_ssize_t itemsize
+    Py_ssize_t bytes        # of x
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them

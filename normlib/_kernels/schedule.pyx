@@ -25,30 +25,22 @@ cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil
 
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     """Compute the pass; -1 where memory is short, and then nothing is written."""
-    cdef Py_ssize_t size = p.samples * p.length * p.itemsize, total
+    cdef Py_ssize_t worth
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
-    if p.form == FEATURE_ROWS:
-        size *= p.groups
+    if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS:
         p.parameters = p.length
-    elif p.form == FEATURE_COLUMNS:
-        size *= p.width
-        p.parameters = p.length
-    elif p.form == CHANNEL_ROWS:
-        size *= p.groups * p.channels * p.segments
-        p.parameters = p.groups * p.channels
     else:
-        size *= p.width
-        p.parameters = p.width
+        p.parameters = p.groups * p.channels
     if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:
         # element-wise work alone: segment by segment, as they lie in memory
         p.samples, p.segments = p.segments, 1
         p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
         p.shared = True
-    total = (3 if backward else 2) * size // THREAD_BYTES
-    threads = <int>max(1, min(<Py_ssize_t>threads, total))
-    p.streaming = size >= STREAM_BYTES
+    worth = (3 if backward else 2) * p.bytes // THREAD_BYTES
+    threads = <int>max(1, min(<Py_ssize_t>threads, worth))
+    p.streaming = p.bytes >= STREAM_BYTES
     partition(p, backward, threads)
     if backward and p.weight_grads:
         p.dweight = <double*>calloc(p.parts * p.parameters, sizeof(double))
