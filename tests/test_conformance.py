@@ -14,6 +14,7 @@ from normlib.testing import _checks as checks
 from normlib.testing._cases import _possible, constant, independent
 from normlib.testing._errors import check_errors
 from normlib.testing._gradients import check_gradients, gradient_cases
+from normlib.testing._layouts import ORDERS, in_order
 
 DTYPES = [dtype.name for dtype in dtypes()]
 each_op = pytest.mark.parametrize("op", OPS)
@@ -124,25 +125,27 @@ def test_same_bits_at_every_position_of_a_row(backend, op, dtype):
 
 @each_op
 @each_dtype
-def test_same_bits_in_every_layout_and_output(backend, op, dtype):
-    """Order of the axes in memory, strides, alignment, byte order, `out` and in place change nothing."""
+@pytest.mark.parametrize("order", ORDERS)
+def test_same_bits_in_every_layout_and_output(backend, op, dtype, order):
+    """Strides, alignment, byte order, `out` and in place change nothing, in each order of the axes in memory."""
     for case in with_modes(op, dtype):
         x, weight, bias, dy = case.inputs()
+        x, dy = in_order(order)(x), in_order(order)(dy)
         running = checks.running(case)
         y, *statistics = checks.call_forward(case, x, weight, bias, **running, return_stats=True)
         named = dict(zip(OPS[op].statistics, statistics, strict=True))
         dx = checks.call_backward(case, dy, x, weight, **named)[0]
         for layout in LAYOUTS:
-            if layout.startswith("broadcast") or not _possible(replace(case, layout=layout)):
-                continue  # other values
-            other, other_dy = LAYOUTS[layout](x), LAYOUTS[layout](dy)
+            if layout in ORDERS or layout.startswith("broadcast") or not _possible(replace(case, layout=layout)):
+                continue  # another order, or other values
+            other, other_dy = in_order(order, layout)(x), in_order(order, layout)(dy)
             found = checks.call_forward(case, other, weight, bias, **running, return_stats=True)
             assert all(checks.same_bits(a, b) for a, b in zip(found, [y, *statistics], strict=True)), (case, layout)
             assert checks.same_bits(checks.call_backward(case, other_dy, other, weight, **named)[0], dx), (case, layout)
         for out in (np.empty_like(x), LAYOUTS["strided"](x), LAYOUTS["channels_last"](x)):
             assert checks.same_bits(checks.call_forward(case, x, weight, bias, **running, out=out), y), case
             assert checks.same_bits(checks.call_backward(case, dy, x, weight, **named, out=out)[0], dx), case
-        same, same_x, same_dy = x.copy(), x.copy(), dy.copy()
+        same, same_x, same_dy = x.copy("K"), x.copy("K"), dy.copy("K")
         assert checks.same_bits(checks.call_forward(case, same, weight, bias, **running, out=same), y), case
         assert checks.same_bits(checks.call_backward(case, dy, same_x, weight, **named, out=same_x)[0], dx), case
         assert checks.same_bits(checks.call_backward(case, same_dy, x, weight, **named, out=same_dy)[0], dx), case

@@ -21,13 +21,25 @@ def _memory_order(x, axis):
     return (*sorted(kept, key=lambda i: -abs(x.strides[i])), *axis)
 
 
+def _dense(arrays):
+    """Copies without gaps, with the axes in the order that they have in the memory of x: it decides the last bits."""
+    copies = [np.empty_like(arrays[-1]) for _ in arrays]
+    for copy, a in zip(copies, arrays, strict=True):
+        copy[...] = a
+    return copies
+
+
+def _contiguous(arrays):
+    return [np.ascontiguousarray(a) for a in arrays]
+
+
 def _feature(function, arrays, statistics, axis, out):
     """Run `function(arrays, statistics, axis, out)` on the arrays, on a view of them in memory order, or on copies."""
     result = function(arrays, statistics, axis, out)
     kept = out.ndim - len(axis)
     last = tuple(range(kept, out.ndim))
     views = _memory_order(arrays[-1], axis)
-    for order, arranged in ((views, None), ((*sorted(views[:kept]), *axis), np.ascontiguousarray)):
+    for order, arranged in ((views, None), (views, _dense), ((*sorted(views[:kept]), *axis), _contiguous)):
         if result is not NotImplemented:
             return result
         # Positions of the kept axes among themselves, for statistics
@@ -35,7 +47,7 @@ def _feature(function, arrays, statistics, axis, out):
         moved = [a.transpose(order) for a in arrays]
         target = out.transpose(order)
         if arranged is not None:
-            moved = [arranged(a) for a in moved]
+            moved = arranged(moved)
             target = None
         result = function(moved, [s.transpose(ranks).copy() for s in statistics], last, target)
         if result is not NotImplemented:
@@ -48,12 +60,15 @@ def _feature(function, arrays, statistics, axis, out):
 
 
 def _channel(function, arrays, channel_axis, out):
-    """Run `function(arrays, channel_axis, out)` on the arrays or on copies with the channels after the samples."""
+    """Run `function(arrays, channel_axis, out)` on the arrays or on copies, at last with the channels after the samples."""
     result = function(arrays, channel_axis, out)
-    if result is NotImplemented:
-        moved = [np.ascontiguousarray(np.moveaxis(a, channel_axis, 1)) for a in arrays]
+    for arranged in (_dense, _contiguous):
+        if result is not NotImplemented:
+            return result
+        moved = arranged([np.moveaxis(a, channel_axis, 1) for a in arrays])
         result = function(moved, 1, None)
-        np.moveaxis(out, channel_axis, 1)[...] = result[0]
+        if result is not NotImplemented:
+            np.moveaxis(out, channel_axis, 1)[...] = result[0]
     return result
 
 

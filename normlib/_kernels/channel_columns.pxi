@@ -10,41 +10,43 @@ cdef enum:
     MEAN_G = 4
     MEAN_GZ = 5
     TABLE = 6
-    SPREAD = PIECE  # columns whose tables stay in the first cache
+
+
+cdef struct Tile:
+    # One task: a block of positions of a sample, a strip of channels.
+    Py_ssize_t sample, block, position, positions, column, width
+
+
+cdef inline void tile_of(const Plan* p, Py_ssize_t task, Tile* tile) noexcept nogil:
+    cdef Py_ssize_t strips = (p.width - 1) // p.strip + 1
+    tile.column = task % strips * p.strip
+    tile.width = min(p.strip, p.width - tile.column)
+    tile.block = task // strips % p.blocks
+    tile.position = tile.block * BLOCK
+    tile.positions = min(<Py_ssize_t>BLOCK, p.length - tile.position)
+    tile.sample = task // strips // p.blocks
+
+
+cdef inline Py_ssize_t start_of(const Tile* tile, const Span* span) noexcept nogil:
+    return tile.sample * span.sample + tile.position * span.position + tile.column
 
 
 cdef inline work* table_of(const Plan* p, Py_ssize_t sample, int entry, work zero) noexcept nogil:
-    return <work*>p.table + (sample * TABLE + entry) * p.width
+    return <work*>p.table + (sample * TABLE + entry) * p.padded
 
 
 cdef inline double* sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t block) noexcept nogil:
     return p.sums + (sample * p.blocks + block) * 2 * p.width
 
 
-cdef inline void channel_sum(const Plan* p, Py_ssize_t sample, Py_ssize_t c, double* s) noexcept nogil:
-    cdef Py_ssize_t block
-    s[0] = s[1] = 0
-    for block in range(p.blocks):
-        s[0] += sums_of(p, sample, block)[c]
-        s[1] += sums_of(p, sample, block)[p.width + c]
-
-
-cdef void channel_columns_first(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """Sums of the sample for the first mean; task: a sample and a strip of columns."""
-    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, sample = task // strips, column = task % strips * STRIP
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column), j
-    cdef double total[STRIP]
-    for j in range(STRIP):
-        total[j] = 0
-    strip_sample(x + sample * p.xs.sample + column, p.xs.position, p.length, width, total, <work>0)
-    memcpy(sums_of(p, sample, 0) + column, total, width * sizeof(double))
-
-
-cdef void channel_columns_shift(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
+cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
+    """The first mean of each group, from a sample of its elements."""
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
     cdef double* sums = sums_of(p, sample, 0)
     cdef double total
     cdef Py_ssize_t g, c
+    memset(sums, 0, p.width * sizeof(double))
+    add_sample(x + sample * p.xs.sample, p.xs.position, p.length, p.width, sums, <work>0)
     for g in range(p.groups):
         total = 0
         for c in range(g * p.channels, (g + 1) * p.channels):
@@ -55,224 +57,318 @@ cdef void channel_columns_shift(const Plan* p, Py_ssize_t sample, const storage*
 
 
 cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """Sums about the first mean; task: a sample, a block of positions and a strip of columns."""
-    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, column = task % strips * STRIP
-    cdef Py_ssize_t block = task // strips % p.blocks, sample = task // strips // p.blocks
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column)
-    cdef work shift[STRIP]
-    cdef double s[STRIP]
-    cdef double q[STRIP]
-    if p.state[sample] == SETTLED:
+    """Sums about the first mean; task: a tile."""
+    cdef Tile tile
+    cdef double* s
+    tile_of(p, task, &tile)
+    if p.state[tile.sample] == SETTLED:
         return
-    memset(shift, 0, sizeof(shift))
-    memset(s, 0, sizeof(s))
-    memset(q, 0, sizeof(q))
-    memcpy(shift, table_of(p, sample, SHIFT, <work>0) + column, width * sizeof(work))
-    strip_moments(x + sample * p.xs.sample + block * BLOCK * p.xs.position + column, p.xs.position,
-                  min(<Py_ssize_t>BLOCK, p.length - block * BLOCK), width, shift, True, s, q)
-    memcpy(sums_of(p, sample, block) + column, s, width * sizeof(double))
-    memcpy(sums_of(p, sample, block) + p.width + column, q, width * sizeof(double))
+    s = sums_of(p, tile.sample, tile.block) + tile.column
+    block_moments(x + start_of(&tile, &p.xs), p.xs.position, tile.positions, tile.width,
+                  table_of(p, tile.sample, SHIFT, <work>0) + tile.column, True, False, <work*>NULL, 0, s, s + p.width)
 
 
-cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, const work* w) noexcept nogil:
-    cdef const work* b = <const work*>p.bias
+cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, const work* w,
+                            const work* offset, work default) noexcept nogil:
+    cdef work* entry = table_of(p, sample, SHIFT, <work>0)
     cdef Py_ssize_t c
     for c in range(g * p.channels, (g + 1) * p.channels):
-        table_of(p, sample, SHIFT, <work>0)[c] = <work>found.shift
-        table_of(p, sample, DELTA, <work>0)[c] = <work>found.delta
-        table_of(p, sample, SCALE, <work>0)[c] = <work>found.scale * w[c] if w != NULL else <work>found.scale
-        table_of(p, sample, OFFSET, <work>0)[c] = b[c] if b != NULL else 0
+        entry[c] = <work>found.shift
+        entry[DELTA * p.padded + c] = <work>found.delta
+        entry[SCALE * p.padded + c] = <work>found.scale * w[c] if w != NULL else <work>found.scale
+        entry[OFFSET * p.padded + c] = offset[c] if offset != NULL else default
+
+
+cdef inline void go_round(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    """Let the table of a sample begin again behind its end."""
+    cdef work* entry
+    cdef Py_ssize_t e, c
+    for e in range(TABLE):
+        entry = table_of(p, sample, e, zero)
+        for c in range(p.width, p.padded):
+            entry[c] = entry[c - p.width]
+
+
+cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const work* w, double* s) noexcept nogil:
+    """The sums of a group, from those of its channels, which end up in the first block; weighted by w if it is given"""
+    cdef double* sums = sums_of(p, sample, 0)
+    cdef Py_ssize_t c
+    s[0] = s[1] = 0
+    for c in range(g * p.channels, (g + 1) * p.channels):
+        s[0] += (w[c] if w != NULL else 1) * sums[c]
+        s[1] += (w[c] if w != NULL else 1) * sums[p.width + c]
+
+
+cdef inline void add_blocks(const Plan* p, Py_ssize_t sample) noexcept nogil:
+    """Add the sums of all blocks to those of the first."""
+    cdef double* sums = sums_of(p, sample, 0)
+    cdef const double* more
+    cdef Py_ssize_t block, c
+    for block in range(1, p.blocks):
+        more = sums_of(p, sample, block)
+        for c in range(2 * p.width):
+            sums[c] += more[c]
 
 
 cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
-    cdef Py_ssize_t n = p.channels * p.length, g, c
+    cdef Py_ssize_t n = p.channels * p.length, g, c, k, m
     cdef int state = p.state[sample]
-    cdef double channel[2]
     cdef double s[2]
+    cdef double first[LANES]
+    cdef double second[LANES]
+    cdef Settled settled
     cdef Statistics found
     cdef Row row
     if state == SETTLED:
         return
     p.state[sample] = SETTLED
-    for g in range(p.groups):
-        s[0] = s[1] = 0
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            channel_sum(p, sample, c, channel)
-            s[0] += channel[0]
-            s[1] += channel[1]
-        c = g * p.channels
-        settle(s, n, p.eps, shift[c], &found)
-        if not trusted(s, n, p.eps, <work>0):
-            if state == AGAIN and s[0] - s[0] == 0:
-                for c in range(g * p.channels, (g + 1) * p.channels):
-                    shift[c] = <work>(found.shift + found.delta)
-                p.state[sample] = LAST
-                continue
-            row.channels = p.channels
-            row.channel = row.segments = 1
-            row.segment = 0
-            row.length = p.length
-            row.position = p.xs.position
-            wide_statistics(x + sample * p.xs.sample + c, &row, True, p.eps, &found, <work>0)
-        if p.mean != NULL:
-            p.mean[sample * p.groups + g] = found.shift + found.delta
-        if p.var != NULL:
-            p.var[sample * p.groups + g] = found.var
-        if p.rstd != NULL:
-            p.rstd[sample * p.groups + g] = found.rstd
-        fill_table(p, sample, g, &found, w)
+    add_blocks(p, sample)
+    for g from 0 <= g < p.groups by LANES:
+        m = min(<Py_ssize_t>LANES, p.groups - g)
+        for k in range(m):
+            group_sums_of(p, sample, g + k, <const work*>NULL, s)
+            first[k], second[k] = s[0], s[1]
+        settle_columns(first, second, m, n, p.eps, &settled, <work>0)
+        for k in range(m):
+            c = (g + k) * p.channels
+            found.shift, found.delta, found.var = shift[c], settled.delta[k], settled.var[k]
+            found.rstd, found.scale = settled.rstd[k], settled.scale[k]
+            if not settled.sound[k]:
+                if state == AGAIN and first[k] - first[k] == 0:
+                    for c in range(c, c + p.channels):
+                        shift[c] = <work>(found.shift + found.delta)
+                    p.state[sample] = LAST
+                    continue
+                row.channels = p.channels
+                row.channel = row.segments = 1
+                row.segment = 0
+                row.length = p.length
+                row.position = p.xs.position
+                wide_statistics(x + sample * p.xs.sample + c, &row, True, p.eps, &found, <work>0)
+            if p.mean != NULL:
+                p.mean[sample * p.groups + g + k] = found.shift + found.delta
+            if p.var != NULL:
+                p.var[sample * p.groups + g + k] = found.var
+            if p.rstd != NULL:
+                p.rstd[sample * p.groups + g + k] = found.rstd
+            fill_table(p, sample, g + k, &found, w, <const work*>p.bias, <work>NOTHING)
+    go_round(p, sample, <work>0)
 
 
 cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """The table from statistics that are known: forward in evaluation, and backward."""
-    cdef Py_ssize_t g, c
+    cdef Py_ssize_t g
     cdef Statistics found
     for g in range(p.groups):
         found.shift = <work>p.mean[sample * p.groups + g]
         found.delta = p.mean[sample * p.groups + g] - found.shift
         found.scale = p.rstd[sample * p.groups + g]
         if p.dy == NULL:
-            fill_table(p, sample, g, &found, w)
-            continue
-        fill_table(p, sample, g, &found, <const work*>NULL)
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, OFFSET, <work>0)[c] = w[c] if w != NULL else 1
+            fill_table(p, sample, g, &found, w, <const work*>p.bias, <work>NOTHING)
+        else:
+            fill_table(p, sample, g, &found, <const work*>NULL, w, <work>1)
+    go_round(p, sample, <work>0)
 
 
-cdef inline void copy_tables(const Plan* p, Py_ssize_t sample, Py_ssize_t j0, Py_ssize_t n, work* tables) noexcept nogil:
-    cdef int entry
-    cdef Py_ssize_t end = (n + LANES - 1) // LANES * LANES
-    for entry in range(TABLE if p.dy != NULL else MEAN_G):
-        memcpy(tables + entry * SPREAD, table_of(p, sample, entry, tables[0]) + j0, n * sizeof(work))
-        memset(tables + entry * SPREAD + n, 0, (end - n) * sizeof(work))
-
-
-cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t m, const work* v) noexcept nogil:
+cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m,
+                              const work* table, Py_ssize_t entry, bint past) noexcept nogil:
+    """y = ((x - shift) - delta) * scale + offset for a few positions of m <= LANES channels"""
     cdef work t[LANES]
-    cdef Py_ssize_t k
-    load_some(x, m, t)
-    for k in range(LANES):
-        t[k] = ((t[k] - v[k]) - v[DELTA * SPREAD + k]) * v[SCALE * SPREAD + k] + v[OFFSET * SPREAD + k]
-    store_some(y, m, t)
+    cdef work v[LANES]
+    cdef work d[LANES]
+    cdef work r[LANES]
+    cdef work b[LANES]
+    cdef Py_ssize_t i, k
+    load(table, v)
+    load(table + DELTA * entry, d)
+    load(table + SCALE * entry, r)
+    load(table + OFFSET * entry, b)
+    for i in range(rows):
+        load_some(x + i * xp, m, t)
+        for k in range(LANES):
+            t[k] = ((t[k] - v[k]) - d[k]) * r[k] + b[k]
+        if past:
+            stream(y + i * yp, t)
+        else:
+            store_some(y + i * yp, m, t)
+
+
+cdef inline bint flat(const Plan* p, const Tile* tile) noexcept nogil:
+    """Whether the positions of a tile are one stretch of memory, in whole lanes: then lanes may begin at any channel,
+    on a line of the output, and go round from the last channel of a position to the first of the next."""
+    return (tile.width == p.width and p.width % LANES == 0 and p.xs.position == p.width and p.ys.position == p.width
+            and (p.dy == NULL or p.ds.position == p.width))
+
+
+cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, Py_ssize_t positions, Py_ssize_t width,
+                              const work* table, bint past) noexcept nogil:
+    cdef Py_ssize_t i, j, rows
+    for i from 0 <= i < positions by WINDOW:
+        rows = min(<Py_ssize_t>WINDOW, positions - i)
+        j = 0
+        while j + LANES <= width:
+            column_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, p.xs.position, p.ys.position, rows, LANES,
+                         table + j, p.padded, past)
+            j += LANES
+        if j < width:
+            column_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, p.xs.position, p.ys.position, rows, width - j,
+                         table + j, p.padded, False)
 
 
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """y = ((x - shift) - delta) * scale + bias; task: a sample and a block of positions."""
-    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j
-    cdef Py_ssize_t stop = min(i0 + BLOCK, p.length)
-    cdef storage* y = <storage*>p.y + sample * p.ys.sample
-    cdef work tables[TABLE * SPREAD]
+    """y = ((x - shift) - delta) * scale + bias; task: a tile."""
+    cdef storage* y = <storage*>p.y
+    cdef const work* table
+    cdef Tile tile
     cdef Writer writer
-    cdef storage* to
-    x += sample * p.xs.sample
-    open_writer(&writer, p.streaming)
-    for j0 from 0 <= j0 < p.width by SPREAD:
-        n = min(<Py_ssize_t>SPREAD, p.width - j0)
-        copy_tables(p, sample, j0, n, tables)
-        for i in range(i0, stop):
-            to = place(&writer, y + i * p.ys.position + j0)
-            j = 0
-            while j + LANES <= n:
-                column_lanes(x + i * p.xs.position + j0 + j, to + j, LANES, tables + j)
-                j += LANES
-            if j < n:
-                column_lanes(x + i * p.xs.position + j0 + j, to + j, n - j, tables + j)
-            wrote(&writer, n * sizeof(storage))
-    close_writer(&writer)
+    cdef Py_ssize_t i, j, m, head
+    tile_of(p, task, &tile)
+    x += start_of(&tile, &p.xs)
+    y += start_of(&tile, &p.ys)
+    table = table_of(p, tile.sample, 0, <work>0) + tile.column
+    if not p.streaming:
+        forward_rows(x, y, p, tile.positions, tile.width, table, False)
+    elif flat(p, &tile):
+        head = to_line(y)
+        forward_rows(x, y, p, 1, head, table, False)
+        forward_rows(x + head, y + head, p, tile.positions - 1, tile.width, table + head, True)
+        m = (tile.positions - 1) * tile.width + head
+        forward_rows(x + m, y + m, p, 1, tile.width - head, table + head, False)
+        stream_fence()
+    else:
+        open_writer(&writer, True)
+        for i in range(tile.positions):
+            for j from 0 <= j < tile.width by LANES:
+                m = min(<Py_ssize_t>LANES, tile.width - j)
+                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, False)
+                wrote(&writer, m * sizeof(storage))
+        close_writer(&writer)
 
 
 cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """Sums of dy and dy * z; task: a sample, a block of positions and a strip of columns."""
-    cdef Py_ssize_t strips = (p.width - 1) // STRIP + 1, column = task % strips * STRIP
-    cdef Py_ssize_t block = task // strips % p.blocks, sample = task // strips // p.blocks
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, p.width - column)
-    cdef const storage* dy = <const storage*>p.dy + sample * p.ds.sample + block * BLOCK * p.ds.position + column
-    cdef work shift[STRIP]
-    cdef work delta[STRIP]
-    cdef work scale[STRIP]
-    cdef double s[STRIP]
-    cdef double q[STRIP]
-    x += sample * p.xs.sample + block * BLOCK * p.xs.position + column
-    memset(s, 0, sizeof(s))
-    memset(q, 0, sizeof(q))
-    memset(shift, 0, sizeof(shift))
-    memset(delta, 0, sizeof(delta))
-    memset(scale, 0, sizeof(scale))
-    memcpy(shift, table_of(p, sample, SHIFT, <work>0) + column, width * sizeof(work))
-    memcpy(delta, table_of(p, sample, DELTA, <work>0) + column, width * sizeof(work))
-    memcpy(scale, table_of(p, sample, SCALE, <work>0) + column, width * sizeof(work))
-    strip_gradients(x, dy, p.xs.position, p.ds.position, min(<Py_ssize_t>BLOCK, p.length - block * BLOCK), width,
-                    <const work*>NULL, shift, delta, scale, s, q)
-    memcpy(sums_of(p, sample, block) + column, s, width * sizeof(double))
-    memcpy(sums_of(p, sample, block) + p.width + column, q, width * sizeof(double))
+    """Sums of dy and dy * z; task: a tile."""
+    cdef const work* table
+    cdef Tile tile
+    cdef double* s
+    tile_of(p, task, &tile)
+    s = sums_of(p, tile.sample, tile.block) + tile.column
+    table = table_of(p, tile.sample, 0, <work>0) + tile.column
+    block_gradients(x + start_of(&tile, &p.xs), <const storage*>p.dy + start_of(&tile, &p.ds), p.xs.position, p.ds.position,
+                    tile.positions, tile.width, table, table + DELTA * p.padded, table + SCALE * p.padded, w, False, False,
+                    s, s + p.width)
 
 
 cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """mean(g) and mean(g * z) of each group; the sums of a channel end up in the first block."""
     cdef Py_ssize_t g, c
     cdef double s[2]
-    cdef double total[2]
+    add_blocks(p, sample)
     for g in range(p.groups):
-        total[0] = total[1] = 0
+        group_sums_of(p, sample, g, w, s)
         for c in range(g * p.channels, (g + 1) * p.channels):
-            channel_sum(p, sample, c, s)
-            sums_of(p, sample, 0)[c] = s[0]
-            sums_of(p, sample, 0)[p.width + c] = s[1]
-            total[0] += (w[c] if w != NULL else 1) * s[0]
-            total[1] += (w[c] if w != NULL else 1) * s[1]
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, MEAN_G, <work>0)[c] = <work>(total[0] / (p.channels * p.length))
-            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>(total[1] / (p.channels * p.length))
+            table_of(p, sample, MEAN_G, <work>0)[c] = <work>(s[0] / (p.channels * p.length))
+            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>(s[1] / (p.channels * p.length))
+    go_round(p, sample, <work>0)
 
 
-cdef void channel_columns_parts(const Plan* p, Py_ssize_t strip, const storage* x, const work* w) noexcept nogil:
-    """Add the samples' sums to the weight gradients; task: a strip of columns."""
+cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* x, const work* w) noexcept nogil:
+    """Add the samples' sums to the weight gradients; task: a block of channels."""
     cdef Py_ssize_t sample, c, part
     for sample in range(p.samples):
         part = (p.first + sample) // p.batch * p.width
-        for c in range(strip * STRIP, min((strip + 1) * STRIP, p.width)):
+        for c in range(block * BLOCK, min((block + 1) * BLOCK, p.width)):
             p.dbias[part + c] += sums_of(p, sample, 0)[c]
             p.dweight[part + c] += sums_of(p, sample, 0)[p.width + c]
 
 
-cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, const work* v, bint given) noexcept nogil:
+cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,
+                                       Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m, const work* table, Py_ssize_t entry,
+                                       bint given, bint past) noexcept nogil:
+    """dx = rstd * (g - mean(g) - z * mean(g * z)) for a few positions of m <= LANES channels"""
     cdef work z[LANES]
     cdef work g[LANES]
-    cdef Py_ssize_t k
-    load_some(dy, m, g)
-    if given:
-        for k in range(LANES):
-            g[k] = v[SCALE * SPREAD + k] * (g[k] * v[OFFSET * SPREAD + k])
+    cdef work v[LANES]
+    cdef work d[LANES]
+    cdef work r[LANES]
+    cdef work u[LANES]
+    cdef work c1[LANES]
+    cdef work c2[LANES]
+    cdef Py_ssize_t i, k
+    load(table + SCALE * entry, r)
+    load(table + OFFSET * entry, u)
+    if not given:
+        load(table, v)
+        load(table + DELTA * entry, d)
+        load(table + MEAN_G * entry, c1)
+        load(table + MEAN_GZ * entry, c2)
+    for i in range(rows):
+        load_some(dy + i * dp, m, g)
+        if given:
+            for k in range(LANES):
+                g[k] = r[k] * (g[k] * u[k])
+        else:
+            load_some(x + i * xp, m, z)
+            for k in range(LANES):
+                z[k] = ((z[k] - v[k]) - d[k]) * r[k]
+                g[k] = r[k] * ((g[k] * u[k] - c1[k]) - z[k] * c2[k])
+        if past:
+            stream(dx + i * yp, g)
+        else:
+            store_some(dx + i * yp, m, g)
+
+
+cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx, const Plan* p, Py_ssize_t positions,
+                               Py_ssize_t width, const work* table, bint given, bint past) noexcept nogil:
+    cdef Py_ssize_t i, j, rows
+    for i from 0 <= i < positions by WINDOW:
+        rows = min(<Py_ssize_t>WINDOW, positions - i)
+        j = 0
+        while j + LANES <= width:
+            column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, p.xs.position,
+                                  p.ds.position, p.ys.position, rows, LANES, table + j, p.padded, given, past)
+            j += LANES
+        if j < width:
+            column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, p.xs.position,
+                                  p.ds.position, p.ys.position, rows, width - j, table + j, p.padded, given, False)
+
+
+cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x, const storage* dy, storage* dx,
+                               const work* table, bint given) noexcept nogil:
+    cdef Writer writer
+    cdef Py_ssize_t i, j, m, head
+    if not p.streaming:
+        backward_rows(x, dy, dx, p, tile.positions, tile.width, table, given, False)
+    elif flat(p, tile):
+        head = to_line(dx)
+        backward_rows(x, dy, dx, p, 1, head, table, given, False)
+        backward_rows(x + head, dy + head, dx + head, p, tile.positions - 1, tile.width, table + head, given, True)
+        m = (tile.positions - 1) * tile.width + head
+        backward_rows(x + m, dy + m, dx + m, p, 1, tile.width - head, table + head, given, False)
+        stream_fence()
     else:
-        load_some(x, m, z)
-        for k in range(LANES):
-            z[k] = ((z[k] - v[k]) - v[DELTA * SPREAD + k]) * v[SCALE * SPREAD + k]
-            g[k] = v[SCALE * SPREAD + k] * ((g[k] * v[OFFSET * SPREAD + k] - v[MEAN_G * SPREAD + k]) - z[k] * v[MEAN_GZ * SPREAD + k])
-    store_some(dx, m, g)
+        open_writer(&writer, True)
+        for i in range(tile.positions):
+            for j from 0 <= j < tile.width by LANES:
+                m = min(<Py_ssize_t>LANES, tile.width - j)
+                column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, place(&writer, dx + i * p.ys.position + j),
+                                      0, 0, 0, 1, m, table + j, p.padded, given, False)
+                wrote(&writer, m * sizeof(storage))
+        close_writer(&writer)
 
 
 cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """dx = rstd * (g - mean(g) - z * mean(g * z)); task: a sample and a block of positions."""
-    cdef Py_ssize_t sample = task // p.blocks, i0 = task % p.blocks * BLOCK, j0, n, i, j
-    cdef Py_ssize_t stop = min(i0 + BLOCK, p.length)
-    cdef storage* dx = <storage*>p.y + sample * p.ys.sample
-    cdef const storage* dy = <const storage*>p.dy + sample * p.ds.sample
-    cdef work tables[TABLE * SPREAD]
-    cdef Writer writer
-    cdef storage* to
-    x += sample * p.xs.sample
-    open_writer(&writer, p.streaming)
-    for j0 from 0 <= j0 < p.width by SPREAD:
-        n = min(<Py_ssize_t>SPREAD, p.width - j0)
-        copy_tables(p, sample, j0, n, tables)
-        for i in range(i0, stop):
-            to = place(&writer, dx + i * p.ys.position + j0)
-            j = 0
-            while j + LANES <= n:
-                column_backward_lanes(x + i * p.xs.position + j0 + j, dy + i * p.ds.position + j0 + j, to + j, LANES, tables + j, p.given)
-                j += LANES
-            if j < n:
-                column_backward_lanes(x + i * p.xs.position + j0 + j, dy + i * p.ds.position + j0 + j, to + j, n - j, tables + j, p.given)
-            wrote(&writer, n * sizeof(storage))
-    close_writer(&writer)
+    """dx from the sums; task: a tile."""
+    cdef const storage* dy = <const storage*>p.dy
+    cdef storage* dx = <storage*>p.y
+    cdef const work* table
+    cdef Tile tile
+    tile_of(p, task, &tile)
+    x += start_of(&tile, &p.xs)
+    dy += start_of(&tile, &p.ds)
+    dx += start_of(&tile, &p.ys)
+    table = table_of(p, tile.sample, 0, <work>0) + tile.column
+    if p.given:
+        backward_tile(p, &tile, x, dy, dx, table, True)
+    else:
+        backward_tile(p, &tile, x, dy, dx, table, False)

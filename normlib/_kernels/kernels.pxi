@@ -2,9 +2,9 @@
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, F16, F32, F64, LANES, PARTS, SETTLED, AGAIN, LAST, STRIP, Plan, Run, Span, Step,
+    BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
-    CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_SHIFT, CHANNEL_COLUMNS_MOMENTS,
+    CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, COPY,
 )
@@ -13,8 +13,9 @@ include "lanes.pxi"
 include "statistics.pxi"
 include "streams.pxi"
 include "feature_rows.pxi"
-include "feature_columns.pxi"
 include "channel_rows.pxi"
+include "columns.pxi"
+include "feature_columns.pxi"
 include "channel_columns.pxi"
 
 
@@ -79,8 +80,6 @@ cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x,
         channel_rows_backward(p, task, x, w)
     elif step == CHANNEL_COLUMNS_FIRST:
         channel_columns_first(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_SHIFT:
-        channel_columns_shift(p, task, x, w)
     elif step == CHANNEL_COLUMNS_MOMENTS:
         channel_columns_moments(p, task, x, w)
     elif step == CHANNEL_COLUMNS_STATISTICS:

@@ -3,7 +3,7 @@
 cdef enum:
     LANES = 32      # accumulators of a sum
     BLOCK = 1024    # elements summed in lanes before the lanes are added up in float64
-    STRIP = 64      # neighbouring columns that one task of the columns family takes
+    WIDE = 256      # neighbouring columns that one task of feature columns takes, at most
     PARTS = 64      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
     SETTLED = 0
@@ -47,10 +47,12 @@ cdef struct Plan:
     double* mean
     double* rstd
     double* var
-    Py_ssize_t batch        # rows (or samples, or columns) a task takes
+    Py_ssize_t batch        # rows (or samples, or strips) a task takes
+    Py_ssize_t strip        # neighbouring columns a task takes
     Py_ssize_t parameters   # length of weight and bias
     Py_ssize_t parts        # partial sums of the weight gradients
     Py_ssize_t blocks       # blocks of positions
+    Py_ssize_t padded       # width in whole lanes, and as many more
     bint weight_grads
     double* dweight         # parts x parameters; the first part ends up with the sum
     double* dbias
@@ -58,7 +60,7 @@ cdef struct Plan:
     # channel columns
     Py_ssize_t first        # index of the first sample among all: it decides the part of the weight gradients
     double* sums            # samples x blocks x 2 x width
-    char* table             # samples x 6 x width, in the working type
+    char* table             # samples x 6 x padded, in the working type
     int* state              # samples: SETTLED, or why the sums are taken again
 
 cdef enum Step:
@@ -69,7 +71,6 @@ cdef enum Step:
     CHANNEL_ROWS_FORWARD
     CHANNEL_ROWS_BACKWARD
     CHANNEL_COLUMNS_FIRST
-    CHANNEL_COLUMNS_SHIFT
     CHANNEL_COLUMNS_MOMENTS
     CHANNEL_COLUMNS_STATISTICS
     CHANNEL_COLUMNS_GIVEN

@@ -5,9 +5,9 @@ Results do not depend on the number of threads: weight gradients are summed over
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
-    BLOCK, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, STRIP, Plan, Run,
+    BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WIDE, Plan, Run,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
-    CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_SHIFT, CHANNEL_COLUMNS_MOMENTS,
+    CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS,
 )
@@ -16,6 +16,7 @@ cdef enum:
     THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
     STREAM_BYTES = 1 << 23      # outputs from this size on go past the caches
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
+    STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
     TABLES = 6                  # tables a sample of channel columns
 
 
@@ -59,7 +60,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
             if backward:
                 parallel_for(run, FEATURE_COLUMNS_BACKWARD, p, p.parts, threads)
             else:
-                parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * (parts_of(p.width, STRIP) + p.streaming), threads)
+                parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * (parts_of(p.width, p.strip) + p.streaming), threads)
         elif p.form == CHANNEL_ROWS:
             if backward:
                 parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * p.groups, threads)
@@ -82,7 +83,10 @@ cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
         p.batch = max(<Py_ssize_t>16, parts_of(rows, PARTS))
         p.parts = parts_of(rows, p.batch)
     elif p.form == FEATURE_COLUMNS:
-        rows = p.samples * parts_of(p.width, STRIP)
+        p.strip = WIDE
+        while p.strip > 2 * LANES and (2 if backward else 1) * p.length * p.strip * p.itemsize > STRIP_BYTES:
+            p.strip //= 2
+        rows = p.samples * parts_of(p.width, p.strip)
         p.batch = parts_of(rows, PARTS)
         p.parts = parts_of(rows, p.batch)
     else:
@@ -93,13 +97,18 @@ cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
     """The samples in chunks that stay in cache from one step to the next."""
     cdef Plan p = whole[0]
-    cdef Py_ssize_t strips = parts_of(p.width, STRIP), first, sample
+    cdef Py_ssize_t first, sample, tiles
     cdef Py_ssize_t chunk = max(<Py_ssize_t>1, CHUNK_BYTES // (p.length * p.width * p.itemsize))
     cdef bint open
     chunk = min(chunk, p.samples)
     p.blocks = parts_of(p.length, BLOCK)
+    # Whole positions, for they lie together in memory, unless that leaves a thread without work.
+    p.strip = p.width
+    while p.strip > WIDE and chunk * p.blocks * parts_of(p.width, p.strip) < threads:
+        p.strip = (p.strip // 2 + LANES - 1) // LANES * LANES
+    p.padded = (p.width + LANES - 1) // LANES * LANES + LANES
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
-    p.table = <char*>malloc(chunk * TABLES * p.width * working)
+    p.table = <char*>calloc(chunk * TABLES * p.padded, working)
     p.state = <int*>malloc(chunk * sizeof(int))
     if p.sums == NULL or p.table == NULL or p.state == NULL:
         free(p.sums)
@@ -114,29 +123,29 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
         p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
         p.var = whole.var + first * p.groups if whole.var != NULL else NULL
         p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
+        tiles = p.samples * p.blocks * parts_of(p.width, p.strip)
         if backward:
             p.dy = whole.dy + first * p.ds.sample * p.itemsize
             parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
             if p.weight_grads or not p.given:
-                parallel_for(run, CHANNEL_COLUMNS_GRADIENTS, &p, p.samples * p.blocks * strips, threads)
+                parallel_for(run, CHANNEL_COLUMNS_GRADIENTS, &p, tiles, threads)
                 parallel_for(run, CHANNEL_COLUMNS_MEANS, &p, p.samples, threads)
             if p.weight_grads:
-                parallel_for(run, CHANNEL_COLUMNS_PARTS, &p, strips, threads)
-            parallel_for(run, CHANNEL_COLUMNS_BACKWARD, &p, p.samples * p.blocks, threads)
+                parallel_for(run, CHANNEL_COLUMNS_PARTS, &p, parts_of(p.width, BLOCK), threads)
+            parallel_for(run, CHANNEL_COLUMNS_BACKWARD, &p, tiles, threads)
             continue
         if p.given:
             parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
         else:
-            parallel_for(run, CHANNEL_COLUMNS_FIRST, &p, p.samples * strips, threads)
-            parallel_for(run, CHANNEL_COLUMNS_SHIFT, &p, p.samples, threads)
+            parallel_for(run, CHANNEL_COLUMNS_FIRST, &p, p.samples, threads)
             open = True
             while open:
-                parallel_for(run, CHANNEL_COLUMNS_MOMENTS, &p, p.samples * p.blocks * strips, threads)
+                parallel_for(run, CHANNEL_COLUMNS_MOMENTS, &p, tiles, threads)
                 parallel_for(run, CHANNEL_COLUMNS_STATISTICS, &p, p.samples, threads)
                 open = False
                 for sample in range(p.samples):
                     open |= p.state[sample] != SETTLED
-        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, p.samples * p.blocks, threads)
+        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, tiles, threads)
     free(p.sums)
     free(p.table)
     free(p.state)

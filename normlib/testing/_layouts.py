@@ -33,29 +33,29 @@ def _misaligned(a):
     return view
 
 
-def _in_memory_order(a, order):
-    """`a` with its axes lying in memory in the given order."""
-    return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+# Orders of the axes in memory, outermost first. The last bits of a result may depend on them, on nothing else here.
+ORDERS = {
+    "contiguous": lambda n: tuple(range(n)),
+    "channels_last": lambda n: (0, *range(2, n), 1) if n > 1 else (0,),
+    "channels_first": lambda n: (0, n - 1, *range(1, n - 1)) if n > 1 else (0,),
+    "transposed": lambda n: (*range(1, n), 0),
+    "fortran": lambda n: tuple(reversed(range(n))),
+}
 
 
-def _channels_last(a):
-    return _in_memory_order(a, (0, *range(2, a.ndim), 1)) if a.ndim > 1 else a.copy()
+def in_order(order, layout="contiguous"):
+    """A layout, with the axes lying in memory in the given order."""
 
+    def lay_out(a):
+        axes = ORDERS[order](a.ndim)
+        return LAYOUTS[layout](a.transpose(axes)).transpose(np.argsort(axes))
 
-def _channels_first(a):
-    return _in_memory_order(a, (0, a.ndim - 1, *range(1, a.ndim - 1))) if a.ndim > 1 else a.copy()
-
-
-def _transposed(a):
-    return _in_memory_order(a, (*range(1, a.ndim), 0))
+    return lay_out
 
 
 LAYOUTS = {
-    "contiguous": np.array,
-    "channels_last": _channels_last,
-    "channels_first": _channels_first,
-    "transposed": _transposed,
-    "fortran": lambda a: np.array(a, order="F"),
+    "contiguous": lambda a: np.array(a, order="C"),
+    **{order: in_order(order) for order in ORDERS if order != "contiguous"},
     "strided": _strided,
     "padded": _padded,
     "negative": _negative,
