@@ -65,7 +65,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
         return
     s = sums_of(p, tile.sample, tile.block) + tile.column
     block_moments(x + start_of(&tile, &p.xs), p.xs.position, tile.positions, tile.width,
-                  table_of(p, tile.sample, SHIFT, <work>0) + tile.column, True, False, <work*>NULL, 0, s, s + p.width)
+                  table_of(p, tile.sample, SHIFT, <work>0) + tile.column, True, p.streaming, <work*>NULL, 0, s, s + p.width)
 
 
 cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, const work* w,
@@ -185,6 +185,9 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
     load(table + SCALE * entry, r)
     load(table + OFFSET * entry, b)
     for i in range(rows):
+        if past:
+            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
+                prefetch(x + (i + WINDOW) * xp + k)
         load_some(x + i * xp, m, t)
         for k in range(LANES):
             t[k] = ((t[k] - v[k]) - d[k]) * r[k] + b[k]
@@ -255,7 +258,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
     s = sums_of(p, tile.sample, tile.block) + tile.column
     table = table_of(p, tile.sample, 0, <work>0) + tile.column
     block_gradients(x + start_of(&tile, &p.xs), <const storage*>p.dy + start_of(&tile, &p.ds), p.xs.position, p.ds.position,
-                    tile.positions, tile.width, table, table + DELTA * p.padded, table + SCALE * p.padded, w, False, False,
+                    tile.positions, tile.width, table, table + DELTA * p.padded, table + SCALE * p.padded, w, False, p.streaming,
                     s, s + p.width)
 
 
@@ -303,6 +306,10 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
         load(table + MEAN_G * entry, c1)
         load(table + MEAN_GZ * entry, c2)
     for i in range(rows):
+        if past:
+            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
+                prefetch(x + (i + WINDOW) * xp + k)
+                prefetch(dy + (i + WINDOW) * dp + k)
         load_some(dy + i * dp, m, g)
         if given:
             for k in range(LANES):
