@@ -60,7 +60,7 @@ def _feature(function, arrays, statistics, axis, out):
 
 
 def _channel(function, arrays, channel_axis, out):
-    """Run `function(arrays, channel_axis, out)` on the arrays, on copies, or on copies with the channels after the samples."""
+    """Run `function(arrays, channel_axis, out)` on the arrays, or on copies, at last with channels after samples."""
     result = function(arrays, channel_axis, out)
     for arranged in (_dense, _contiguous):
         if result is not NotImplemented:
