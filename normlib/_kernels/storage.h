@@ -64,19 +64,53 @@ static inline half_t narrow_half(float f)
 
 /* ---- all lanes ---- */
 
+/* Arrays of lanes stay in registers where every access has the width that the compiler chose for the loops over them. */
+
 static inline void load_bf16(const bf16_t *x, float *t)
 {
+#if defined(__AVX512BW__)
+    for (int l = 0; l < LANES; l += 16)
+        _mm512_storeu_si512(t + l, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + l))), 16));
+#else
     for (int l = 0; l < LANES; l++) t[l] = widen_bf16(x[l]);
+#endif
 }
+
+#if defined(__AVX512BW__)
+/* narrow_bf16, the result in the upper halves. */
+static inline __m512i round_bf16(const float *t)
+{
+    __m512i u = _mm512_loadu_si512(t);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+    __mmask16 nan = _mm512_cmp_ps_mask(_mm512_castsi512_ps(u), _mm512_castsi512_ps(u), _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+}
+
+/* The upper halves of 32 values, side by side. */
+static inline __m512i upper_halves(__m512i a, __m512i b)
+{
+    static const uint16_t odd[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                     33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    return _mm512_permutex2var_epi16(a, _mm512_loadu_si512(odd), b);
+}
+#endif
 
 static inline void store_bf16(bf16_t *y, const float *t)
 {
+#if defined(__AVX512BW__)
+    _mm512_storeu_si512(y, upper_halves(round_bf16(t), round_bf16(t + 16)));
+#else
     for (int l = 0; l < LANES; l++) y[l] = narrow_bf16(t[l]);
+#endif
 }
 
 static inline void load_half(const half_t *x, float *t)
 {
-#if defined(__F16C__)
+#if defined(__AVX512BW__)
+    for (int l = 0; l < LANES; l += 16)
+        _mm512_storeu_ps(t + l, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + l))));
+#elif defined(__F16C__)
     for (int l = 0; l < LANES; l += 8)
         _mm256_storeu_ps(t + l, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + l))));
 #else
@@ -86,7 +120,10 @@ static inline void load_half(const half_t *x, float *t)
 
 static inline void store_half(half_t *y, const float *t)
 {
-#if defined(__F16C__)
+#if defined(__AVX512BW__)
+    for (int l = 0; l < LANES; l += 16)
+        _mm256_storeu_si256((__m256i *)(y + l), _mm512_cvtps_ph(_mm512_loadu_ps(t + l), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
     for (int l = 0; l < LANES; l += 8)
         _mm_storeu_si128((__m128i *)(y + l),
                          _mm256_cvtps_ph(_mm256_loadu_ps(t + l), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -129,19 +166,48 @@ static inline void store_part_f32(float *y, ptrdiff_t n, const float *t)
 
 static inline void load_part_f64(const double *x, ptrdiff_t n, double *t)
 {
+#if defined(__AVX512F__)
+    uint32_t mask = ((uint32_t)1 << n) - 1;
+    for (int l = 0; l < LANES; l += 8) _mm512_storeu_pd(t + l, _mm512_maskz_loadu_pd((__mmask8)(mask >> l), x + l));
+#else
     for (ptrdiff_t l = 0; l < LANES; l++) t[l] = 0;
     for (ptrdiff_t l = 0; l < n; l++) t[l] = x[l];
+#endif
 }
 
 static inline void store_part_f64(double *y, ptrdiff_t n, const double *t)
 {
+#if defined(__AVX512F__)
+    uint32_t mask = ((uint32_t)1 << n) - 1;
+    for (int l = 0; l < LANES; l += 8) _mm512_mask_storeu_pd(y + l, (__mmask8)(mask >> l), _mm512_loadu_pd(t + l));
+#else
     for (ptrdiff_t l = 0; l < n; l++) y[l] = t[l];
+#endif
+}
+
+static inline void load_part_16(void *t, const void *x, ptrdiff_t n)
+{
+#if defined(__AVX512BW__)
+    _mm512_storeu_si512(t, _mm512_maskz_loadu_epi16(((__mmask32)1 << n) - 1, x));
+#else
+    memset(t, 0, LANES * sizeof(uint16_t));
+    memcpy(t, x, (size_t)n * sizeof(uint16_t));
+#endif
+}
+
+static inline void store_part_16(void *y, const void *t, ptrdiff_t n)
+{
+#if defined(__AVX512BW__)
+    _mm512_mask_storeu_epi16(y, ((__mmask32)1 << n) - 1, _mm512_loadu_si512(t));
+#else
+    memcpy(y, t, (size_t)n * sizeof(uint16_t));
+#endif
 }
 
 static inline void load_part_bf16(const bf16_t *x, ptrdiff_t n, float *t)
 {
-    bf16_t part[LANES] = {{0}};
-    memcpy(part, x, (size_t)n * sizeof *x);
+    bf16_t part[LANES];
+    load_part_16(part, x, n);
     load_bf16(part, t);
 }
 
@@ -149,13 +215,13 @@ static inline void store_part_bf16(bf16_t *y, ptrdiff_t n, const float *t)
 {
     bf16_t part[LANES];
     store_bf16(part, t);
-    memcpy(y, part, (size_t)n * sizeof *y);
+    store_part_16(y, part, n);
 }
 
 static inline void load_part_half(const half_t *x, ptrdiff_t n, float *t)
 {
-    half_t part[LANES] = {{0}};
-    memcpy(part, x, (size_t)n * sizeof *x);
+    half_t part[LANES];
+    load_part_16(part, x, n);
     load_half(part, t);
 }
 
@@ -163,36 +229,92 @@ static inline void store_part_half(half_t *y, ptrdiff_t n, const float *t)
 {
     half_t part[LANES];
     store_half(part, t);
-    memcpy(y, part, (size_t)n * sizeof *y);
+    store_part_16(y, part, n);
 }
 
 /* ---- the fixed tree over the lanes, in float64: l + (l + 16), then + 8, + 4, + 2, + 1 ---- */
 
-static inline double tree_f64(const double *a)
+static inline double tree_16(double *s)
 {
-    double s[16];
-    for (int l = 0; l < 16; l++) s[l] = a[l] + a[l + 16];
     for (int l = 0; l < 8; l++) s[l] += s[l + 8];
     for (int l = 0; l < 4; l++) s[l] += s[l + 4];
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
+static inline double tree_f64(const double *a)
+{
+    double s[16];
+    for (int l = 0; l < 16; l++) s[l] = a[l] + a[l + 16];
+    return tree_16(s);
+}
+
+#if defined(__AVX__)
+static inline double tree_4(__m256d t)
+{
+    __m128d u = _mm_add_pd(_mm256_castpd256_pd128(t), _mm256_extractf128_pd(t, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(u, _mm_unpackhi_pd(u, u)));
+}
+#endif
+
+/* The tree over the first 16 lanes, and over all 32. */
+static inline double chunk_f32(const float *a)
+{
+#if defined(__AVX512F__)
+    __m512 v = _mm512_loadu_ps(a);
+    __m512d t = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+    return tree_4(_mm256_add_pd(_mm512_castpd512_pd256(t), _mm512_extractf64x4_pd(t, 1)));
+#elif defined(__AVX__)
+    __m256d s[4];
+    for (int l = 0; l < 4; l++) s[l] = _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l));
+    return tree_4(_mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3])));
+#else
+    double s[16];
+    for (int l = 0; l < 16; l++) s[l] = a[l];
+    return tree_16(s);
+#endif
+}
+
 static inline double tree_f32(const float *a)
 {
-#if defined(__AVX__)
-    __m256d s[4], t;
-    __m128d u;
+#if defined(__AVX512F__)
+    __m512 v = _mm512_loadu_ps(a), w = _mm512_loadu_ps(a + 16);
+    __m512d s = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_castps512_ps256(w)));
+    __m512d t = _mm512_add_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(w, 1)));
+    s = _mm512_add_pd(s, t);
+    return tree_4(_mm256_add_pd(_mm512_castpd512_pd256(s), _mm512_extractf64x4_pd(s, 1)));
+#elif defined(__AVX__)
+    __m256d s[4];
     for (int l = 0; l < 4; l++)
         s[l] = _mm256_add_pd(_mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l)), _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l + 16)));
-    t = _mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3]));
-    u = _mm_add_pd(_mm256_castpd256_pd128(t), _mm256_extractf128_pd(t, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(u, _mm_unpackhi_pd(u, u)));
+    return tree_4(_mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3])));
 #else
     double wide[LANES];
     for (int l = 0; l < LANES; l++) wide[l] = a[l];
     return tree_f64(wide);
 #endif
 }
+
+static inline double chunk_f64(const double *a)
+{
+    double s[16];
+    for (int l = 0; l < 16; l++) s[l] = a[l];
+    return tree_16(s);
+}
+
+/* ---- x - y on the multipliers ----
+   The adders are the busier units, and fma(x, 1, -y) rounds once, as x - y does. The compiler, which does not see
+   that `one` is 1, does not turn it back. */
+#if defined(__GNUC__) && defined(__FMA__)
+static inline float one_f32(void) { float one = 1; __asm__("" : "+x"(one)); return one; }
+static inline double one_f64(void) { double one = 1; __asm__("" : "+x"(one)); return one; }
+static inline float minus_f32(float x, float y, float one) { return __builtin_fmaf(x, one, -y); }
+static inline double minus_f64(double x, double y, double one) { return __builtin_fma(x, one, -y); }
+#else
+static inline float one_f32(void) { return 1; }
+static inline double one_f64(void) { return 1; }
+static inline float minus_f32(float x, float y, float one) { (void)one; return x - y; }
+static inline double minus_f64(double x, double y, double one) { (void)one; return x - y; }
+#endif
 
 /* ---- memory ---- */
 
