@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import normlib
-from normlib.bench import limit, main, peers, report, runner
+from normlib.bench import figures, limit, main, peers, report, runner
 from normlib.bench.calls import Contender, arrays, call
-from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, MODELS, Case, cases
+from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, GROWTH, LARGE, MODELS, Case, cases
 from normlib.bench.progress import Progress
 from normlib.ops import OPS
 
@@ -90,6 +90,27 @@ def test_sizes_run_from_cache_to_memory_in_every_dtype(norm):
     assert min(case.bytes for case in found) < 1e6
     assert max(case.bytes for case in found) > 200e6
     assert any(case.bytes > 60e6 for case in found if case.dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("norm", OPS)
+@pytest.mark.parametrize("backward", [False, True])
+def test_each_figure_out_of_cache_has_cases(norm, backward):
+    found = [c for c in cases() if c.norm == norm and c.backward == backward]
+    in_float32 = {(c.layout, c.out) for c in found if c.dtype == "float32" and c.bytes > LARGE}
+    layouts = {"layer_norm": ("rows", "channel_axis"), "rms_norm": ("rows",)}.get(
+        norm, ("channels_first", "channels_last")
+    )
+    assert {(layout, out) for layout in layouts for out in (True, False)} <= in_float32
+    assert {c.dtype for c in found if c.out and c.bytes > 60e6} >= {"float16", "bfloat16"}
+
+
+def test_growth_changes_nothing_but_the_length_of_rows():
+    found = [case for case in cases() if case.model == GROWTH]
+    assert {case.shape[-1] for case in found} >= {64, 65536}
+    for key in {(case.norm, case.backward) for case in found}:
+        family = [case for case in found if (case.norm, case.backward) == key]
+        assert len({case.bytes for case in family}) == 1
+        assert len({case.shape[-1] for case in family}) == len(family) > 3
 
 
 def test_models_are_well_formed():
@@ -194,7 +215,7 @@ def test_slow_contenders_sit_out():
     assert (len(samples["fast"]), len(samples["slow"])) == (10, 3)
 
 
-def test_noise_is_the_spread_of_the_limit():
+def test_noise_is_the_spread_of_samples():
     assert runner.spread([1.0] * 9) == 0
     assert runner.spread([1.0, 2.0, 1.0, 2.0, 1.0]) > runner.NOISY
     noisy = runner.Result(tiny("layer_norm", "rows"), {"copy": 1.0, runner.OURS: 1.0}, noise=0.5)
@@ -291,10 +312,59 @@ def test_summary_counts_what_is_lost():
 
 
 def test_figures_tell_what_is_missed():
-    found = {(line["figure"], line["measure"]): line for line in report.figures(results())}
-    line = found["in cache (up to 8 MB), float32", "worst"]
+    found = {(line["figure"], line["measure"]): line for line in figures.figures(results())}
+    line = found["x limit: up to 8 MB, float32", "worst"]
     assert line["value"] == pytest.approx(4.0)
-    assert not line["met"]
+    assert (line["met"], line["missed"]) == (False, 1)
+    assert "1 missed" in report.summary_text(results())
+
+
+def measured(shape=(5, 768), ours=1e-3, model="tiny", **seconds):
+    names = {"alone": runner.ALONE, "add": runner.ADD}
+    case = Case(model, "layer_norm", shape, "rows", out=False)
+    return runner.Result(case, {"copy": 1e-3, runner.OURS: ours, **{names.get(k, k): v for k, v in seconds.items()}})
+
+
+@pytest.mark.parametrize(
+    ("figure", "measure", "given", "value", "met"),
+    [
+        ("torch over ours", "mean", [measured(torch=4e-3), measured(torch=9e-3)], 6.0, True),
+        ("torch over ours", "worst", [measured(torch=0.9e-3), measured(torch=9e-3)], 0.9, False),
+        ("jax over ours", "mean", [measured(jax=3e-3), measured()], 3.0, False),
+        ("one fresh row of 768: torch over ours", "worst", [measured((1, 768), torch=5e-3)], 5.0, True),
+        ("one fresh row of 768: ours over np.add", "worst", [measured((1, 768), add=5e-4)], 2.0, False),
+        ("one thread over several: up to 8 MB, over 100 us", "worst", [measured(alone=1.9e-3)], 1.9, True),
+        ("one thread over several: all cases", "worst", [measured(alone=1.9e-3), measured(alone=9e-4)], 0.9, False),
+        (
+            "growth: rows of 64 to 65536 over the fastest",
+            "worst",
+            [measured((8, 64), 1.0, GROWTH), measured((4, 128), 1.5, GROWTH), measured((8, 128), 9.0, GROWTH)],
+            1.5,
+            False,
+        ),
+    ],
+)
+def test_figures_follow_from_the_times(figure, measure, given, value, met):
+    line = next(line for line in figures.figures(given) if (line["figure"], line["measure"]) == (figure, measure))
+    assert line["value"] == pytest.approx(value)
+    assert line["met"] == met
+
+
+def test_one_thread_takes_part_where_there_are_several():
+    before = normlib.get_num_threads()
+    normlib.set_num_threads(2)
+    try:
+        result = runner.measure(tiny("layer_norm", "rows"), {}, 2, TINY_BUDGET)
+        assert normlib.get_num_threads() == 2
+        with runner.one_thread():
+            assert normlib.get_num_threads() == 1
+    finally:
+        normlib.set_num_threads(before)
+    assert result.speedup == result.seconds[runner.ALONE] / result.ours
+    assert not result.peers
+    assert "1 thread" in report.table([result])
+    assert runner.measure(tiny("layer_norm", "rows"), {}, 1, TINY_BUDGET).speedup is None
+    assert "1 thread" not in report.table(results())
 
 
 def test_table_has_a_line_for_each_case():

@@ -1,67 +1,11 @@
 """What a run says: a table, a summary by peer, the project's own figures, JSON."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
+from normlib.bench.figures import figures, geometric_mean
 from normlib.bench.runner import Result
 
-__all__ = ["FIGURES", "Figure", "as_json", "figures", "geometric_mean", "summary", "table"]
-
-
-class Figure(NamedTuple):
-    """A promise about our time over the limit: over which cases, as a mean or for the worst, and the value."""
-
-    name: str
-    applies: Callable[[Result], bool]
-    goal: float
-    measure: str = "worst"
-    value: Callable[[Result], float] = lambda result: result.over_limit
-
-
-def _large(result: Result, backward: bool, out: bool) -> bool:
-    case = result.case
-    return case.bytes > 120e6 and case.dtype == "float32" and case.backward == backward and case.out == out
-
-
-def _in_cache(result: Result) -> bool:
-    return result.case.bytes <= 8e6 and result.case.dtype == "float32"
-
-
-def _half(result: Result) -> bool:
-    return result.case.bytes > 60e6 and result.case.dtype in ("float16", "bfloat16")
-
-
-FIGURES = (
-    Figure("over 120 MB, out=, forward", lambda r: _large(r, False, True), 1.15),
-    Figure("over 120 MB, out=, backward", lambda r: _large(r, True, True), 1.25),
-    Figure("over 120 MB, fresh output, forward", lambda r: _large(r, False, False), 1.6),
-    Figure("over 120 MB, fresh output, backward", lambda r: _large(r, True, False), 1.6),
-    Figure("16-bit, over 60 MB", _half, 1.4),
-    Figure("in cache (up to 8 MB), float32", _in_cache, 1.6, "mean"),
-    Figure("in cache (up to 8 MB), float32", _in_cache, 2.5),
-    Figure("all cases", lambda r: True, 1.5, "mean"),
-    Figure(
-        "one row against np.add",
-        lambda r: "np.add" in r.seconds and not r.case.out,
-        1.6,
-        "worst",
-        lambda r: r.ours / r.seconds["np.add"],
-    ),
-)
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the geometric mean.
-
-    Examples
-    --------
-    >>> geometric_mean([1.0, 4.0])
-    2.0
-    """
-    logarithms = [math.log(value) for value in values]
-    return math.exp(math.fsum(logarithms) / len(logarithms))
+__all__ = ["as_json", "summary", "summary_text", "table"]
 
 
 def _seconds(value: float) -> str:
@@ -94,19 +38,23 @@ def peer_names(results: list[Result]) -> list[str]:
 def table(results: list[Result]) -> str:
     """Return a line for each case, under a heading for each pass.
 
-    Peers' columns hold their time over ours; a ``<`` marks a lost case, a ``~`` one that was measured under noise.
+    Peers' columns hold their time over ours, ``1 thread`` our own on one thread over that on those of the run; a ``<``
+    marks a lost case, a ``~`` one that was measured under noise.
     """
     names = peer_names(results)
     norms = list(dict.fromkeys(result.case.norm for result in results))
     results = sorted(results, key=lambda r: (norms.index(r.case.norm), r.case.backward, not r.case.training))
     header = ["model", "shape", "layout", "dtype", "", "MB", "time", "GB/s", "x limit", *names]
+    alone = any(result.speedup is not None for result in results)
+    if alone:
+        header.append("1 thread")
     rows, headings = [header], {}
     for result in results:
         case = result.case
         heading = f"{case.norm} {case.pass_name}"
         if heading not in headings.values():
             headings[len(rows)] = heading
-        ratios = [result.peers.get(name) for name in names]
+        ratios = [*(result.peers.get(name) for name in names), *([result.speedup] if alone else [])]
         rows.append(
             [
                 case.model,
@@ -164,29 +112,6 @@ def summary(results: list[Result]) -> list[dict]:
     return lines
 
 
-def figures(results: list[Result]) -> list[dict]:
-    """Return the project's promises about the limit that these cases can tell of, and what was measured."""
-    found = []
-    for figure in FIGURES:
-        values = [(figure.value(result), result.case.name) for result in results if figure.applies(result)]
-        if not values:
-            continue
-        worst, name = max(values)
-        value = worst if figure.measure == "worst" else geometric_mean(value for value, _ in values)
-        found.append(
-            {
-                "figure": figure.name,
-                "measure": figure.measure,
-                "cases": len(values),
-                "goal": figure.goal,
-                "value": value,
-                "met": value <= figure.goal,
-                "case": name,
-            }
-        )
-    return found
-
-
 def summary_text(results: list[Result]) -> str:
     """Return the closing lines of a run."""
     rows = [["against", "cases", "mean", "worst", "lost", "worst case"]]
@@ -202,16 +127,16 @@ def summary_text(results: list[Result]) -> str:
             ]
         )
     text = [_with_last(rows), ""]
-    rows = [["our time over the limit", "", "cases", "goal", "here", "", "worst case"]]
+    rows = [["figure", "", "cases", "goal", "here", "", "worst case"]]
     for line in figures(results):
         rows.append(
             [
                 line["figure"],
                 line["measure"],
                 str(line["cases"]),
-                f"{line['goal']:.2f}",
+                f"{'>=' if line['at_least'] else '<='} {line['goal']:.2f}",
                 f"{line['value']:.2f}",
-                "met" if line["met"] else "missed",
+                "met" if line["met"] else f"{line['missed']} missed" if line["measure"] == "worst" else "missed",
                 line["case"],
             ]
         )

@@ -1,10 +1,12 @@
 """Timing: interleaved rounds, medians, and how far the clock can be trusted."""
 
+import contextlib
+import functools
 import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,11 +14,14 @@ import numpy as np
 from normlib.bench.calls import Contender, arrays, call
 from normlib.bench.cases import ITEMSIZE, Case
 from normlib.bench.limit import COPIES, limits
+from normlib.threads import get_num_threads, set_num_threads
 
 __all__ = ["NOISY", "Budget", "Result", "measure", "time_interleaved"]
 
 OURS = "normlib"
-NOISY = 0.2  # spread of the limit's samples from which a case tells little
+ALONE = "normlib, one thread"
+ADD = "np.add"  # of the same row: what a call that does next to nothing costs from Python
+NOISY = 0.2  # spread of the samples from which a case tells little
 # Largest difference from ours relative to the largest value, in the output and in parameter gradients. Wide enough
 # for the least careful peer (statistics of a million values in plain float32, float64 through float32, gradients
 # of 32768 rows summed in bfloat16); another formula is off by far more.
@@ -43,7 +48,7 @@ QUICK = Budget(total=0.15, sample=2e-4, rounds=(3, 21))
 
 @dataclass
 class Result:
-    """What was measured of one case; ``seconds`` are medians by contender, ``noise`` is the limit's spread."""
+    """What was measured of one case; ``seconds`` are medians by contender, ``noise`` the spread of limit or ours."""
 
     case: Case
     seconds: dict[str, float] = field(default_factory=dict)
@@ -72,8 +77,13 @@ class Result:
         return {
             name: seconds / self.ours
             for name, seconds in self.seconds.items()
-            if name != OURS and name not in COPIES and name != "np.add"
+            if name not in (OURS, ALONE, ADD, *COPIES)
         }
+
+    @property
+    def speedup(self) -> float | None:
+        """Our time on one thread over our time on those of the run, None where that is one."""
+        return self.seconds[ALONE] / self.ours if ALONE in self.seconds else None
 
     @property
     def noisy(self) -> bool:
@@ -133,6 +143,17 @@ def time_interleaved(
     return samples
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep normlib to one thread."""
+    before = get_num_threads()
+    set_num_threads(1)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
 def _sample(contender: Contender, number: int, clock: Callable[[], float]) -> float:
     function = contender.call
     turns = itertools.repeat(None, number)
@@ -175,13 +196,15 @@ def disagreement(case: Case, ours: list[np.ndarray], theirs: list[np.ndarray]) -
 def measure(
     case: Case, peers: dict, threads: int, budget: Budget, *, clock: Callable[[], float] = time.perf_counter
 ) -> Result:
-    """Measure one case: the limit, ours and every peer that computes the same.
+    """Measure one case: the limit, ours (with several threads also on one) and every peer that computes the same.
 
     A peer whose outputs differ from ours beyond rounding, or that fails, is not timed; ``Result.refused`` says why.
     """
     given = arrays(case)
     ours = call(case, given)
     contenders = {**limits(case, given, threads), OURS: ours}
+    if threads > 1:
+        contenders[ALONE] = ours._replace(around=one_thread)
     result = Result(case)
     expected = [array.copy() for array in ours.outputs(ours.call())] if peers else []
     for name, peer in peers.items():
@@ -199,11 +222,11 @@ def measure(
             contenders[name] = contender
     if case.one_row and not case.backward and case.dtype == "float32":
         x = given["x"]
-        contenders["np.add"] = Contender(lambda: np.add(x, x))
+        contenders[ADD] = Contender(functools.partial(np.add, x, x))
     samples = time_interleaved(contenders, budget, pause=0.003 if threads > 1 else 0.0, clock=clock)
     result.seconds = {name: statistics.median(values) for name, values in samples.items()}
     fastest = min((name for name in COPIES if name in samples), key=result.seconds.__getitem__)
-    result.noise = spread(samples[fastest])
+    result.noise = max(spread(samples[fastest]), spread(samples[OURS]))
     result.rounds = len(samples[OURS])
     return result
 

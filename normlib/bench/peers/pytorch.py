@@ -196,36 +196,31 @@ def _group_norm(case: Case, given: dict) -> tuple[list, Any]:
 
 
 def _instance_norm(case: Case, given: dict) -> tuple[list, Any]:
+    # torch.instance_norm is BatchNorm of one sample with N * C channels; GroupNorm of C groups is often the faster.
     moved, back = _channels_second(case)
     x, weight, bias = moved(given["x"]), given["weight"], given["bias"]
+    samples, channels = x.shape[:2]
+    sizes = (samples, channels, x[0, 0].numel(), channels)
+    grouped = (x, weight, bias, *sizes, case.eps)
     if not case.backward:
-        entry = functools.partial(torch.instance_norm, x, weight, bias, None, None, True, 0.1, case.eps, False)
-        return [entry], lambda result: [back(result)]
-    samples, channels = x.shape[:2]
-    single = (1, samples * channels, *x.shape[2:])
+        entries = _with_out(torch.native_group_norm, aten.native_group_norm.out, grouped, case, given, moved)
+        entries.append(functools.partial(torch.instance_norm, x, weight, bias, None, None, True, 0.1, case.eps, False))
+        return entries, lambda result: [back(result[0] if isinstance(result, tuple) else result)]
+    dy, mask = moved(given["dy"]), [True, weight is not None, weight is not None]
+    _, mean, rstd = torch.native_group_norm(*grouped)
+    entries = [functools.partial(aten.native_group_norm_backward.default, dy, x, mean, rstd, weight, *sizes, mask)]
+    single = x.reshape(1, samples * channels, *x.shape[2:])
     repeated = [None if t is None else t.repeat(samples) for t in (weight, bias)]
-    _, mean, rstd = torch.native_batch_norm(x.reshape(single), *repeated, None, None, True, 0.1, case.eps)
-    entry = functools.partial(_instance_norm_backward, moved(given["dy"]), x, weight, mean, rstd, case.eps)
-    return [entry], lambda result: [back(result[0]), *result[1:]]
+    _, mean, rstd = torch.native_batch_norm(single, *repeated, None, None, True, 0.1, case.eps)
+    saved = (single, repeated[0], None, None, mean, rstd, True, case.eps, mask)
+    entries.append(functools.partial(_instance_norm_backward, dy, saved))
+    return entries, lambda result: [back(result[0]), *_present(result[1:])]
 
 
-def _instance_norm_backward(dy, x, weight, mean, rstd, eps):
-    """Do what autograd does: the backward pass of one BatchNorm of a single sample with N * C channels."""
-    samples, channels = x.shape[:2]
-    single = (1, samples * channels, *x.shape[2:])
-    dx, *gradients = aten.native_batch_norm_backward.default(
-        dy.reshape(single),
-        x.reshape(single),
-        None if weight is None else weight.repeat(samples),
-        None,
-        None,
-        mean,
-        rstd,
-        True,
-        eps,
-        [True, weight is not None, weight is not None],
-    )
-    return (dx.reshape(x.shape), *(part.view(samples, channels).sum(0) for part in gradients if part is not None))
+def _instance_norm_backward(dy, saved):
+    """Do what autograd does, with what it saved: the backward pass of that BatchNorm."""
+    dx, *gradients = aten.native_batch_norm_backward.default(dy.reshape(saved[0].shape), *saved)
+    return (dx.view(dy.shape), *(part.view(dy.shape[:2]).sum(0) for part in gradients if part is not None))
 
 
 _MAKERS = {
