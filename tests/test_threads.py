@@ -146,8 +146,6 @@ def test_other_threads_go_on_while_kernels_run():
         assert any(other_thread_ran() for _ in range(50))  # a busy machine may be late to wake a thread
 
 
-@compiled
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 class TestFork:
     """In processes of their own, since what fails here hangs."""
 
