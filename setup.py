@@ -3,6 +3,8 @@
 NORMLIB_REQUIRE_EXT=1   a failed build of the kernels is an error; otherwise normlib installs without them
 NORMLIB_OPENMP=0        build without OpenMP
 NORMLIB_LEVELS=v3,v4    build these ISA levels only (x86-64; all by default)
+NORMLIB_SANITIZE=LIST   build with these sanitizers, for example address,undefined; a report ends the process
+NORMLIB_COVERAGE=1      build with counters of executed lines, for gcov
 """
 
 import os
@@ -16,6 +18,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 REQUIRED = os.environ.get("NORMLIB_REQUIRE_EXT", "0") not in ("", "0")
+SANITIZE = os.environ.get("NORMLIB_SANITIZE", "")
+COVERAGE = os.environ.get("NORMLIB_COVERAGE", "0") not in ("", "0")
 KERNELS = Path("normlib/_kernels")
 CALLS = ("parallel", "schedule", "layout", "arguments", "calls")
 GNU_FLAGS = [
@@ -27,6 +31,10 @@ GNU_FLAGS = [
     "-fno-tree-loop-distribute-patterns",  # keep the clearing of lanes in registers: no calls of memset
     "-Wno-unused-function",  # specialisations of fused types that nobody calls
     "-DCYTHON_INLINE=inline __attribute__((always_inline, unused))",
+]
+INSTRUMENTS = [
+    *([f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []),
+    *(["--coverage"] if COVERAGE else []),
 ]
 LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 
@@ -52,6 +60,7 @@ def extensions():
         build_dir="build",  # keeps the generated C out of the package
         include_path=[str(KERNELS)],
         language_level=3,
+        emit_linenums=bool(INSTRUMENTS),  # so that reports speak of the Cython sources
         compiler_directives={"boundscheck": False, "wraparound": False, "initializedcheck": False, "cdivision": True,
                              "freethreading_compatible": True, "embedsignature": True},
     )
@@ -80,6 +89,9 @@ class BuildExt(build_ext):
                 extension.extra_link_args += openmp if gnu else []
             if name.startswith("isa_") and gnu:
                 extension.extra_compile_args += GNU_FLAGS + LEVELS.get(name.removeprefix("isa_"), [])
+            if INSTRUMENTS:
+                extension.extra_compile_args += [*INSTRUMENTS, "-O1", "-g1"]
+                extension.extra_link_args += INSTRUMENTS
         super().build_extensions()
 
     def openmp_flags(self, gnu):

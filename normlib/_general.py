@@ -56,10 +56,15 @@ def _rstd(var, eps):
 
 def _update(running, momentum, batch):
     """running = (1 - momentum) * running + momentum * batch, for all pairs or none."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        new = [(1 - momentum) * np.float64(old) + momentum * b for old, b in zip(running, batch, strict=True)]
-        for array, values in zip(running, new, strict=True):
-            array[...] = values
+    before = [array.copy() for array in running]
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            for array, old, new in zip(running, before, batch, strict=True):
+                array[...] = (1 - momentum) * np.float64(old) + momentum * new
+    except BaseException:  # an interrupt may come between the two
+        for array, old in zip(running, before, strict=True):
+            array[...] = old
+        raise
 
 
 def _features(op, x, axis):
@@ -153,10 +158,11 @@ def batch_norm(
     args = (x, weight, bias, mean, var, axis, eps)
     if x.size or mean is None:
         mean, var = _forward(op, args, x, filled, target, ("mean", "var"), shape)
+    y = target if out is None else out
+    result = (y, mean, _rstd(var, eps)) if return_stats else y
     if tracked and training and x.size:
         _update((running_mean, running_var), momentum, (mean, var * (values / (values - 1))))
-    y = target if out is None else out
-    return (y, mean, _rstd(var, eps)) if return_stats else y
+    return result
 
 
 def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
@@ -243,11 +249,12 @@ def instance_norm(
     args = (x, weight, bias, mean, var, axis, eps)
     if x.size or mean is None:
         mean, var = _forward(op, args, x, filled, target, ("mean", "var"), stat_shape)
+    y = target if out is None else out
+    result = (y, mean, _rstd(var, eps)) if return_stats else y
     if tracked and use_input_stats and x.size:
         unbiased = var.mean(axis=0) * (values / (values - 1))
         _update((running_mean, running_var), momentum, (mean.mean(axis=0), unbiased))
-    y = target if out is None else out
-    return (y, mean, _rstd(var, eps)) if return_stats else y
+    return result
 
 
 def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):

@@ -74,6 +74,15 @@ _reported: set[str] = set()  # the plugins that `available` has warned of
 _lock = threading.RLock()
 
 
+def _renew_lock():
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # in a child the thread that held the lock is not there to release it
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class Table:
     """What a choice of backend comes to: ``<op>_direct`` for each operation, and `candidates`, the
     functions to try in turn as (name of the backend, function)."""
@@ -89,7 +98,9 @@ class Table:
         }
         direct = getattr(chosen, "direct", None) or {}
         for op in OPERATIONS:
-            setattr(self, f"{op}_direct", direct.get(op, _decline))
+            function = direct.get(op, _decline)
+            guarded = name != "cython" and op in direct
+            setattr(self, f"{op}_direct", _guarded(op, name, function) if guarded else function)
 
 
 class _Default(Table):
@@ -116,6 +127,55 @@ def _decline(*_):
     return NotImplemented
 
 
+def _guarded(op, name, function):
+    """The direct function of a plugin: what it raises or returns amiss names it."""
+    from inspect import signature
+
+    from .ops import OPS  # late, as in `which`
+
+    norm = OPS[op.removesuffix("_backward")]
+    backward = op != norm.name
+    position = list(signature(norm.backward if backward else norm.forward).parameters).index("x")
+    rest = [f"d{p}" for p in norm.parameters] if backward else norm.statistics
+
+    def direct(*args):
+        try:
+            returned = function(*args)
+        except NotImplementedError:
+            return NotImplemented
+        except Exception as error:
+            _blame(op, name, error)
+        if returned is NotImplemented:
+            return returned
+        names = ["dx" if backward else "y", *(rest if backward or args[-1] else ())]
+        values = returned if len(names) > 1 else [returned]
+        if not isinstance(values, (tuple, list)) or len(values) != len(names):
+            words = f"a tuple ({', '.join(names)})"
+            raise RuntimeError(f"{op}: backend {name!r} returned {type(returned).__name__}, expected {words}")
+        for what, value in zip(names, values, strict=True):
+            if not isinstance(value, np.ndarray) and not (backward and value is None and what != "dx"):
+                came = type(value).__name__
+                raise RuntimeError(f"{op}: backend {name!r} returned {what} as {came}, expected a NumPy array")
+        x = np.asarray(args[position])
+        if (values[0].shape, values[0].dtype.name) != (x.shape, x.dtype.name):
+            raise RuntimeError(
+                f"{op}: backend {name!r} returned {names[0]} as {values[0].dtype} of shape {values[0].shape}, "
+                f"expected {x.dtype} of shape {x.shape}"
+            )
+        return returned
+
+    return direct
+
+
+def _blame(op, name, error):
+    """Raise the error of a backend as one that names it; once, also where the backend calls itself through normlib."""
+    if name in ("cython", "numpy") or getattr(error, "backend", None) == name:
+        raise error
+    failure = RuntimeError(f"{op}: backend {name!r} raised {type(error).__name__}: {error}")
+    failure.backend = name
+    raise failure from error
+
+
 _default = _Default()
 _active: ContextVar[Table] = ContextVar("normlib_backend", default=_default)
 _taken: ContextVar[str] = ContextVar("normlib_taken")  # the backend that took the last call of the general way
@@ -138,10 +198,14 @@ def missing() -> str | None:
 def _check(name, backend):
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a backend is {name!r}, expected a non-empty string")
-    functions = {op: getattr(backend, op) for op in OPERATIONS if hasattr(backend, op)}
+    try:
+        functions = {op: getattr(backend, op) for op in OPERATIONS if hasattr(backend, op)}
+        direct = getattr(backend, "direct", None) or {}
+    except Exception as error:
+        words = f"its functions cannot be read: {type(error).__name__}: {error}"
+        raise TypeError(f"backend {name!r}: {words}") from error
     if not functions:
         raise TypeError(f"backend {name!r} has none of the functions {', '.join(OPERATIONS)}")
-    direct = getattr(backend, "direct", None) or {}
     if not isinstance(direct, dict) or not direct.keys() <= set(OPERATIONS):
         raise TypeError(f"backend {name!r}: direct is {direct!r}, expected a dict of operations")
     for op, function in [*functions.items(), *direct.items()]:
@@ -343,9 +407,7 @@ def run(op, args, results):
         except NotImplementedError:
             continue
         except Exception as error:
-            if name in ("cython", "numpy"):
-                raise
-            raise RuntimeError(f"{op}: backend {name!r} raised {type(error).__name__}: {error}") from error
+            _blame(op, name, error)
         if returned is not NotImplemented:
             _check_returned(op, name, returned, results)
             _taken.set(name)

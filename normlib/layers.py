@@ -407,9 +407,16 @@ class _RunningNorm(_ChannelNorm):
         if momentum is None:
             momentum = 0.0 if count is None else 1 / (int(count) + 1)
         running = {"running_mean": self.running_mean, "running_var": self.running_var}
-        y, saved = super()._forward(x, momentum=momentum, **mode, **running)
-        if count is not None and x.size:
-            count[...] += 1
+        changed = [getattr(self, name) for name in self._buffers] if count is not None else []
+        before = [array.copy() for array in changed]
+        try:
+            y, saved = super()._forward(x, momentum=momentum, **mode, **running)
+            if count is not None and x.size:
+                count[...] += 1
+        except BaseException:  # an interrupt may come between the two
+            for array, values in zip(changed, before, strict=True):
+                array[...] = values
+            raise
         return y, {**saved, **mode}
 
     def _arguments(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""How many threads: the setting and its scopes; that other Python threads go on; and that forked children work."""
+"""How many threads: the setting and its scopes; and that other Python threads go on."""
 
 import asyncio
 import os
@@ -144,52 +144,3 @@ def test_other_threads_go_on_while_kernels_run():
 
     with normlib.backends.use("cython", strict=True), normlib.num_threads(1):
         assert any(other_thread_ran() for _ in range(50))  # a busy machine may be late to wake a thread
-
-
-class TestFork:
-    """In processes of their own, since what fails here hangs."""
-
-    PARENT = """
-import multiprocessing, os, threading
-import numpy as np
-import normlib
-
-normlib.set_num_threads(4)
-x = np.random.default_rng(0).standard_normal((4096, 512)).astype(np.float32)
-expected = normlib.layer_norm(x).tobytes()  # from here on there is a team of threads
-
-def same(_=None):
-    return normlib.layer_norm(x).tobytes() == expected
-
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if work() else 1)
-    return os.waitpid(pid, 0)[1] == 0
-"""
-
-    def run(self, code):
-        result = python(self.PARENT + code)
-        assert result.returncode == 0, result.stderr
-
-    def test_children_and_grandchildren(self):
-        self.run("for _ in range(5):\n    assert child(lambda: same() and child(same)) and same()")
-
-    def test_pool(self):
-        self.run("with multiprocessing.get_context('fork').Pool(2) as pool:\n    assert all(pool.map(same, range(6)))")
-
-    def test_while_another_thread_computes(self):
-        self.run("""
-ended = threading.Event()
-
-def work():
-    while not ended.is_set():
-        normlib.layer_norm(x)
-
-worker = threading.Thread(target=work)
-worker.start()
-good = all([child(same) for _ in range(5)])
-ended.set()
-worker.join()
-assert good
-""")

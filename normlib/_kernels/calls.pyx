@@ -297,10 +297,11 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
         else:
             call.plan.var = <double*>own(&call, samples * channels * sizeof(double))
         perform(&call)
-        if running and not call.plan.given:
+        result = (y, *made) if return_stats else y
+        if running and not call.plan.given:     # last: from here on nothing fails
             update(running_mean, call.plan.mean, samples, channels, weight_of_new, 1)
             update(running_var, call.plan.var, samples, channels, weight_of_new, <double>n / (n - 1))
-        return (y, *made) if return_stats else y
+        return result
     finally:
         release(&call)
 
