@@ -48,12 +48,12 @@ cdef inline void group_sums(const storage* x, const Row* row, work shift, double
         s[1] += channel[1]
 
 
-cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, bint past) noexcept nogil:
+cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, work one, bint past) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t l
     load_some(x, m, t)
     for l in range(LANES):
-        t[l] = ((t[l] - shift) - delta) * scale + b
+        t[l] = (minus(t[l], shift, one) - delta) * scale + b
     if past:
         stream(y, t)
     else:
@@ -62,21 +62,22 @@ cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shif
 
 cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b, Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
+    cdef work one = unit(shift)
     if past != NULL:
         i = to_line(y)
-        run_lanes(x, place(past, y), i, shift, delta, scale, b, False)
+        run_lanes(x, place(past, y), i, shift, delta, scale, b, one, False)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, True)
+            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, one, True)
             i += LANES
-        run_lanes(x + i, place(past, y + i), n - i, shift, delta, scale, b, False)
+        run_lanes(x + i, place(past, y + i), n - i, shift, delta, scale, b, one, False)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, False)
+            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, one, False)
             i += LANES
         if i < n:
-            run_lanes(x + i, y + i, n - i, shift, delta, scale, b, False)
+            run_lanes(x + i, y + i, n - i, shift, delta, scale, b, one, False)
 
 
 cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
@@ -181,7 +182,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
 
 
 cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssize_t m, work* a, work* q,
-                                    work shift, work delta, work scale) noexcept nogil:
+                                    work shift, work delta, work scale, work one) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef Py_ssize_t l
@@ -189,7 +190,7 @@ cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssiz
     load_some(dy, m, g)
     for l in range(LANES):
         a[l] += g[l]
-        z[l] = g[l] * (((z[l] - shift) - delta) * scale)
+        z[l] = g[l] * ((minus(z[l], shift, one) - delta) * scale)
         q[l] += z[l] if m >= LANES or l < m else 0
 
 
@@ -197,20 +198,21 @@ cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n
     """s[0] += sum dy, s[1] += sum dy * z over a block"""
     cdef work a[LANES]
     cdef work q[LANES]
+    cdef work one = unit(shift)
     cdef Py_ssize_t i = 0
     clear(a)
     clear(q)
     while i + LANES <= n:
-        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale)
+        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale, one)
         i += LANES
     if i < n:
-        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, delta, scale)
+        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, delta, scale, one)
     s[0] += tree(a)
     s[1] += tree(q)
 
 
 cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work delta, work scale,
-                                    work w, work c1, work c2, bint given) noexcept nogil:
+                                    work w, work c1, work c2, work one, bint given, bint past) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef Py_ssize_t l
@@ -221,31 +223,56 @@ cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage
     else:
         load_some(x, m, z)
         for l in range(LANES):
-            g[l] = scale * ((g[l] * w - c1) - (((z[l] - shift) - delta) * scale) * c2)
-    store_some(dx, m, g)
+            g[l] = scale * ((g[l] * w - c1) - ((minus(z[l], shift, one) - delta) * scale) * c2)
+    if past:
+        stream(dx, g)
+    else:
+        store_some(dx, m, g)
+
+
+cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
+                             work w, work c1, work c2, bint given, Writer* past) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    cdef work one = unit(shift)
+    if past != NULL:
+        i = to_line(dx)
+        run_backward_lanes(x, dy, place(past, dx), i, shift, delta, scale, w, c1, c2, one, given, False)
+        fill_line(past, i * sizeof(storage))
+        while i + LANES <= n:
+            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, True)
+            i += LANES
+        run_backward_lanes(x + i, dy + i, place(past, dx + i), n - i, shift, delta, scale, w, c1, c2, one, given, False)
+        wrote(past, (n - i) * sizeof(storage))
+    else:
+        while i + LANES <= n:
+            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, False)
+            i += LANES
+        if i < n:
+            run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, one, given, False)
 
 
 cdef inline void run_backward(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
-                              work w, work c1, work c2, bint given) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, given)
-        i += LANES
-    if i < n:
-        run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, given)
+                              work w, work c1, work c2, bint given, Writer* past) noexcept nogil:
+    if given:
+        run_descend(x, dy, dx, n, shift, delta, scale, w, c1, c2, True, past)
+    else:
+        run_descend(x, dy, dx, n, shift, delta, scale, w, c1, c2, False, past)
 
 
 cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x0, const work* w) noexcept nogil:
     # A part of the samples and one group: dweight and dbias are the sums that dx needs.
     cdef Py_ssize_t part = task // p.groups, group = task % p.groups, sample, c, k, i, m
     cdef Py_ssize_t n = p.segments * p.length, parameters = p.groups * p.channels
-    cdef Py_ssize_t piece = PIECE if p.streaming else p.length
+    cdef Py_ssize_t piece
     cdef Writer writer
+    cdef Writer* past = &writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
+    cdef bint pieces = p.streaming and past == NULL
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
     cdef const storage* x
     cdef const storage* dy
     cdef storage* dx
+    cdef storage* target
     cdef Row row, drow
     cdef double s[2]
     cdef double total[2]
@@ -288,9 +315,11 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
             for i in range(p.segments):
                 m = 0
                 while m < p.length:
+                    piece = min(<Py_ssize_t>PIECE, p.length - m) if pieces else p.length
+                    target = dx + c * p.ys.channel + i * p.ys.segment + m
                     run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m,
-                                 place(&writer, dx + c * p.ys.channel + i * p.ys.segment + m),
-                                 min(piece, p.length - m), shift, delta, scale, wk, c1, c2, p.given)
-                    wrote(&writer, min(piece, p.length - m) * sizeof(storage))
+                                 place(&writer, target) if pieces else target, piece, shift, delta, scale, wk, c1, c2, p.given, past)
+                    if pieces:
+                        wrote(&writer, piece * sizeof(storage))
                     m += piece
     close_writer(&writer)

@@ -35,7 +35,8 @@ cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, S
 
 
 cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m,
-                             work shift, work delta, work scale, bint centered, bint weighted, bint biased, bint past) noexcept nogil:
+                             work shift, work delta, work scale, work one, bint centered, bint weighted, bint biased,
+                             bint past) noexcept nogil:
     """y = ((x - shift) - delta) * scale * w + b for m <= LANES elements; past: past the caches"""
     cdef work t[LANES]
     cdef work v[LANES]
@@ -48,7 +49,7 @@ cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const 
         load_some(b, m, c)
     for l in range(LANES):
         if centered:
-            t[l] = (t[l] - shift) - delta
+            t[l] = minus(t[l], shift, one) - delta
         t[l] *= scale
         if weighted:
             t[l] *= v[l]
@@ -60,24 +61,31 @@ cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const 
         store_some(y, m, t)
 
 
+cdef void apply_part(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m,
+                     work shift, work delta, work scale, bint centered, bint weighted, bint biased) noexcept nogil:
+    """The ends of a row that goes past the caches: they need no code of their own for each choice."""
+    apply_lanes(x, y, w, b, m, shift, delta, scale, unit(shift), centered, weighted, biased, False)
+
+
 cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
                            work shift, work delta, work scale, bint centered, bint weighted, bint biased, Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
+    cdef work one = unit(shift)
     if past != NULL:
         i = to_line(y)
-        apply_lanes(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased, False)
+        apply_part(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, centered, weighted, biased, True)
+            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, one, centered, weighted, biased, True)
             i += LANES
-        apply_lanes(x + i, place(past, y + i), w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased, False)
+        apply_part(x + i, place(past, y + i), w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, one, centered, weighted, biased, False)
             i += LANES
         if i < n:
-            apply_lanes(x + i, y + i, w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, w + i, b + i, n - i, shift, delta, scale, one, centered, weighted, biased, False)
 
 
 cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
@@ -169,155 +177,4 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
         if ahead:
             turn = 1 - turn
         r += m
-    close_writer(&writer)
-
-
-# Backward (z = (x - mean) * rstd, g = dy * weight):
-#   dx = rstd * (g - mean(g) - z * mean(g * z)), where RMSNorm drops mean(g); dweight = sum dy * z, dbias = sum dy
-
-cdef inline void gradient_lanes(const storage* x, const storage* dy, const work* w, Py_ssize_t m, work* a, work* q,
-                                work shift, work delta, work scale, bint centered, bint weighted) noexcept nogil:
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef work v[LANES]
-    cdef Py_ssize_t l
-    load_some(x, m, z)
-    load_some(dy, m, g)
-    if weighted:
-        load_some(w, m, v)
-    for l in range(LANES):
-        if centered:
-            z[l] = (z[l] - shift) - delta
-        z[l] *= scale
-        if weighted:
-            g[l] *= v[l]
-        a[l] += g[l]
-        q[l] += g[l] * z[l] if m >= LANES or l < m else 0
-
-
-cdef inline void add_gradients(const storage* x, const storage* dy, const work* w, Py_ssize_t n, double* s,
-                               work shift, work delta, work scale, bint centered, bint weighted) noexcept nogil:
-    """s[0] += sum g, s[1] += sum g * z over a block"""
-    cdef work a[LANES]
-    cdef work q[LANES]
-    cdef Py_ssize_t i = 0
-    clear(a)
-    clear(q)
-    while i + LANES <= n:
-        gradient_lanes(x + i, dy + i, w + i, LANES, a, q, shift, delta, scale, centered, weighted)
-        i += LANES
-    if i < n:
-        gradient_lanes(x + i, dy + i, w + i, n - i, a, q, shift, delta, scale, centered, weighted)
-    s[0] += tree(a)
-    s[1] += tree(q)
-
-
-cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, work* db,
-                                Py_ssize_t m, work shift, work delta, work scale, work c1, work c2,
-                                bint centered, bint weighted, bint gradients) noexcept nogil:
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef work v[LANES]
-    cdef work t[LANES]
-    cdef Py_ssize_t l
-    load_some(x, m, z)
-    load_some(dy, m, g)
-    if weighted:
-        load_some(w, m, v)
-    for l in range(LANES):
-        if centered:
-            z[l] = (z[l] - shift) - delta
-        z[l] *= scale
-        t[l] = g[l] * v[l] if weighted else g[l]
-        if centered:
-            t[l] -= c1
-        t[l] = scale * (t[l] - z[l] * c2)
-    store_some(dx, m, t)
-    if gradients:
-        load_some(dw, m, t)
-        for l in range(LANES):
-            t[l] += g[l] * z[l]
-        store_some(dw, m, t)
-        if centered:
-            load_some(db, m, t)
-            for l in range(LANES):
-                t[l] += g[l]
-            store_some(db, m, t)
-
-
-cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, work* db, Py_ssize_t n,
-                              work shift, work delta, work scale, work c1, work c2,
-                              bint centered, bint weighted, bint gradients) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        backward_lanes(x + i, dy + i, dx + i, w + i, dw + i, db + i, LANES, shift, delta, scale, c1, c2, centered, weighted, gradients)
-        i += LANES
-    if i < n:
-        backward_lanes(x + i, dy + i, dx + i, w + i, dw + i, db + i, n - i, shift, delta, scale, c1, c2, centered, weighted, gradients)
-
-
-cdef inline void row_pass(const storage* x, const storage* dy, storage* dx, const work* w, work* dw, Py_ssize_t n,
-                          Writer* writer, work shift, work delta, work scale, bint centered, bint weighted, bint gradients) noexcept nogil:
-    cdef double s[2]
-    cdef Py_ssize_t i, m, piece = PIECE if writer.streaming else n
-    cdef work c1, c2
-    s[0] = s[1] = 0
-    for i from 0 <= i < n by BLOCK:
-        add_gradients(x + i, dy + i, w + i, min(<Py_ssize_t>BLOCK, n - i), s, shift, delta, scale, centered, weighted)
-    c1 = <work>(s[0] / n)
-    c2 = <work>(s[1] / n)
-    i = 0
-    while i < n:
-        m = min(piece, n - i)
-        if gradients:
-            row_backward(x + i, dy + i, place(writer, dx + i), w + i, dw + i, dw + n + i, m, shift, delta, scale, c1, c2, centered, weighted, True)
-        else:
-            row_backward(x + i, dy + i, place(writer, dx + i), w + i, dw, dw, m, shift, delta, scale, c1, c2, centered, weighted, False)
-        wrote(writer, m * sizeof(storage))
-        i += piece
-
-
-cdef void add_accumulators(const Plan* p, Py_ssize_t part, work* a, Py_ssize_t n) noexcept nogil:
-    """Move the sums of at most LANES rows to float64."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        p.dweight[part * n + i] += a[i]
-        a[i] = 0
-    if p.dbias != NULL:
-        for i in range(n):
-            p.dbias[part * n + i] += a[n + i]
-            a[n + i] = 0
-
-
-cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x, const work* w) noexcept nogil:
-    cdef const storage* dy = <const storage*>p.dy
-    cdef storage* dx = <storage*>p.y
-    cdef const storage* xr
-    cdef const storage* gr
-    cdef storage* yr
-    cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups)
-    cdef work* dw = <work*>p.scratch + 2 * n * part
-    cdef Writer writer
-    cdef work shift, delta, scale
-    cdef double mean
-    open_writer(&writer, p.streaming)
-    while r < stop:
-        xr = row_of(x, &p.xs, p, r)
-        gr = row_of(dy, &p.ds, p, r)
-        yr = <storage*>row_of(dx, &p.ys, p, r)
-        mean = p.mean[r] if p.centered else 0
-        shift = <work>mean
-        delta = <work>(mean - shift)
-        scale = <work>p.rstd[r]
-        if p.centered and w != NULL:
-            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, True, True, p.weight_grads)
-        elif p.centered:
-            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, True, False, p.weight_grads)
-        elif w != NULL:
-            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, False, True, p.weight_grads)
-        else:
-            row_pass(xr, gr, yr, w, dw, n, &writer, shift, delta, scale, False, False, p.weight_grads)
-        r += 1
-        if p.weight_grads and ((r - first) % LANES == 0 or r == stop):
-            add_accumulators(p, part, dw, n)
     close_writer(&writer)

@@ -27,6 +27,12 @@ cdef extern from "storage.h" nogil:
     void store_part_bf16(bf16_t*, Py_ssize_t, const float*)
     double tree_f64(const double*)
     double tree_f32(const float*)
+    double chunk_f64(const double*)
+    double chunk_f32(const float*)
+    float one_f32()
+    double one_f64()
+    float minus_f32(float, float, float)
+    double minus_f64(double, double, double)
     void stream_copy(void*, const void*, size_t)
     void stream_fence()
     void prefetch(const void*)
@@ -119,6 +125,30 @@ cdef inline double tree(const work* a) noexcept nogil:
         return tree_f32(a)
 
 
+cdef inline double chunk(const work* a) noexcept nogil:
+    """As tree, over 16 lanes."""
+    if work is double:
+        return chunk_f64(a)
+    else:
+        return chunk_f32(a)
+
+
+cdef inline work unit(work zero) noexcept nogil:
+    """The 1 for `minus`."""
+    if work is double:
+        return one_f64()
+    else:
+        return one_f32()
+
+
+cdef inline work minus(work x, work y, work one) noexcept nogil:
+    """x - y, where the multipliers have more time than the adders."""
+    if work is double:
+        return minus_f64(x, y, one)
+    else:
+        return minus_f32(x, y, one)
+
+
 cdef inline void clear(work* a) noexcept nogil:
     cdef Py_ssize_t l
     for l in range(LANES):
@@ -150,14 +180,14 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* s, work shi
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work t[LANES]
-    cdef work u
+    cdef work u, one = unit(shift)
     cdef Py_ssize_t i = 0, l
     clear(a)
     clear(q)
     while i + LANES <= n:
         load(x + i, t)
         for l in range(LANES):
-            u = t[l] - shift
+            u = minus(t[l], shift, one)
             a[l] += u
             q[l] += u * u
         i += LANES

@@ -5,7 +5,6 @@
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
-    HALF = 8
     TOGETHER = 8                # short rows whose statistics are computed together
     TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
 
@@ -20,21 +19,16 @@ cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
     return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
 
 
-cdef inline double chunk_tree(const double* p) noexcept nogil:
-    return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]))
-
-
 cdef inline double chunk_sum(const storage* x, Py_ssize_t n) noexcept nogil:
-    """Sum of at most SAMPLE elements."""
-    cdef double p[HALF]
-    cdef Py_ssize_t i
-    if n >= SAMPLE:
-        for i in range(HALF):
-            p[i] = widen(x + i) + widen(x + i + HALF)
+    """Sum of the first SAMPLE elements, or of all n."""
+    cdef double wide[LANES]
+    cdef float t[LANES]
+    if storage is double:
+        load_part(x, min(<Py_ssize_t>SAMPLE, n), wide)
+        return chunk(wide)
     else:
-        for i in range(HALF):
-            p[i] = (widen(x + i) if i < n else 0) + (widen(x + i + HALF) if i + HALF < n else 0)
-    return chunk_tree(p)
+        load_part(x, min(<Py_ssize_t>SAMPLE, n), t)
+        return chunk(t)
 
 
 cdef inline double sample_sum(const storage* x, Py_ssize_t n) noexcept nogil:

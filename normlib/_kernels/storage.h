@@ -276,13 +276,7 @@ static inline double chunk_f32(const float *a)
 
 static inline double tree_f32(const float *a)
 {
-#if defined(__AVX512F__)
-    __m512 v = _mm512_loadu_ps(a), w = _mm512_loadu_ps(a + 16);
-    __m512d s = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_castps512_ps256(w)));
-    __m512d t = _mm512_add_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(w, 1)));
-    s = _mm512_add_pd(s, t);
-    return tree_4(_mm256_add_pd(_mm512_castpd512_pd256(s), _mm512_extractf64x4_pd(s, 1)));
-#elif defined(__AVX__)
+#if defined(__AVX__)
     __m256d s[4];
     for (int l = 0; l < 4; l++)
         s[l] = _mm256_add_pd(_mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l)), _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l + 16)));
