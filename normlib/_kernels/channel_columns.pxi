@@ -43,16 +43,20 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage*
     """The first mean of each group, from a sample of its elements."""
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
     cdef double* sums = sums_of(p, sample, 0)
-    cdef double total
+    cdef double total, share = 1. / (p.channels * sampled(p.length))
     cdef Py_ssize_t g, c
     memset(sums, 0, p.width * sizeof(double))
     add_sample(x + sample * p.xs.sample, p.xs.position, p.length, p.width, sums, <work>0)
-    for g in range(p.groups):
-        total = 0
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            total += sums[c]
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            shift[c] = <work>(total / (p.channels * sampled(p.length)))
+    if p.channels == 1:
+        for c in range(p.width):
+            shift[c] = <work>(sums[c] * share)
+    else:
+        for g in range(p.groups):
+            total = 0
+            for c in range(g * p.channels, (g + 1) * p.channels):
+                total += sums[c]
+            for c in range(g * p.channels, (g + 1) * p.channels):
+                shift[c] = <work>(total * share)
     p.state[sample] = AGAIN
 
 
@@ -68,23 +72,29 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
                   table_of(p, tile.sample, SHIFT, <work>0) + tile.column, True, p.streaming, <work*>NULL, 0, s, s + p.width)
 
 
-cdef inline void fill_table(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, const work* w,
-                            const work* offset, work default) noexcept nogil:
-    cdef work* entry = table_of(p, sample, SHIFT, <work>0)
+cdef inline void spread(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, work zero) noexcept nogil:
+    """Statistics of a group to the table of its channels."""
+    cdef work* entry = table_of(p, sample, SHIFT, zero)
     cdef Py_ssize_t c
     for c in range(g * p.channels, (g + 1) * p.channels):
         entry[c] = <work>found.shift
         entry[DELTA * p.padded + c] = <work>found.delta
-        entry[SCALE * p.padded + c] = <work>found.scale * w[c] if w != NULL else <work>found.scale
-        entry[OFFSET * p.padded + c] = offset[c] if offset != NULL else default
+        entry[SCALE * p.padded + c] = <work>found.scale
 
 
-cdef inline void go_round(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
-    """Let the table of a sample begin again behind its end."""
+cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, const work* offset, work default) noexcept nogil:
+    """Parameters to the table: a factor of the scale, an offset; the table begins again behind its end."""
+    cdef work* scale = table_of(p, sample, SCALE, default)
+    cdef work* to = table_of(p, sample, OFFSET, default)
     cdef work* entry
     cdef Py_ssize_t e, c
+    if factor != NULL:
+        for c in range(p.width):
+            scale[c] *= factor[c]
+    for c in range(p.width):
+        to[c] = offset[c] if offset != NULL else default
     for e in range(TABLE):
-        entry = table_of(p, sample, e, zero)
+        entry = table_of(p, sample, e, default)
         for c in range(p.width, p.padded):
             entry[c] = entry[c - p.width]
 
@@ -152,8 +162,8 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
                 p.var[sample * p.groups + g + k] = found.var
             if p.rstd != NULL:
                 p.rstd[sample * p.groups + g + k] = found.rstd
-            fill_table(p, sample, g + k, &found, w, <const work*>p.bias, <work>NOTHING)
-    go_round(p, sample, <work>0)
+            spread(p, sample, g + k, &found, <work>0)
+    complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
 
 
 cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
@@ -164,11 +174,11 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
         found.shift = <work>p.mean[sample * p.groups + g]
         found.delta = p.mean[sample * p.groups + g] - found.shift
         found.scale = p.rstd[sample * p.groups + g]
-        if p.dy == NULL:
-            fill_table(p, sample, g, &found, w, <const work*>p.bias, <work>NOTHING)
-        else:
-            fill_table(p, sample, g, &found, <const work*>NULL, w, <work>1)
-    go_round(p, sample, <work>0)
+        spread(p, sample, g, &found, <work>0)
+    if p.dy == NULL:
+        complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
+    else:
+        complete(p, sample, <const work*>NULL, w, <work>1)
 
 
 cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m,
@@ -179,6 +189,7 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
     cdef work d[LANES]
     cdef work r[LANES]
     cdef work b[LANES]
+    cdef work one = unit(table[0])
     cdef Py_ssize_t i, k
     load(table, v)
     load(table + DELTA * entry, d)
@@ -190,7 +201,7 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
                 prefetch(x + (i + WINDOW) * xp + k)
         load_some(x + i * xp, m, t)
         for k in range(LANES):
-            t[k] = ((t[k] - v[k]) - d[k]) * r[k] + b[k]
+            t[k] = (minus(t[k], v[k], one) - d[k]) * r[k] + b[k]
         if past:
             stream(y + i * yp, t)
         else:
@@ -269,10 +280,12 @@ cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage*
     add_blocks(p, sample)
     for g in range(p.groups):
         group_sums_of(p, sample, g, w, s)
+        s[0] /= p.channels * p.length
+        s[1] /= p.channels * p.length
         for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, MEAN_G, <work>0)[c] = <work>(s[0] / (p.channels * p.length))
-            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>(s[1] / (p.channels * p.length))
-    go_round(p, sample, <work>0)
+            table_of(p, sample, MEAN_G, <work>0)[c] = <work>s[0]
+            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>s[1]
+    complete(p, sample, <const work*>NULL, w, <work>1)
 
 
 cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* x, const work* w) noexcept nogil:
@@ -297,6 +310,7 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
     cdef work u[LANES]
     cdef work c1[LANES]
     cdef work c2[LANES]
+    cdef work one = unit(table[0])
     cdef Py_ssize_t i, k
     load(table + SCALE * entry, r)
     load(table + OFFSET * entry, u)
@@ -317,8 +331,8 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
         else:
             load_some(x + i * xp, m, z)
             for k in range(LANES):
-                z[k] = ((z[k] - v[k]) - d[k]) * r[k]
-                g[k] = r[k] * ((g[k] * u[k] - c1[k]) - z[k] * c2[k])
+                z[k] = (minus(z[k], v[k], one) - d[k]) * r[k]
+                g[k] = r[k] * (minus(g[k] * u[k], c1[k], one) - z[k] * c2[k])
         if past:
             stream(dx + i * yp, g)
         else:

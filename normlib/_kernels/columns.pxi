@@ -14,11 +14,10 @@ cdef inline void add_sample(const storage* x, Py_ssize_t position, Py_ssize_t n,
                             work zero) noexcept nogil:
     """total[j] += the sample of column j that the first mean is taken from"""
     cdef work t[LANES]
-    cdef double u[LANES]
+    cdef work u[LANES]
     cdef Py_ssize_t step = sample_step(n), p, i, j, k
     for j from 0 <= j < width by LANES:
-        for k in range(LANES):
-            u[k] = 0
+        clear(u)
         for p from 0 <= p < n by step * BLOCK:
             for i in range(p, min(p + SAMPLE, n)):
                 load_some(x + i * position + j, width - j, t)
@@ -32,6 +31,7 @@ cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* sh
                                   work* a, work* b, bint first) noexcept nogil:
     """a += x - shift, b += (x - shift)^2, from zero if it is the first; kept: x - shift"""
     cdef work t[LANES]
+    cdef work one = unit(shift[0])
     cdef Py_ssize_t k
     if ahead != 0:
         for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
@@ -39,7 +39,7 @@ cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* sh
     load_some(x, m, t)
     for k in range(LANES):
         if centered:
-            t[k] -= shift[k]
+            t[k] = minus(t[k], shift[k], one)
             a[k] = t[k] if first else a[k] + t[k]
         b[k] = t[k] * t[k] if first else b[k] + t[k] * t[k]
     if kept != NULL:
@@ -100,6 +100,7 @@ cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssiz
     """a += g, b += g * z, from zero if it is the first; w: the weight of the position"""
     cdef work z[LANES]
     cdef work g[LANES]
+    cdef work one = unit(shift[0])
     cdef Py_ssize_t k
     if x_ahead != 0:
         for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
@@ -110,7 +111,7 @@ cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssiz
     for k in range(LANES):
         if weighted:
             g[k] *= w[0]
-        z[k] = g[k] * (((z[k] - shift[k]) - delta[k]) * scale[k])
+        z[k] = g[k] * ((minus(z[k], shift[k], one) - delta[k]) * scale[k])
         a[k] = g[k] if first else a[k] + g[k]
         b[k] = z[k] if first else b[k] + z[k]
 

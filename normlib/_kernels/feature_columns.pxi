@@ -36,13 +36,14 @@ cdef inline void normalize_window(const work* kept, Py_ssize_t keep, storage* y,
     cdef work t[LANES]
     cdef work d[LANES]
     cdef work r[LANES]
+    cdef work one = unit(delta[0])
     cdef Py_ssize_t i, k
     load_some(delta, m, d)
     load_some(scale, m, r)
     for i in range(rows):
         load_some(kept + i * keep, m, t)
         for k in range(LANES):
-            t[k] = (t[k] - d[k]) * r[k] * w[i] + b[i]
+            t[k] = minus(t[k], d[k], one) * r[k] * w[i] + b[i]
         if past:
             stream(y + i * position, t)
         else:
@@ -152,12 +153,13 @@ cdef inline void backward_columns(const storage* x, const storage* dy, storage* 
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work t[LANES]
+    cdef work one = unit(w)
     cdef Py_ssize_t k
     load_some(x, m, z)
     load_some(dy, m, g)
     for k in range(LANES):
-        z[k] = ((z[k] - shift[k]) - delta[k]) * scale[k]
-        t[k] = scale[k] * ((g[k] * w - c1[k]) - z[k] * c2[k])
+        z[k] = (minus(z[k], shift[k], one) - delta[k]) * scale[k]
+        t[k] = scale[k] * (minus(g[k] * w, c1[k], one) - z[k] * c2[k])
     store_some(dx, m, t)
     for k in range(LANES):
         sw[k] += g[k] * z[k]
