@@ -19,6 +19,8 @@ class Memory:
         """Peak of the whole process, the arrays of the set-up included."""
         self.call()
 
+    peakmem_fresh_output.pretty_name = "Peak memory of the process"
+
     def track_allocated(self, op):
         """Return the peak of what NumPy allocates during the call, in sizes of the output; 1 is the least."""
         self.call()
@@ -31,3 +33,4 @@ class Memory:
         return peak / (output[0] if isinstance(output, tuple) else output).nbytes
 
     track_allocated.unit = "outputs"
+    track_allocated.pretty_name = "Allocated, in sizes of the output"

@@ -24,6 +24,8 @@ class Scaling:
     def time_pass(self, op, threads, size):
         self.call()
 
+    time_pass.pretty_name = "Time of a pass by threads"
+
     def track_speedup(self, op, threads, size):
         """Return the time on one thread over the time on these."""
         if threads == 1:
@@ -41,3 +43,4 @@ class Scaling:
         return one / several
 
     track_speedup.unit = "x"
+    track_speedup.pretty_name = "One thread over several"

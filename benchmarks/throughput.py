@@ -18,6 +18,8 @@ class Throughput:
     def time_pass(self, op, dtype, layout, size):
         self.call()
 
+    time_pass.pretty_name = "Time of a pass"
+
     def track_share_of_copy(self, op, dtype, layout, size):
         """Return the time of copying as many bytes as the pass must move, over the time of the pass.
 
@@ -42,3 +44,4 @@ class Throughput:
         return limit / ours
 
     track_share_of_copy.unit = "share"
+    track_share_of_copy.pretty_name = "Share of the speed of a copy"
