@@ -28,10 +28,10 @@ GNU_FLAGS = [
     "-ffp-contract=off",  # a fused multiply-add would round otherwise than a multiplication and an addition
     "-fno-math-errno",  # sqrt need not set errno: it becomes one instruction
     "-fno-trapping-math",  # no floating-point traps: both sides of a choice may be computed
-    "-fno-tree-loop-distribute-patterns",  # keep the clearing of lanes in registers: no calls of memset
     "-Wno-unused-function",  # specialisations of fused types that nobody calls
     "-DCYTHON_INLINE=inline __attribute__((always_inline, unused))",
 ]
+GCC_FLAG = "-fno-tree-loop-distribute-patterns"  # keep the clearing of lanes in registers: no calls of memset
 INSTRUMENTS = [
     *([f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []),
     *(["--coverage"] if COVERAGE else []),
@@ -75,6 +75,7 @@ class BuildExt(build_ext):
     def build_extensions(self):
         gnu = self.compiler.compiler_type != "msvc"
         openmp = self.openmp_flags(gnu) if os.environ.get("NORMLIB_OPENMP", "1") != "0" else None
+        kernel_flags = [*GNU_FLAGS, GCC_FLAG] if gnu and self.takes(GCC_FLAG) else GNU_FLAGS
         for extension in self.extensions:
             name = extension.name.rpartition(".")[2]
             extension.include_dirs.append(str(KERNELS))
@@ -88,11 +89,22 @@ class BuildExt(build_ext):
                 extension.extra_compile_args += openmp
                 extension.extra_link_args += openmp if gnu else []
             if name.startswith("isa_") and gnu:
-                extension.extra_compile_args += GNU_FLAGS + LEVELS.get(name.removeprefix("isa_"), [])
+                extension.extra_compile_args += kernel_flags + LEVELS.get(name.removeprefix("isa_"), [])
             if INSTRUMENTS:
                 extension.extra_compile_args += [*INSTRUMENTS, "-O1", "-g1"]
                 extension.extra_link_args += INSTRUMENTS
         super().build_extensions()
+
+    def takes(self, flag):
+        """Whether the compiler knows a flag; some clangs make an error of an unknown one."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "empty.c")
+            source.write_text("")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[flag])
+            except Exception:  # whatever a compiler may raise
+                return False
+        return True
 
     def openmp_flags(self, gnu):
         """The flags for OpenMP, or None: Apple's clang has none, and a compiler may lack the library."""
