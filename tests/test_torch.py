@@ -37,15 +37,15 @@ def peer(case, x, weight, bias, running):
     mode = case.options.get(case.description.mode)
     mean, var = running
     if case.op == "layer_norm":
-        y = F.layer_norm(x, case.geometry.parameter_shape, weight, bias, eps=checks.EPS)
+        y = F.layer_norm(x, case.geometry.parameter_shape, weight, bias, eps=case.eps)
     elif case.op == "rms_norm":
-        y = F.rms_norm(x, case.geometry.parameter_shape, weight, eps=checks.EPS)
+        y = F.rms_norm(x, case.geometry.parameter_shape, weight, eps=case.eps)
     elif case.op == "batch_norm":
-        y = F.batch_norm(x, mean, var, weight, bias, training=mode, momentum=0.3, eps=checks.EPS)
+        y = F.batch_norm(x, mean, var, weight, bias, training=mode, momentum=0.3, eps=case.eps)
     elif case.op == "group_norm":
-        y = F.group_norm(x, case.options["num_groups"], weight, bias, eps=checks.EPS)
+        y = F.group_norm(x, case.options["num_groups"], weight, bias, eps=case.eps)
     else:
-        y = F.instance_norm(x, mean, var, weight, bias, use_input_stats=mode, momentum=0.3, eps=checks.EPS)
+        y = F.instance_norm(x, mean, var, weight, bias, use_input_stats=mode, momentum=0.3, eps=case.eps)
     return back(y)
 
 

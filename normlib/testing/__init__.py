@@ -3,7 +3,7 @@
 None of it needs a test framework: ``check_backend("mine")`` in any script tells what a backend gets wrong.
 """
 
-from ._cases import AFFINE, OFFSETS, OUTPUTS, Case, cases, dtypes, problems
+from ._cases import AFFINE, OFFSETS, OUTPUTS, VALUES, Case, cases, dtypes, problems
 from ._conformance import ConformanceError, Report, check_backend
 from ._gradients import gradcheck
 from ._layouts import LAYOUTS
@@ -14,6 +14,7 @@ __all__ = [
     "LAYOUTS",
     "OFFSETS",
     "OUTPUTS",
+    "VALUES",
     "Case",
     "ConformanceError",
     "Report",

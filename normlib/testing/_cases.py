@@ -1,5 +1,6 @@
 """Cases drawn from the descriptions of the ops: what to normalize, how it lies in memory, and with which options."""
 
+import math
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +16,11 @@ WIDTHS = (1, 2, 7, 31, 32, 33, 97, 1000, 1024, 1025, 3001)
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 OUTPUTS = ("new", "given", "strided", "inplace", "overlap")
 AFFINE = ("both", "weight", "bias", "none")
+# "large" and "small" have squares beyond the 32-bit types; an outlier stands at another place of each row.
+VALUES = ("normal", "large", "small", "outlier", "constant")
+_LARGE_VALUE = {"float16": 16384.0}  # else 1e18
+
+EPS = 1e-5
 
 _FEATURE = [
     *(((3, width), {"axis": -1}) for width in WIDTHS),
@@ -81,6 +87,29 @@ def _numbered(shape, axes):
     return np.broadcast_to(np.arange(np.prod(sizes, dtype=int)).reshape(sizes), shape)
 
 
+ROOT_3 = 1.7320508075688772
+
+
+class Draw:
+    """Random values that are the same on every machine: integers and exact steps, nothing of a platform's library."""
+
+    BLOCK = 30_011  # larger arrays repeat a block of so many values, a prime number
+
+    def __init__(self, seed):
+        self.bits = np.random.PCG64(zlib.crc32(seed.encode()))
+
+    def flat(self, shape):
+        """Evenly from [0, 1)."""
+        size = math.prod(shape)
+        values = (self.bits.random_raw(min(size, self.BLOCK)) >> np.uint64(11)) * 2.0**-53
+        return np.resize(values, shape)
+
+    def bell(self, shape):
+        """Nearly normal, with mean 0 and deviation 1: the sum of four even ones."""
+        block = (min(math.prod(shape), self.BLOCK),)
+        return np.resize((self.flat(block) + self.flat(block) - self.flat(block) - self.flat(block)) * ROOT_3, shape)
+
+
 @lru_cache(256)
 def geometry(name, shape, options):
     """The rows and parameters of an op on an x of `shape`; `options` as a tuple of pairs."""
@@ -124,6 +153,7 @@ class Case:
     out: str = "new"
     offset: float = 0.0
     given: bool = False
+    values: str = "normal"
 
     def __str__(self):
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
@@ -134,6 +164,8 @@ class Case:
             text += f", out={self.out}"
         if self.offset:
             text += f", mean/std={self.offset:.0e}"
+        if self.values != "normal":
+            text += f", {self.values} values"
         return text + (", statistics given)" if self.given else ")")
 
     @property
@@ -145,6 +177,10 @@ class Case:
         return "mean" in self.description.statistics
 
     @property
+    def eps(self):
+        return 0.0 if self.values == "small" else EPS
+
+    @property
     def geometry(self):
         return geometry(self.op, self.shape, tuple(self.options.items()))
 
@@ -153,29 +189,45 @@ class Case:
         rows = int(np.prod(self.geometry.statistics_shape, dtype=int))
         return int(np.prod(self.shape, dtype=int)) // max(rows, 1)
 
-    def rng(self):
-        return np.random.default_rng(zlib.crc32(str(replace(self, out="new")).encode()))
+    def draw(self):
+        """What the values of the case are drawn from; they do not depend on how the arrays lie in memory."""
+        return Draw(str(replace(self, layout="contiguous", out="new")))
 
     def inputs(self):
         """x, weight, bias and dy in the case's dtypes and layout (absent parameters are None)."""
-        rng, layout = self.rng(), LAYOUTS[self.layout]
+        draw, layout = self.draw(), LAYOUTS[self.layout]
         dtype = dtype_named(self.dtype)
         parameter_dtype = dtype_named(self.parameter_dtype or self.dtype)
         parameter_shape = self.geometry.parameter_shape
-        x = layout((rng.standard_normal(self.shape) + self.offset).astype(dtype))
-        dy = layout((rng.standard_normal(self.shape) + 0.25).astype(dtype))
+        x = layout(self._values(draw).astype(dtype))
+        dy = layout((draw.bell(self.shape) + 0.25).astype(dtype))
         weight = bias = None
         if self.affine in ("both", "weight"):
-            weight = layout(rng.uniform(0.5, 1.5, parameter_shape).astype(parameter_dtype))
+            weight = layout((draw.flat(parameter_shape) + 0.5).astype(parameter_dtype))
         if self.affine in ("both", "bias") and "bias" in self.description.parameters:
-            bias = layout(rng.uniform(-0.5, 0.5, parameter_shape).astype(parameter_dtype))
+            bias = layout((draw.flat(parameter_shape) - 0.5).astype(parameter_dtype))
         return x, weight, bias, dy
+
+    def _values(self, draw):
+        x = draw.bell(self.shape)
+        if self.values == "large":
+            x = x * _LARGE_VALUE.get(self.dtype, 1e18)
+        elif self.values == "small":
+            x = x * 1e-18
+        elif self.values in ("outlier", "constant"):
+            rows = self.geometry.rows(x)
+            if self.values == "constant":
+                rows[...] = rows[:, :1]
+            else:
+                number = np.arange(len(rows))
+                rows[number, number * 37 % rows.shape[1]] = 1e4
+            x = self.geometry.from_rows(rows)
+        return x + self.offset
 
     def given_statistics(self):
         """A running mean and variance, one value a channel, near to those of x."""
-        rng = np.random.default_rng(zlib.crc32(str(self.shape).encode()))
-        size = self.geometry.parameter_shape
-        return rng.uniform(-0.5, 0.5, size) + self.offset, rng.uniform(0.5, 2, size)
+        draw, size = Draw(str(self.shape)), self.geometry.parameter_shape
+        return draw.flat(size) - 0.5 + self.offset, draw.flat(size) * 1.5 + 0.5
 
 
 def constant(case):
@@ -216,6 +268,8 @@ def problems(name, which="all"):
 def _possible(case):
     if case.dtype == "float16" and case.offset > 1e4:
         return False  # beyond its largest number
+    if case.dtype == "float16" and case.values == "small":
+        return False  # beyond its smallest
     if case.affine == "bias" and "bias" not in case.description.parameters:
         return False
     if case.out in ("inplace", "overlap") and case.layout in UNWRITABLE:

@@ -10,7 +10,6 @@ from ._cases import dtype_named
 from ._layouts import LAYOUTS, shares_order
 from ._reference import backward, forward, spacing, ulp_error, working_dtype
 
-EPS = 1e-5
 # The numerics contract, in ulps of the largest value of the row (parameter gradients: of the array).
 LIMITS = {"output": 4.0, "gradient": 16.0, "parameter": 32.0, "statistic": 4.0}
 
@@ -39,7 +38,7 @@ def call_forward(case, x, weight=None, bias=None, **options):
     parameters = {"weight": weight, "bias": bias}
     given = {name: parameters[name] for name in case.description.parameters}
     function = getattr(normlib, case.op)
-    return function(x, **given, **{"eps": EPS, **case.options, **options})
+    return function(x, **given, **{"eps": case.eps, **case.options, **options})
 
 
 def call_backward(case, dy, x, weight=None, mean=None, rstd=None, **options):
@@ -62,7 +61,7 @@ def expected_forward(case, x, weight, bias):
     mean = var = None
     if case.given:
         mean, var = (np.broadcast_to(s, case.geometry.statistics_shape) for s in case.given_statistics())
-    return forward(case.geometry, x, weight, bias, eps=EPS, centered=case.centered, mean=mean, var=var)
+    return forward(case.geometry, x, weight, bias, eps=case.eps, centered=case.centered, mean=mean, var=var)
 
 
 def _output(case, x):

@@ -6,6 +6,7 @@ repeated here. The arithmetic is `numpy.longdouble` where that is wider than flo
 """
 
 import decimal
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -95,8 +96,14 @@ class Geometry:
     def __init__(self, row, parameter, statistics_shape, parameter_shape):
         self.row, self.parameter = row, parameter
         self.statistics_shape, self.parameter_shape = statistics_shape, parameter_shape
-        self._by_row = np.argsort(row, axis=None, kind="stable")
-        self._by_parameter = np.argsort(parameter, axis=None, kind="stable")
+
+    @cached_property
+    def _by_row(self):
+        return np.argsort(self.row, axis=None, kind="stable")
+
+    @cached_property
+    def _by_parameter(self):
+        return np.argsort(self.parameter, axis=None, kind="stable")
 
     def rows(self, a):
         """The elements of `a` gathered as (rows, elements of a row)."""

@@ -1,0 +1,240 @@
+"""The same bits: whatever the threads, the vector level, place of a row, alignment, layout, `out`; on every machine.
+
+What is computed here is compared bit for bit with the plain way to compute it, and with the digests that are stored.
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import digests
+import numpy as np
+import pytest
+
+import normlib
+from normlib import _kernels
+from normlib.ops import OPS
+from normlib.testing import LAYOUTS, Case, dtypes, problems
+from normlib.testing import _checks as checks
+from normlib.testing._cases import _possible, independent
+
+LEVELS = _kernels.info()["isa_available"]
+DTYPES = [dtype.name for dtype in dtypes()]
+pytestmark = pytest.mark.skipif(not LEVELS, reason="the promise is the compiled kernels'")
+each_op = pytest.mark.parametrize("op", OPS)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    with normlib.backends.use("cython", strict=True):
+        yield
+
+
+def all_cases(op, dtype, *which):
+    return [Case(op, *problem, dtype) for name in which for problem in problems(op, name)]
+
+
+def run(case, x, weight, bias, dy, statistics=None, **out):
+    """(y and statistics, dx, gradients of the parameters); backward goes by the statistics given, else by forward's."""
+    forward = checks.call_forward(case, x, weight, bias, return_stats=True, **out)
+    forward = [forward[0].copy(), *forward[1:]]  # the output of forward may be that of backward
+    named = dict(zip(OPS[case.op].statistics, statistics or forward[1:], strict=True))
+    dx, *sums = checks.call_backward(case, dy, x, weight, **named, weight_grads=True, **out)
+    return forward, [dx], sums
+
+
+def differences(case, found, expected):
+    """How many of the arrays differ."""
+    return sum(not checks.same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def require_same(what, case, found, expected):
+    for part, others in zip(found, expected, strict=True):
+        assert differences(case, part, others) == 0, f"{case}: {what}"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_stored_digests(level):
+    env = os.environ | {"NORMLIB_ISA": level, "NORMLIB_BACKEND": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", str(Path(digests.__file__))]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr
+    assert f"level {level}, 0 differ" in result.stdout
+    assert int(result.stdout.split()[0]) >= 250 * len(DTYPES)
+
+
+@each_op
+@pytest.mark.parametrize("last", [0, 1], ids=["first problem", "second problem"])
+def test_threads(op, last):
+    """Of arrays that are worth 16 threads."""
+    case = [case for case in digests.cases(op) if case.shape[0] > 1][-2:][last]
+    checks.check_threads(case, threads=(1, 2, 3, 7, 16))
+
+
+def parts_of(case, x, weight, bias, dy):
+    """(what, smaller case, its arguments, index into x, index into statistics, index into sums or None)"""
+    op, ndim = case.description, len(case.shape)
+    axis = case.options[op.axis_name]
+    reduced = [a % ndim for a in op.reduced_axes(ndim, axis)]
+    channel = axis % ndim if op.kind == "channel" else None
+    for a, size in enumerate(case.shape):
+        if a in reduced or a == channel or size == 1:
+            continue
+        kept = [b for b in range(ndim) if b not in reduced and b != channel]
+        for bounds in {(0, 1), (size // 2, size // 2 + 1), (1, size), (size - 2, size)}:
+            part = slice(*bounds)
+            at = (slice(None),) * a + (part,)
+            of_statistics = (slice(None),) * kept.index(a) + (part,)
+            smaller = replace(case, shape=x[at].shape)
+            yield f"axis {a}, {part}", smaller, (x[at], weight, bias, dy[at]), at, of_statistics, None
+    if channel is not None:
+        groups = case.options.get("num_groups", case.shape[channel])
+        width = case.shape[channel] // groups
+        for first, stop in {(0, 1), (groups // 2, groups // 2 + 1), (groups - 1, groups), (1, groups)}:
+            if first == stop:
+                continue
+            part = slice(first * width, stop * width)
+            at = (slice(None),) * channel + (part,)
+            options = {n: stop - first if n == "num_groups" else v for n, v in case.options.items()}
+            smaller = replace(case, shape=x[at].shape, options=options)
+            parameters = [None if p is None else p[part] for p in (weight, bias)]
+            yield f"channels {part}", smaller, (x[at], *parameters, dy[at]), at, (..., slice(first, stop)), part
+
+
+def check_parts(case):
+    arguments = case.inputs()
+    forward, (dx,), sums = run(case, *arguments)
+    tried = 0
+    for what, smaller, given, at, of_statistics, of_sums in parts_of(case, *arguments):
+        y, *statistics = forward
+        expected = [y[at], *(s[of_statistics] for s in statistics)]
+        own = None if of_sums is None else [s[of_sums] for s in sums]
+        for copied in (False, True):
+            arrays = [np.ascontiguousarray(a) if copied and a is not None else a for a in given]
+            found = run(smaller, *arrays)
+            require_same(what, case, found[:2], (expected, [dx[at]]))
+            assert own is None or differences(case, found[2], own) == 0, f"{case}: sums of {what}"
+            tried += 1
+    return tried
+
+
+@each_op
+@each_dtype
+def test_batch_size_and_position_of_a_row(op, dtype):
+    """A row (a channel, a group) alone, first, last or among others; where it lies and as a copy."""
+    assert sum(check_parts(case) for case in all_cases(op, dtype, "all", "typical")) >= 100
+
+
+@each_op
+def test_streamed_and_cached(op):
+    """Outputs of many megabytes leave by streaming stores, their parts by plain ones."""
+    for case in list(digests.cases(op))[-2:]:
+        assert check_parts(case)
+
+
+def at_byte(a, shift):
+    """A copy of `a` that begins `shift` bytes behind a 64-byte line."""
+    if a is None:
+        return None
+    raw = np.empty(a.nbytes + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + shift
+    moved = raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    moved[...] = a
+    return moved
+
+
+@each_op
+@each_dtype
+def test_alignment(op, dtype):
+    for case in all_cases(op, dtype, "typical"):
+        x, weight, bias, dy = case.inputs()
+        expected = run(case, x, weight, bias, dy)
+        for shift in range(64):
+            moved = [at_byte(a, shift * k % 64) for a, k in ((x, 1), (weight, 3), (bias, 5), (dy, 7))]
+            require_same(f"{shift} bytes", case, run(case, *moved), expected)
+            require_same(f"{shift} bytes", case, run(case, x, weight, bias, dy, out=at_byte(x, shift)), expected)
+
+
+ORDERS = ("channels_last", "channels_first", "transposed", "fortran")
+
+
+def bound(case, layout):
+    """How many parts of a result keep their bits: the sums of LayerNorm and RMSNorm run in the order of memory."""
+    return 2 if layout in ORDERS and case.description.kind == "feature" else 3
+
+
+@each_op
+@each_dtype
+def test_layouts(op, dtype):
+    for case in all_cases(op, dtype, "all", "typical"):
+        values = case.inputs()
+        expected = run(case, *values)
+        for layout in LAYOUTS:
+            if not _possible(replace(case, layout=layout)):
+                continue
+            given = [None if a is None else LAYOUTS[layout](a) for a in values]
+            if layout.startswith("broadcast"):  # other values
+                expected_here = run(case, *(None if a is None else a.copy() for a in given))
+            else:
+                expected_here = expected
+            found = run(case, *given)
+            parts = bound(case, layout)
+            require_same(layout, case, found[:parts], expected_here[:parts])
+
+
+@each_op
+@each_dtype
+def test_outputs(op, dtype):
+    """Into a given array, in place of either input, and over memory that an input shares."""
+    for case in all_cases(op, dtype, "all", "typical"):
+        x, weight, bias, dy = case.inputs()
+        expected = run(case, x, weight, bias, dy)
+        for layout in ("contiguous", "strided", "negative", "channels_last", "transposed", "misaligned", "byteswapped"):
+            if _possible(replace(case, layout=layout)):
+                found = run(case, x, weight, bias, dy, out=LAYOUTS[layout](np.zeros_like(x)))
+                parts = bound(case, layout)
+                require_same(f"out {layout}", case, found[:parts], expected[:parts])
+        statistics = expected[0][1:]
+        named = dict(zip(OPS[op].statistics, statistics, strict=True))
+        for layout in ("contiguous", "strided"):
+            same = [LAYOUTS[layout](a) for a in (x, x, dy)]
+            require_same(
+                f"in place, {layout}",
+                case,
+                [
+                    [checks.call_forward(case, same[0], weight, bias, out=same[0])],
+                    checks.call_backward(case, dy, same[1], weight, **named, out=same[1], weight_grads=True),
+                    checks.call_backward(case, same[2], x, weight, **named, out=same[2], weight_grads=True),
+                ],
+                [expected[0][:1], expected[1] + expected[2], expected[1] + expected[2]],
+            )
+            both = LAYOUTS[layout](np.concatenate([x, x[:1]]))
+            y = checks.call_forward(case, both[:-1], weight, bias, out=both[1:])
+            require_same(f"overlapping, {layout}", case, [[y]], [expected[0][:1]])
+
+
+@each_op
+def test_eight_threads_at_once_and_again(op):
+    found = [case for dtype in DTYPES for case in all_cases(op, dtype, "typical", "large")]
+    given = [case.inputs() for case in found]
+    expected = [run(case, *arguments) for case, arguments in zip(found, given, strict=True)]
+
+    def work(number):
+        with normlib.backends.use("cython", strict=True), normlib.num_threads(1 + number % 3):
+            for turn in range(2 * len(found)):
+                i = (turn + 3 * number) % len(found)
+                require_same(f"thread {number}, turn {turn}", found[i], run(found[i], *given[i]), expected[i])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_channels_or_samples_are_tried_apart():
+    """The tests of parts reach every op, and the samples of all but BatchNorm."""
+    for op in OPS:
+        samples = [case for case in all_cases(op, "float32", "typical") if independent(case)]
+        assert bool(samples) == (op != "batch_norm")
