@@ -89,17 +89,22 @@ def _moments(rows, centered):
     return rest, mean + correction, np.mean(rest * rest, axis=1)
 
 
+def _rstd(var, eps):
+    """Rounded once where longdouble is wider than float64."""
+    return (1 / np.sqrt(np.add(var, eps, dtype=np.longdouble))).astype(np.float64)
+
+
 def _standardize(rows, eps, centered=True):
     """The normalized rows, and mean, variance and rstd of each."""
     z, mean, var = _moments(rows, centered)
-    rstd = 1 / np.sqrt(var + eps)
+    rstd = _rstd(var, eps)
     z *= rstd[:, None]
     extreme = ~np.isfinite(var) | (var + eps < 1e-290)
     if extreme.any():  # squares that over- or underflow float64: once more, scaled by a power of two
         peak = np.abs(rows[extreme]).max(axis=1)
         exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)
         rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered)
-        scale = 1 / np.sqrt(square + np.ldexp(np.ldexp(eps, -exponent), -exponent))
+        scale = _rstd(square, np.ldexp(np.ldexp(eps, -exponent), -exponent))
         z[extreme] = rest * scale[:, None]
         if centered:
             mean[extreme] = np.ldexp(center, exponent)
@@ -115,7 +120,7 @@ def _forward(x, layout, weight, bias, eps, out, centered=True, mean=None, var=No
         z, mean, var, rstd = _standardize(rows, eps, centered)
     else:
         mean, var = mean.ravel(), var.ravel()
-        rstd = 1 / np.sqrt(var + eps)
+        rstd = _rstd(var, eps)
         z = (rows - mean[:, None]) * rstd[:, None]
     y = z.reshape(layout.shape)
     if weight is not None:

@@ -268,8 +268,8 @@ def problems(name, which="all"):
 def _possible(case):
     if case.dtype == "float16" and case.offset > 1e4:
         return False  # beyond its largest number
-    if case.dtype == "float16" and case.values == "small":
-        return False  # beyond its smallest
+    if case.values == "small" and (case.dtype == "float16" or case.row_length == 1):
+        return False  # beyond its smallest; a variance of 0, and no eps
     if case.affine == "bias" and "bias" not in case.description.parameters:
         return False
     if case.out in ("inplace", "overlap") and case.layout in UNWRITABLE:

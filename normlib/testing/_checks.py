@@ -193,6 +193,36 @@ def check_running(case, limits=LIMITS, dtype=np.float32, momentum=0.25):
         ensure(error <= limits["statistic"], case, f"{name} is off by {error:.3g} ulps")
 
 
+def worst_errors(case):
+    """Largest errors in ulps of y, dx and the gradients of the parameters, where backward gets what forward returned.
+
+    A row is measured by its largest output or, where bias or the mean of the gradient cancels that, its largest term.
+    A float64 mean is good to half an ulp of itself, in a float64 gradient more than its rounding: there the reference
+    goes by the statistics that backward was given, else by its own.
+    """
+    x, weight, bias, dy = case.inputs()
+    y, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True)
+    named = dict(zip(case.description.statistics, statistics, strict=True))
+    dx, *sums = call_backward(case, dy, x, weight, **named, weight_grads=True)
+    truth = expected_forward(case, x, weight, bias)
+    used = {"mean": truth.mean, "rstd": truth.rstd} if case.dtype != "float64" else named
+    expected = backward(case.geometry, dy, x, weight, **used, through=not case.given)
+    rows = case.geometry.rows
+    return {
+        "output": ulp_error(rows(y), rows(truth.y), scale=truth.scale),
+        "gradient": ulp_error(rows(dx), rows(expected.dx), scale=expected.scale),
+        "parameter": max(
+            ulp_error(a, b, axis=None, scale=c)
+            for a, b, c in zip(
+                sums,
+                (expected.dweight, expected.dbias),
+                (expected.dweight_scale, expected.dbias_scale),
+                strict=False,
+            )
+        ),
+    }
+
+
 def results(case, **outputs):
     """All results of a case, forward and backward, as a list of arrays (to compare bits)."""
     x, weight, bias, dy = case.inputs()
