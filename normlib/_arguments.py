@@ -15,6 +15,8 @@ _WORDS = "float64, float32, float16 or bfloat16"
 def convert(op, name, value, dtype=None):
     try:
         return np.asarray(value, dtype)
+    except MemoryError:
+        raise
     except Exception as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{op}: {name} cannot be made an array: {error}") from error

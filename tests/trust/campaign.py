@@ -1,0 +1,23 @@
+"""What the campaign consists of: a line for each entry. An entry returns how often it tried and a list of what fell."""
+
+from functools import partial
+
+from free_threading import free_threading
+from lines import coverage
+from sanitizers import address, threads
+from tools import suite
+
+ENTRIES = {
+    "fork": ("children, pools and torch: 20 rounds of each scenario", partial(suite, "test_forks.py")),
+    "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
+    "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(suite, "test_malformed.py")),
+    "allocation": ("memory that runs out at each allocation in turn", partial(suite, "test_allocation_failures.py")),
+    "growth": ("100,000 calls of each kind; references", partial(suite, "test_growth.py")),
+    "large": ("more than 2^31 elements", partial(suite, "test_large.py")),
+    "interrupts": ("Ctrl-C at any time", partial(suite, "test_interrupts.py")),
+    "plugins": ("backends that misbehave", partial(suite, "test_plugins.py", "test_backends.py")),
+    "asan+ubsan": ("the suite under AddressSanitizer and UndefinedBehaviorSanitizer", address),
+    "tsan": ("the thread tests under ThreadSanitizer", threads),
+    "free-threaded": ("the suite on CPython 3.13t, every test in 4 threads at once", free_threading),
+    "coverage": ("lines and branches that the suite runs", coverage),
+}

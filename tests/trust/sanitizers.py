@@ -1,0 +1,42 @@
+"""The kernels and their callers under the sanitizers of GCC and clang."""
+
+import subprocess
+from pathlib import Path
+
+from tools import Unavailable, built, found, suite
+
+# What loads a framework or another Python, whose own code the sanitizers would watch, or measures time and memory.
+ELSEWHERE = ["test_torch.py", "test_onnx.py", "test_examples.py", "test_bench.py", "test_forks.py", "test_cli.py",
+             "test_allocation_failures.py", "test_growth.py", "test_large.py", "test_interrupts.py"]  # fmt: skip
+OPTIONS = [f"--ignore=tests/{name}" for name in ELSEWHERE]
+
+
+def library(compiler, *names):
+    for name in names:
+        printed = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        path = Path(printed.stdout.strip())
+        if path.is_absolute() and path.exists():
+            return str(path.resolve())
+    raise Unavailable(f"{compiler} has no {names[0]}")
+
+
+def address():
+    """AddressSanitizer and UndefinedBehaviorSanitizer over the suite. Python itself never frees all: no leak check
+    (test_growth.py looks for leaks). Its small objects come from malloc, so that they are watched too."""
+    compiler = found("gcc")
+    preloaded = f"{library(compiler, 'libasan.so')} {library(compiler, 'libstdc++.so.6')}"
+    root = built("address", CC=compiler, NORMLIB_SANITIZE="address,undefined")
+    return suite(root=root, options=[*OPTIONS, "-k", "not Numba"], effort="suite",
+                 LD_PRELOAD=preloaded, PYTHONMALLOC="malloc",
+                 ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="print_stacktrace=1")  # fmt: skip
+
+
+def threads():
+    """ThreadSanitizer over the thread tests, with an OpenMP runtime that tells it what synchronizes what."""
+    compiler = found("clang", "clang-19", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14")
+    runtime = library(compiler, "libclang_rt.tsan-x86_64.so", "libclang_rt.tsan.so")
+    options = ["ignore_noninstrumented_modules=1", "halt_on_error=1", "abort_on_error=1"]
+    archer = library(compiler, "libarcher.so")
+    root = built("thread", CC=compiler, LDSHARED=f"{compiler} -shared", NORMLIB_SANITIZE="thread")
+    return suite("test_concurrency.py", "test_threads.py", root=root, effort="suite", LD_PRELOAD=runtime,
+                 OMP_TOOL_LIBRARIES=archer, TSAN_OPTIONS=":".join(options))  # fmt: skip

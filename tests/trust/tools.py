@@ -1,0 +1,81 @@
+"""What the entries share: running pytest and counting, and copies of the source tree built in another way."""
+
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "build" / "trust"  # copies of the tree; git ignores build/
+
+
+class Unavailable(Exception):
+    """A tool is missing."""
+
+
+def found(*names):
+    """The path of the first of these programs that is installed."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise Unavailable(f"{' or '.join(names)} is not installed")
+
+
+def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", timeout=3000, **environment):
+    """Run test files, or all; (how often they tried, what failed). A test that says nothing has tried once."""
+    path = [str(root), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
+    env = os.environ | {"NORMLIB_EFFORT": effort, "PYTHONPATH": os.pathsep.join(filter(None, path))} | environment
+    with TemporaryDirectory() as folder:
+        report, log = Path(folder, "report.xml"), Path(folder, "log")
+        chosen = [f"tests/{file}" for file in files] or ["tests"]
+        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *options, *chosen]
+        try:
+            with open(log, "w") as output:
+                code = subprocess.run(command, cwd=root, env=env, stdout=output, stderr=output, timeout=timeout,
+                                      check=False).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            code = f"no end after {timeout} s"
+        if code not in (0, 1) or not report.exists():  # it crashed, or hung
+            return 0, [f"pytest: {code}\n{log.read_text(errors='replace')[-4000:]}"]
+        return count(report)
+
+
+def count(report):
+    tried, fell = 0, []
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        for wrong in (*case.iter("failure"), *case.iter("error")):
+            fell.append(f"{name}\n{(wrong.text or '')[-2000:]}")
+        if case.find("skipped") is None:
+            counts = [int(p.get("value")) for p in case.iter("property") if p.get("name") == "tried"]
+            tried += sum(counts) or 1
+    return tried, fell
+
+
+def built(name, python=sys.executable, **environment):
+    """A copy of the tree under build/trust, its kernels compiled in place as `environment` says."""
+    folder = WORK / name
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = ["normlib", "tests", "docs", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
+    for part in parts:
+        source, target = ROOT / part, folder / part
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    command = [python, "setup.py", "-q", "build_ext", "--inplace", f"-j{os.cpu_count()}"]
+    env = os.environ | {"NORMLIB_REQUIRE_EXT": "1", "NORMLIB_LEVELS": level()} | environment
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"the build of {name} failed:\n{result.stderr[-3000:]}")
+    return folder
+
+
+def level():
+    """The best ISA level here: one is enough where the kernels are built in another way, for all have one source."""
+    import normlib._kernels
+
+    return normlib._kernels.info()["isa"] or ""
