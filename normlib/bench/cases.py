@@ -239,8 +239,8 @@ def _cases_of(model: Model, dtypes: Sequence[str]) -> Iterator[Case]:
                 quick,
             )
             yield case
-            typical = model.quick and not index and dtype == model.dtypes[0]
-            if case.one_row or typical or (case.bytes > LARGE and dtype != "float64"):
+            typical = model.quick and not index
+            if case.one_row or typical or (case.bytes > LARGE and dtype == "float32"):
                 yield replace(case, out=False, quick=quick and case.one_row)
 
 

@@ -35,7 +35,7 @@ class Budget:
 
     A sample repeats a call until it lasts ``sample`` seconds; rounds go on until ``total`` seconds are spent,
     but ``rounds[0]`` at least and ``rounds[1]`` at most. What needs over ``slow`` times the shortest time and
-    would hold up the rest takes part in the first two only: there are no doubts about its place.
+    would hold up the rest is timed before the rounds, and then sits out: there are no doubts about its place.
     """
 
     total: float = 0.6
@@ -115,13 +115,11 @@ def time_interleaved(
     first = {}
     for name, contender in contenders.items():  # the first call pays for caches, pages and compilation
         with contender.around():
-            first[name] = _sample(contender, 1, clock)
-            if first[name] < LONG:
-                first[name] = _sample(contender, 1, clock)
+            first[name] = min(_sample(contender, 1, clock) for _ in range(2))
     fastest = min(first.values())
     number = {name: max(1, min(int(budget.sample / max(seconds, 1e-9)), 100_000)) for name, seconds in first.items()}
     slow = {name for name, seconds in first.items() if seconds > max(budget.slow * fastest, LONG)}
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    samples = {name: [first[name]] if name in slow else [] for name in contenders}
     least, most = budget.rounds
     end = clock() + budget.total
     collecting = gc.isenabled()
@@ -129,7 +127,7 @@ def time_interleaved(
     try:
         for turn in range(most):
             for name, contender in contenders.items():
-                if name in slow and turn >= 2:
+                if name in slow:
                     continue
                 if pause:
                     time.sleep(pause)
