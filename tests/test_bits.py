@@ -77,8 +77,8 @@ def test_threads(op, last):
 
 
 def lies_inside(case, axis, reduced):
-    """Whether an axis of a C-ordered array lies inside the reduced ones. It must stay longer than one, or else the elements
-    of a row are neighbors, and the order of the axes in memory is another."""
+    """Whether an axis of a C-ordered array lies inside the reduced ones. It must stay longer than one, or else the
+    elements of a row are neighbors, and the order of the axes in memory is another."""
     return any(case.shape[r] > 1 for r in reduced if r < axis) and all(case.shape[r] == 1 for r in reduced if r > axis)
 
 
@@ -181,7 +181,8 @@ def test_layouts(op, dtype, order):
                 continue
             given = [None if a is None else in_order(order, layout)(a) for a in values]
             if layout.startswith("broadcast"):  # other values
-                require_same(layout, case, run(case, *given), run(case, *(None if a is None else a.copy("K") for a in given)))
+                dense = [None if a is None else a.copy("K") for a in given]
+                require_same(layout, case, run(case, *given), run(case, *dense))
             else:
                 require_same(layout, case, run(case, *given), expected)
 

@@ -1,11 +1,8 @@
 """Ctrl-C at any time: answered soon, also during a long call, and no running statistic is left half-updated."""
 
-import ctypes
-import os
 import signal
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest

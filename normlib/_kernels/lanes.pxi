@@ -1,6 +1,6 @@
-# The vector lanes. A sum runs in LANES accumulators: element i of a block goes to lane i % LANES; a block of BLOCK
+# The vector lanes. A sum along a row runs in LANES accumulators: element i of a block goes to lane i % LANES; a block of BLOCK
 # elements ends with a fixed tree over its lanes in float64, and the blocks are added up in order. So a sum depends
-# on nothing but its elements: not on the ISA level, the alignment, the number of threads or the loop family.
+# on nothing but its elements: not on the ISA level, the alignment or the number of threads.
 
 from libc.math cimport INFINITY, fma, frexp, ldexp, sqrt
 from libc.stdlib cimport free, malloc
