@@ -109,6 +109,17 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
     return x + r // p.groups * span.sample + r % p.groups * span.channel
 
 
+cdef inline bint apart(const Plan* p) noexcept nogil:
+    """Whether there are gaps between the rows: then the hardware sees no stream."""
+    return (p.xs.channel != p.length) if p.groups > 1 else (p.xs.sample != p.length)
+
+
+cdef inline void prefetch_row(const storage* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i from 0 <= i < min(n, <Py_ssize_t>SHORT) by LINE // <Py_ssize_t>sizeof(storage):
+        prefetch(x + i)
+
+
 cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, Statistics* found) noexcept nogil:
     """Statistics of m <= TOGETHER rows from r on."""
     cdef double s[TOGETHER]
@@ -120,6 +131,9 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
     cdef Py_ssize_t n = p.length, taken = sampled(n), k
     for k in range(TOGETHER):
         s[k] = q[k] = total[k] = shift[k] = 0
+    if apart(p):
+        for k in range(m):
+            prefetch_row(row_of(x, &p.xs, p, min(r + TOGETHER + k, p.samples * p.groups - 1)), n)
     if p.centered:
         for k in range(m):
             total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n)
