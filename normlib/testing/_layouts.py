@@ -61,7 +61,7 @@ LAYOUTS = {
     "negative": _negative,
     "readonly": _readonly,
     "misaligned": _misaligned,
-    "byteswapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "byteswapped": lambda a: a.astype(a.dtype.newbyteorder(), order="C"),
     "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
     "broadcast_last": lambda a: np.broadcast_to(a[..., :1], a.shape),
 }
