@@ -197,6 +197,24 @@ def test_16_bit_output_is_the_rounded_float32_output(backend, op, dtype, offset)
         assert all(checks.same_bits(a, b) for a, b in zip(statistics, others, strict=True)), case
 
 
+def test_the_tables_beside_the_peers(monkeypatch):
+    from normlib.bench import accuracy, peers
+
+    few = {"layer_norm": [((4, 97), "rows", 0)], "group_norm": [((2, 4, 5, 7), "channels_last", 2)]}
+    monkeypatch.setattr(accuracy, "PROBLEMS", few)
+    installed, _ = peers.load(("torch",), 1)
+    figures = accuracy.measure({"normlib": None, **installed})
+    for (dtype, result, norm, library), errors in figures.items():
+        assert list(errors) == [offset for offset in OFFSETS if dtype != "float16" or offset < 65504]
+        if library == "normlib" and result == "y":
+            assert max(errors.values()) <= (4 if dtype in ("float32", "float64") else 0.51), (dtype, norm)
+        elif library == "torch" and dtype == "float32" and norm == "layer_norm":
+            assert 0 < errors[0] <= 16  # the same problem, so the same result
+    lines = "".join(accuracy.tables({"normlib": None, **installed})).splitlines()
+    assert sum(line.startswith("| layer_norm |") for line in lines) == 3 * len(DTYPES)
+    assert {line.count("|") for line in lines if line.startswith("|")} == {3 + len(installed)}
+
+
 def test_ulp_error_by_hand():
     one = np.float32([1.0, 0.5])
     assert ulp_error(one, one) == 0
