@@ -4,7 +4,7 @@ cdef enum:
     LANES = 32      # accumulators of a sum
     BLOCK = 1024    # elements summed in lanes before the lanes are added up in float64
     WIDE = 256      # neighbouring columns that one task of feature columns takes, at most
-    PARTS = 64      # at most so many partial sums of a weight gradient over rows
+    PARTS = 32      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
     SETTLED = 0
     AGAIN = 1
