@@ -3,12 +3,14 @@
 All work is done in float64, whatever the dtype of ``x``, and rounded once at the end (to 16 bits
 through float32). An array is first laid out as rows of elements that share their statistics, which
 makes each sum run along contiguous memory: NumPy then adds pairwise, and the result of a row depends
-neither on the memory layout nor on the other rows.
+neither on the memory layout nor on the other rows. Large arrays are worked on in blocks of rows: their
+float64 copies stay small, and an interrupt need not wait for the whole.
 
 The functions follow the protocol of :mod:`normlib.backends`; they trust their arguments.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +26,9 @@ __all__ = [  # noqa: RUF022 - in the order of the file; the registry takes the n
     "instance_norm",
     "instance_norm_backward",
 ]
+
+
+BLOCK = 1 << 24  # elements of a block of rows
 
 
 class _Rows:
@@ -78,6 +83,24 @@ def _groups(x, channel_axis, num_groups):
     return _Rows((sample, channel_axis, *space), shape, 2, (channels,), [1, *split] + [1] * len(space))
 
 
+def _blocks(layout):
+    """The parts of a large array, None for any other: where each lies in arrays like x, in statistics, in parameters.
+    They are cut along an axis of the statistics; of those of channel norms that is the first, channels or samples."""
+    axes = range(layout.kept if len(layout.order) == len(layout.shape) else 1)
+    axis = max(axes, key=layout.shape.__getitem__, default=0)
+    count, size = math.ceil(math.prod(layout.shape) / BLOCK), layout.shape[axis]
+    if count == 1 or axis not in axes or size == 1:
+        return None
+    whole, step = (slice(None),), math.ceil(size / count)
+    parts = [(slice(first, first + step),) for first in range(0, size, step)]
+    shared = layout.spread[axis] == 1
+    return [(whole * layout.order[axis] + part, whole * axis + part, whole if shared else part) for part in parts]
+
+
+def _at(place, array):
+    return None if array is None else array[place]
+
+
 def _moments(rows, centered):
     """The rows less their mean, the mean, and the mean square of what is left."""
     if not centered:
@@ -114,7 +137,15 @@ def _standardize(rows, eps, centered=True):
 
 
 @np.errstate(all="ignore")
-def _forward(x, layout, weight, bias, eps, out, centered=True, mean=None, var=None):
+def _forward(x, lay_out, weight, bias, eps, out, centered=True, mean=None, var=None):
+    layout = lay_out(x)
+    if blocks := _blocks(layout):
+        parts = []
+        for i, s, p in blocks:
+            given = _at(s, mean), _at(s, var)
+            parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, *given))
+        axis = len(blocks[0][1]) - 1
+        return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
     rows = layout.take(x)
     if var is None:
         z, mean, var, rstd = _standardize(rows, eps, centered)
@@ -133,9 +164,18 @@ def _forward(x, layout, weight, bias, eps, out, centered=True, mean=None, var=No
 
 
 @np.errstate(all="ignore")
-def _backward(dy, x, layout, weight, mean, rstd, weight_grads, out, through_statistics=True):
+def _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, through_statistics=True):
     """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
     mean of g goes where no mean was subtracted, both go where the statistics are constants."""
+    layout = lay_out(x)
+    if blocks := _blocks(layout):
+        parts = []
+        for i, s, p in blocks:
+            given = _at(p, weight), _at(s, mean), rstd[s]
+            parts.append(_backward(dy[i], x[i], lay_out, *given, weight_grads, out[i], through_statistics))
+        own = blocks[0][2] != (slice(None),)
+        merge = np.concatenate if own else sum
+        return tuple(merge(grads) if weight_grads else None for grads in zip(*parts, strict=True))
     z, g = layout.take(x), layout.take(dy)
     rstd = rstd.reshape(-1, 1)
     if mean is not None:
@@ -154,46 +194,48 @@ def _backward(dy, x, layout, weight, mean, rstd, weight_grads, out, through_stat
 
 
 def layer_norm(x, weight, bias, axis, eps, out):
-    mean, _, rstd = _forward(x, _features(x, axis), weight, bias, eps, out)
+    mean, _, rstd = _forward(x, partial(_features, axis=axis), weight, bias, eps, out)
     return mean, rstd
 
 
 def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
-    return _backward(dy, x, _features(x, axis), weight, mean, rstd, weight_grads, out)
+    return _backward(dy, x, partial(_features, axis=axis), weight, mean, rstd, weight_grads, out)
 
 
 def rms_norm(x, weight, axis, eps, out):
-    return (_forward(x, _features(x, axis), weight, None, eps, out, centered=False)[2],)
+    return (_forward(x, partial(_features, axis=axis), weight, None, eps, out, centered=False)[2],)
 
 
 def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
-    return _backward(dy, x, _features(x, axis), weight, None, rstd, weight_grads, out)[:1]
+    return _backward(dy, x, partial(_features, axis=axis), weight, None, rstd, weight_grads, out)[:1]
 
 
 def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
-    layout = _channels(x, channel_axis)
-    return tuple(_forward(x, layout, weight, bias, eps, out, mean=mean, var=var)[:2])
+    lay_out = partial(_channels, channel_axis=channel_axis)
+    return tuple(_forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)[:2])
 
 
 def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
-    return _backward(dy, x, _channels(x, channel_axis), weight, mean, rstd, weight_grads, out, training)
+    lay_out = partial(_channels, channel_axis=channel_axis)
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, training)
 
 
 def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
-    mean, _, rstd = _forward(x, _groups(x, channel_axis, num_groups), weight, bias, eps, out)
+    lay_out = partial(_groups, channel_axis=channel_axis, num_groups=num_groups)
+    mean, _, rstd = _forward(x, lay_out, weight, bias, eps, out)
     return mean, rstd
 
 
 def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
-    layout = _groups(x, channel_axis, num_groups)
-    return _backward(dy, x, layout, weight, mean, rstd, weight_grads, out)
+    lay_out = partial(_groups, channel_axis=channel_axis, num_groups=num_groups)
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out)
 
 
 def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
-    layout = _groups(x, channel_axis, x.shape[channel_axis])
-    return tuple(_forward(x, layout, weight, bias, eps, out, mean=mean, var=var)[:2])
+    lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
+    return tuple(_forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)[:2])
 
 
 def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
-    layout = _groups(x, channel_axis, x.shape[channel_axis])
-    return _backward(dy, x, layout, weight, mean, rstd, weight_grads, out, use_input_stats)
+    lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, use_input_stats)

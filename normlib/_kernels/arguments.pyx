@@ -4,6 +4,7 @@ Whatever is not the ordinary case (another type, a wrong shape, overlapping memo
 None; the call then returns NotImplemented, and the general way, which knows how to convert and to complain, takes over."""
 
 cimport numpy as cnp
+from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdlib cimport free
@@ -253,6 +254,6 @@ cdef int perform(Call* call) except -1:
     else:
         with nogil:
             failed = execute(_run, p, threads)
-    if failed:
+    if failed and PyErr_Occurred() == NULL:     # else a signal came
         raise MemoryError("normlib: no memory for the scratch space of a call")
-    return 0
+    return -1 if failed else 0

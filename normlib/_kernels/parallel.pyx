@@ -1,9 +1,9 @@
-"""The one file that knows OpenMP: how many threads, and how they share the tasks of a step."""
+"""The one file that knows OpenMP: how many threads, how they share the tasks of a step, and how a signal ends one."""
 
 import os
 from contextvars import ContextVar
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.stdlib cimport getenv
 from normlib._kernels.plan cimport Plan, Run, Step
 
@@ -35,6 +35,34 @@ cdef extern from *:
     #else
     static void normlib_watch_forks(void) { }
     #endif
+
+    /* Whether to do no more tasks. The calling thread looks for signals a few times a second, as Python would. */
+    #include <time.h>
+    #ifdef _MSC_VER
+    #define normlib_load(p) (*(volatile int *)(p))
+    #define normlib_store(p, v) (*(volatile int *)(p) = (v))
+    #else
+    #define normlib_load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+    #define normlib_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+    #endif
+    static int normlib_stopped(double *due, int *stopped, int calling)
+    {
+        if (calling) {
+            struct timespec now;
+            timespec_get(&now, TIME_UTC);
+            double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+            if (*due == 0)
+                *due = seconds + 0.1;
+            if (seconds > *due && !normlib_load(stopped)) {
+                PyGILState_STATE state = PyGILState_Ensure();
+                if (PyErr_CheckSignals())
+                    normlib_store(stopped, 1);
+                PyGILState_Release(state);
+                *due = seconds + 0.1;
+            }
+        }
+        return normlib_load(stopped);
+    }
     """
     int omp_get_max_threads() nogil
     int omp_in_parallel() nogil
@@ -42,6 +70,12 @@ cdef extern from *:
     const char* NORMLIB_RUNTIME
     int normlib_forked
     void normlib_watch_forks()
+    int normlib_stopped(double* due, int* stopped, int calling) nogil
+
+
+cdef inline void task(Run run, Step step, const Plan* plan, Py_ssize_t i, bint calling) noexcept nogil:
+    if plan.watch == NULL or not normlib_stopped(&plan.watch.due, &plan.watch.stopped, calling):
+        run(step, plan, i)
 
 
 cdef void parallel_for(Run run, Step step, const Plan* plan, Py_ssize_t tasks, int threads) noexcept nogil:
@@ -49,10 +83,10 @@ cdef void parallel_for(Run run, Step step, const Plan* plan, Py_ssize_t tasks, i
     threads = <int>min(<Py_ssize_t>threads, tasks)
     if threads <= 1 or normlib_forked or omp_in_parallel():
         for i in range(tasks):
-            run(step, plan, i)
+            task(run, step, plan, i, True)
     else:
         for i in prange(tasks, num_threads=threads, schedule="static"):
-            run(step, plan, i)
+            task(run, step, plan, i, threadid() == 0)
 
 
 def openmp_runtime():

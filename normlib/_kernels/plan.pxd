@@ -23,6 +23,11 @@ cdef struct Span:
     # Strides in elements.
     Py_ssize_t sample, channel, segment, position
 
+cdef struct Watch:
+    # What lets a signal end a long pass.
+    double due              # when the calling thread looks for signals next
+    int stopped             # a signal's handler has raised
+
 cdef struct Plan:
     Form form
     Dtype dtype
@@ -62,6 +67,7 @@ cdef struct Plan:
     double* sums            # samples x blocks x 2 x width
     char* table             # samples x 6 x padded, in the working type
     int* state              # samples: SETTLED, or why the sums are taken again
+    Watch* watch            # NULL for a pass that takes no time worth interrupting
 
 cdef enum Step:
     FEATURE_ROWS_FORWARD

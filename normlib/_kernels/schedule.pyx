@@ -5,7 +5,7 @@ Results do not depend on the number of threads: weight gradients are summed over
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
-    BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WIDE, Plan, Run,
+    BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WIDE, Plan, Run, Watch,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -17,6 +17,7 @@ cdef enum:
     STREAM_BYTES = 1 << 23      # outputs from this size on go past the caches
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
+    WATCH_BYTES = 1 << 26       # passes from this size on can be interrupted, between tasks of at most so much
     TABLES = 6                  # tables a sample of channel columns
 
 
@@ -25,8 +26,9 @@ cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil
 
 
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
-    """Compute the pass; -1 where memory is short, and then nothing is written."""
+    """Compute the pass; -1 where memory is short, and then nothing is written, or where a signal's handler has raised."""
     cdef Py_ssize_t worth
+    cdef Watch watch
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
@@ -44,6 +46,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.streaming = p.bytes >= STREAM_BYTES
     partition(p, backward, threads)
+    if p.bytes >= WATCH_BYTES:
+        watch.due = watch.stopped = 0
+        p.watch = &watch
     if backward and p.weight_grads:
         p.dweight = <double*>calloc(p.parts * p.parameters, sizeof(double))
         p.dbias = <double*>calloc(p.parts * p.parameters, sizeof(double)) if p.centered else NULL
@@ -73,13 +78,19 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         parallel_for(run, ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
     free(p.scratch)
     p.scratch = NULL
+    failed = -1 if failed or stopped(p) else 0
+    p.watch = NULL
     return failed
+
+
+cdef inline bint stopped(const Plan* p) noexcept nogil:
+    return p.watch != NULL and p.watch.stopped
 
 
 cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
     cdef Py_ssize_t rows = p.samples * p.groups
     if not backward and (p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS):
-        p.batch = rows if threads == 1 else parts_of(rows, 4 * threads)
+        p.batch = parts_of(rows, max(1 + p.bytes // WATCH_BYTES, <Py_ssize_t>(4 * threads if threads > 1 else 1)))
     elif p.form == FEATURE_ROWS:
         p.batch = max(<Py_ssize_t>16, parts_of(rows, PARTS))
         p.parts = parts_of(rows, p.batch)
@@ -117,6 +128,8 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
         free(p.state)
         return -1
     for first from 0 <= first < whole.samples by chunk:
+        if stopped(&p):
+            break
         p.first = first
         p.samples = min(chunk, whole.samples - first)
         p.x = whole.x + first * p.xs.sample * p.itemsize
@@ -140,7 +153,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
         else:
             parallel_for(run, CHANNEL_COLUMNS_FIRST, &p, p.samples, threads)
             open = True
-            while open:
+            while open and not stopped(&p):
                 parallel_for(run, CHANNEL_COLUMNS_MOMENTS, &p, tiles, threads)
                 parallel_for(run, CHANNEL_COLUMNS_STATISTICS, &p, p.samples, threads)
                 open = False
