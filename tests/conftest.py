@@ -6,12 +6,21 @@
 import os
 
 import pytest
+import support
 
 import normlib
 
 
 def pytest_addoption(parser):
     parser.addoption("--backend", action="append", help="test this backend alone (may be given several times)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if support.LONG or "long" in config.getoption("-m"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 def _backends(config):

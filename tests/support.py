@@ -27,3 +27,9 @@ def python(*arguments, timeout=120, **environment):
         raise AssertionError(f"no end after {timeout} s: {arguments}") from None
     assert process.returncode == 0, err[-5000:]
     return out
+
+
+def memory():
+    """Bytes of memory that are free to be used."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))

@@ -15,10 +15,10 @@ import normlib
 CALLS = [v for v in variants() if LONG or "float32" in v[0]]
 
 
-def times_of(name):
-    """100,000 in the campaign, shared among its variants where a call takes the general way, which is long."""
-    slow = any(word in name for word in ("general", "list", "wrong"))
-    return effort(300 if slow else 600, 20_000 if slow else 100_000)
+def times_of(name, backend):
+    """100,000 in the campaign; a call that takes the general way is long, and the variants of a function share them."""
+    slow = backend == "numpy" or any(word in name for word in ("general", "list", "wrong"))
+    return effort(150 if slow else 600, 20_000 if slow else 100_000)
 
 
 def repeat(function, arguments, times):
@@ -50,18 +50,24 @@ def test_the_process_does_not_grow(backend, record_property):
     tried = 0
     for name, function, arguments in CALLS:
         repeat(function, arguments, 100)
-        gc.collect()
-        before = sys.getallocatedblocks(), heap(), resident()
-        times = times_of(name)
-        repeat(function, arguments, times)
-        gc.collect()
-        after = sys.getallocatedblocks(), heap(), resident()
-        blocks, taken, grown = (b - a for a, b in zip(before, after, strict=True))
-        assert blocks < times // 2, f"{name}: {blocks} objects more after {times} calls"
-        assert taken < 16 * times + 10_000, f"{name}: {taken} bytes of heap more after {times} calls"
-        assert grown < 1 << 20, f"{name}: {grown} bytes more after {times} calls"
-        tried += times
+        times = times_of(name, backend)
+        for _ in range(3):  # what Python keeps for later use comes and goes; a leak shows each time
+            blocks, taken, grown = growth(function, arguments, times)
+            tried += times
+            if blocks < times // 4 and taken < 4 * times and grown < 1 << 20:
+                break
+        else:
+            raise AssertionError(f"{name}: after {times} calls {blocks} objects, {taken} bytes of heap, {grown} more")
     record_property("tried", tried)
+
+
+def growth(function, arguments, times):
+    gc.collect()
+    before = sys.getallocatedblocks(), heap(), resident()
+    repeat(function, arguments, times)
+    gc.collect()
+    after = sys.getallocatedblocks(), heap(), resident()
+    return [b - a for a, b in zip(before, after, strict=True)]
 
 
 def counts(arguments):

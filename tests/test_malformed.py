@@ -110,7 +110,8 @@ def any_call(random, name):
     axis = random.randrange(-len(shape), len(shape))
     arguments = {"x": any_array(random, shape, dtype), op.axis_name: axis}
     if op.has_groups:
-        arguments["num_groups"] = random.choice([1, 2, 3, max(1, shape[axis])])
+        divisors = [n for n in range(1, 8) if shape[axis] % n == 0]
+        arguments["num_groups"] = random.choice([*divisors, *divisors, 2, 3])
     groups = [arguments["num_groups"]] if op.has_groups else []
     parameter, statistic = op.parameter_shape(shape, axis), op.statistics_shape(shape, axis, *groups)
     for n in ("weight",) if backward else op.parameters:

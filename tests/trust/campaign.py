@@ -1,13 +1,21 @@
 """What the campaign consists of: a line for each entry. An entry returns how often it tried and a list of what fell."""
 
+import sys
 from functools import partial
 
 from free_threading import free_threading
 from lines import coverage
 from sanitizers import address, threads
-from tools import suite
+from tools import script, suite
 
+PYTHON = sys.executable
 ENTRIES = {
+    "exactness": ("errors in ulps over widths, orders and values", partial(script, PYTHON, "tests/exactness.py")),
+    "digests": ("the bits that are stored", partial(script, PYTHON, "tests/digests.py")),
+    "aarch64": (
+        "the same bits on aarch64, cross-compiled and emulated",
+        partial(script, "tests/aarch64.sh", needs=["qemu-aarch64"], modules=["ziglang"]),
+    ),
     "fork": ("children, pools and torch: 20 rounds of each scenario", partial(suite, "test_forks.py")),
     "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
     "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(suite, "test_malformed.py")),

@@ -1,4 +1,4 @@
-"""The kernels and their callers under the sanitizers of GCC and clang."""
+"""The kernels and their callers under the sanitizers of GCC and clang. A report ends the process that it is about."""
 
 import subprocess
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from tools import Unavailable, built, found, suite
 
 # What loads a framework or another Python, whose own code the sanitizers would watch, or measures time and memory.
-ELSEWHERE = ["test_torch.py", "test_onnx.py", "test_examples.py", "test_bench.py", "test_forks.py", "test_cli.py",
+ELSEWHERE = ["test_torch.py", "test_onnx.py", "test_examples.py", "test_bench.py", "test_cli.py", "test_memory.py",
              "test_allocation_failures.py", "test_growth.py", "test_large.py", "test_interrupts.py"]  # fmt: skip
-OPTIONS = [f"--ignore=tests/{name}" for name in ELSEWHERE]
+SHOWN = ["--capture=sys"]  # what a sanitizer writes to standard error is shown
 
 
 def library(compiler, *names):
@@ -26,7 +26,8 @@ def address():
     compiler = found("gcc")
     preloaded = f"{library(compiler, 'libasan.so')} {library(compiler, 'libstdc++.so.6')}"
     root = built("address", CC=compiler, NORMLIB_SANITIZE="address,undefined")
-    return suite(root=root, options=[*OPTIONS, "-k", "not Numba"], effort="suite",
+    options = [f"--ignore=tests/{name}" for name in ELSEWHERE]
+    return suite(root=root, options=[*options, *SHOWN, "-k", "not Numba and not torch"], effort="suite",
                  LD_PRELOAD=preloaded, PYTHONMALLOC="malloc",
                  ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="print_stacktrace=1")  # fmt: skip
 
@@ -35,8 +36,8 @@ def threads():
     """ThreadSanitizer over the thread tests, with an OpenMP runtime that tells it what synchronizes what."""
     compiler = found("clang", "clang-19", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14")
     runtime = library(compiler, "libclang_rt.tsan-x86_64.so", "libclang_rt.tsan.so")
-    options = ["ignore_noninstrumented_modules=1", "halt_on_error=1", "abort_on_error=1"]
     archer = library(compiler, "libarcher.so")
     root = built("thread", CC=compiler, LDSHARED=f"{compiler} -shared", NORMLIB_SANITIZE="thread")
-    return suite("test_concurrency.py", "test_threads.py", root=root, effort="suite", LD_PRELOAD=runtime,
-                 OMP_TOOL_LIBRARIES=archer, TSAN_OPTIONS=":".join(options))  # fmt: skip
+    options = "ignore_noninstrumented_modules=1:halt_on_error=1:abort_on_error=1"
+    return suite("test_concurrency.py", "test_threads.py", root=root, options=SHOWN, effort="suite",
+                 LD_PRELOAD=runtime, OMP_TOOL_LIBRARIES=archer, TSAN_OPTIONS=options)  # fmt: skip

@@ -1,10 +1,12 @@
 """What the entries share: running pytest and counting, and copies of the source tree built in another way."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,14 +26,15 @@ def found(*names):
     raise Unavailable(f"{' or '.join(names)} is not installed")
 
 
-def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", timeout=3000, **environment):
+def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", module=(), timeout=3000, **environment):
     """Run test files, or all; (how often they tried, what failed). A test that says nothing has tried once."""
     path = [str(root), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
     env = os.environ | {"NORMLIB_EFFORT": effort, "PYTHONPATH": os.pathsep.join(filter(None, path))} | environment
     with TemporaryDirectory() as folder:
         report, log = Path(folder, "report.xml"), Path(folder, "log")
         chosen = [f"tests/{file}" for file in files] or ["tests"]
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *options, *chosen]
+        command = [python, "-m", *module, "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *options,
+                   *chosen]  # fmt: skip
         try:
             with open(log, "w") as output:
                 code = subprocess.run(command, cwd=root, env=env, stdout=output, stderr=output, timeout=timeout,
@@ -41,6 +44,19 @@ def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", t
         if code not in (0, 1) or not report.exists():  # it crashed, or hung
             return 0, [f"pytest: {code}\n{log.read_text(errors='replace')[-4000:]}"]
         return count(report)
+
+
+def script(*command, needs=(), modules=(), timeout=3000):
+    """Run a program that prints "N cases"; where it ends with another status than 0, what it prints is what fell."""
+    for name in needs:
+        found(name)
+    for name in modules:
+        if find_spec(name) is None:
+            raise Unavailable(f"the package {name} is not installed")
+    env = os.environ | {"PYTHON": sys.executable}
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    cases = [int(n) for n in re.findall(r"^(\d+) cases", result.stdout, re.MULTILINE)]
+    return sum(cases), [(result.stdout + result.stderr)[-4000:]] if result.returncode or not cases else []
 
 
 def count(report):
