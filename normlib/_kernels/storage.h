@@ -341,6 +341,7 @@ static inline void stream_lines(void *y, const void *t, size_t bytes)
 /* Copy past the caches: whole lines by streaming stores, the ends as usual. */
 static inline void stream_copy(void *dst, const void *src, size_t bytes)
 {
+    if (bytes == 0) return; /* memcpy takes no NULL, not even of 0 bytes */
 #if defined(NORMLIB_X86)
     char *y = (char *)dst;
     const char *x = (const char *)src;
