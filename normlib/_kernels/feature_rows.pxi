@@ -76,16 +76,16 @@ cdef inline void row_apply(const storage* x, storage* y, const work* w, const wo
         apply_part(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, one, centered, weighted, biased, True)
+            apply_lanes(x + i, y + i, w + i if weighted else w, b + i if biased else b, LANES, shift, delta, scale, one, centered, weighted, biased, True)
             i += LANES
-        apply_part(x + i, place(past, y + i), w + i, b + i, n - i, shift, delta, scale, centered, weighted, biased)
+        apply_part(x + i, place(past, y + i), w + i if weighted else w, b + i if biased else b, n - i, shift, delta, scale, centered, weighted, biased)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, w + i, b + i, LANES, shift, delta, scale, one, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, w + i if weighted else w, b + i if biased else b, LANES, shift, delta, scale, one, centered, weighted, biased, False)
             i += LANES
         if i < n:
-            apply_lanes(x + i, y + i, w + i, b + i, n - i, shift, delta, scale, one, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, w + i if weighted else w, b + i if biased else b, n - i, shift, delta, scale, one, centered, weighted, biased, False)
 
 
 cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,

@@ -81,14 +81,15 @@ cdef inline void add_slopes(const storage** x, const storage** dy, const work* w
 
 cdef inline void row_slopes(const storage** x, const storage** dy, const work* w, work* dw, Py_ssize_t n,
                             const Statistics* row, double* s, double* t, Py_ssize_t many, bint centered, bint gradients) noexcept nogil:
+    cdef work* db = dw + n if gradients else dw
     if centered and w != NULL:
-        add_slopes(x, dy, w, dw, dw + n, n, row, s, t, many, True, True, gradients)
+        add_slopes(x, dy, w, dw, db, n, row, s, t, many, True, True, gradients)
     elif centered:
-        add_slopes(x, dy, w, dw, dw + n, n, row, s, t, many, True, False, gradients)
+        add_slopes(x, dy, w, dw, db, n, row, s, t, many, True, False, gradients)
     elif w != NULL:
-        add_slopes(x, dy, w, dw, dw + n, n, row, s, t, many, False, True, gradients)
+        add_slopes(x, dy, w, dw, db, n, row, s, t, many, False, True, gradients)
     else:
-        add_slopes(x, dy, w, dw, dw + n, n, row, s, t, many, False, False, gradients)
+        add_slopes(x, dy, w, dw, db, n, row, s, t, many, False, False, gradients)
 
 
 cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, work* dw,
@@ -163,16 +164,16 @@ cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, 
         backward_part(x, dy, place(past, dx), w, i, shift, delta, scale, c1, c2, centered, weighted)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            backward_lanes(x + i, dy + i, dx + i, w + i, LANES, shift, delta, scale, c1, c2, one, centered, weighted, True)
+            backward_lanes(x + i, dy + i, dx + i, w + i if weighted else w, LANES, shift, delta, scale, c1, c2, one, centered, weighted, True)
             i += LANES
-        backward_part(x + i, dy + i, place(past, dx + i), w + i, n - i, shift, delta, scale, c1, c2, centered, weighted)
+        backward_part(x + i, dy + i, place(past, dx + i), w + i if weighted else w, n - i, shift, delta, scale, c1, c2, centered, weighted)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            backward_lanes(x + i, dy + i, dx + i, w + i, LANES, shift, delta, scale, c1, c2, one, centered, weighted, False)
+            backward_lanes(x + i, dy + i, dx + i, w + i if weighted else w, LANES, shift, delta, scale, c1, c2, one, centered, weighted, False)
             i += LANES
         if i < n:
-            backward_lanes(x + i, dy + i, dx + i, w + i, n - i, shift, delta, scale, c1, c2, one, centered, weighted, False)
+            backward_lanes(x + i, dy + i, dx + i, w + i if weighted else w, n - i, shift, delta, scale, c1, c2, one, centered, weighted, False)
 
 
 cdef void row_descend(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t n,
