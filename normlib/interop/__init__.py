@@ -1,0 +1,1 @@
+"""Norms inside the frameworks that people have; nothing here is imported unless asked for."""
