@@ -3,49 +3,21 @@
 # neighbouring elements with one weight and one bias. Batch norm: a group is one channel, its segments the samples.
 # Group norm: one segment. Instance norm: groups of one channel.
 
-cdef inline const storage* fetch(const storage* run, const Row* row, Py_ssize_t p, Py_ssize_t n, storage* buffer) noexcept nogil:
-    """Elements p to p + n of a channel, side by side: where they lie, or gathered from several segments."""
-    cdef Py_ssize_t segment, offset, m, taken = 0
-    if row.segments == 1:
-        return run + p
-    segment = p // row.length
-    offset = p % row.length
-    if offset + n <= row.length:
-        return run + segment * row.segment + offset
-    while taken < n:
-        m = min(row.length - offset, n - taken)
-        memcpy(buffer + taken, run + segment * row.segment + offset, m * sizeof(storage))
-        taken += m
-        segment += 1
-        offset = 0
-    return buffer
-
-
-cdef inline double group_sample(const storage* x, const Row* row) noexcept nogil:
+cdef inline void group_sample(const storage* x, const Row* row, double* e, work zero) noexcept nogil:
+    """A sample of each channel."""
     cdef storage buffer[SAMPLE]
-    cdef Py_ssize_t n = row.segments * row.length, step = sample_step(n), c, p, m
-    cdef double total = 0, channel
+    cdef Py_ssize_t n = row.segments * row.length, step = sample_step(n) * BLOCK, c, i
     for c in range(row.channels):
-        channel = 0
-        for p from 0 <= p < n by step * BLOCK:
-            m = min(<Py_ssize_t>SAMPLE, n - p)
-            channel += chunk_sum(fetch(x + c * row.channel, row, p, m, buffer), m)
-        total += channel
-    return total
+        for i from 0 <= i < n by step:
+            fold_sample(fetch(x, row, c * n + i, min(<Py_ssize_t>SAMPLE, n - i), buffer), n - i, e, c + i > 0, zero)
 
 
-cdef inline void group_sums(const storage* x, const Row* row, work shift, double* s) noexcept nogil:
+cdef inline void group_sums(const storage* x, const Row* row, work shift, double* sums, double* squares) noexcept nogil:
     cdef storage buffer[BLOCK]
-    cdef Py_ssize_t n = row.segments * row.length, c, p, m
-    cdef double channel[2]
-    s[0] = s[1] = 0
-    for c in range(row.channels):
-        channel[0] = channel[1] = 0
-        for p from 0 <= p < n by BLOCK:
-            m = min(<Py_ssize_t>BLOCK, n - p)
-            add_moments(fetch(x + c * row.channel, row, p, m, buffer), m, channel, shift)
-        s[0] += channel[0]
-        s[1] += channel[1]
+    cdef Py_ssize_t n = count(row), i, m
+    for i from 0 <= i < n by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, n - i)
+        add_moments(fetch(x, row, i, m, buffer), m, sums, squares, i > 0, shift)
 
 
 cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, work one, bint past) noexcept nogil:
@@ -80,23 +52,27 @@ cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shif
             run_lanes(x + i, y + i, n - i, shift, delta, scale, b, one, False)
 
 
-cdef inline void plan_row(const Plan* p, Row* row) noexcept nogil:
+cdef inline void plan_row(const Plan* p, const Span* span, Row* row) noexcept nogil:
     row.channels = p.channels
-    row.channel = p.xs.channel
+    row.channel = span.channel
     row.segments = p.segments
-    row.segment = p.xs.segment
+    row.segment = span.segment
     row.length = p.length
     row.position = 1
+    row.whole = (p.segments == 1 or span.segment == p.length) and (p.channels == 1 or span.channel == p.segments * p.length)
 
 
-cdef void group_again(const storage* x, const Row* row, double eps, Statistics* to, work zero) noexcept nogil:
+cdef void group_again(const storage* x, const Row* row, double eps, double mean, Statistics* to, work zero) noexcept nogil:
     """As row_again."""
+    cdef double e[2][8]
     cdef double s[2]
     cdef work shift
     cdef Py_ssize_t n = count(row)
-    if to.delta - to.delta == 0:
-        shift = <work>(to.shift + to.delta)
-        group_sums(x, row, shift, s)
+    if mean - mean == 0:
+        shift = <work>mean
+        memset(e, 0, sizeof(e))
+        group_sums(x, row, shift, e[0], e[1])
+        s[0], s[1] = sum_8(e[0]), sum_8(e[1])
         settle(s, n, eps, shift, to)
         if trusted(s, n, eps, shift):
             return
@@ -107,108 +83,127 @@ cdef inline storage* group_of(const storage* x, const Span* span, const Plan* p,
     return <storage*>x + r // p.groups * span.sample + r % p.groups * p.channels * span.channel
 
 
-cdef void group_normalize(const Plan* p, const storage* x, storage* y, Py_ssize_t group, const Statistics* found, const work* w,
+cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const Row* row,
+                            work* shift, work* delta, work* scale) noexcept nogil:
+    """Statistics of m <= TOGETHER groups from r on."""
+    cdef Rows rows
+    cdef Statistics found
+    cdef Py_ssize_t n = count(row), k
+    for k in range(m):
+        group_sample(group_of(x, &p.xs, p, r + k), row, rows.sample[k], <work>0)
+    shift_rows(&rows, m, row.channels * sampled(row.segments * row.length), shift)
+    for k in range(m):
+        group_sums(group_of(x, &p.xs, p, r + k), row, shift[k], rows.sums[k], rows.squares[k])
+    if not settle_rows(&rows, m, n, True, p.eps, shift, delta, scale):
+        for k in range(m):
+            if not rows.good[k]:
+                group_again(group_of(x, &p.xs, p, r + k), row, p.eps, rows.mean[k], &found, <work>0)
+                put(&rows, k, &found, &shift[k], &delta[k], &scale[k])
+    if p.mean != NULL:
+        memcpy(p.mean + r, rows.mean, m * sizeof(double))
+    if p.var != NULL:
+        memcpy(p.var + r, rows.var, m * sizeof(double))
+    if p.rstd != NULL:
+        memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
+
+
+cdef inline void given_statistics(const Plan* p, Py_ssize_t r, work* shift, work* delta, work* scale) noexcept nogil:
+    """Of group r of all samples."""
+    cdef Py_ssize_t k = r % p.groups if p.shared else r
+    shift[0] = <work>p.mean[k]
+    delta[0] = <work>(p.mean[k] - shift[0])
+    scale[0] = <work>p.rstd[k]
+
+
+cdef void group_normalize(const Plan* p, const storage* x, storage* y, Py_ssize_t group, work shift, work delta, work rstd, const work* w,
                           Writer* writer) noexcept nogil:
     cdef const work* b = <const work*>p.bias
     cdef const storage* run
     cdef storage* target
-    cdef Py_ssize_t piece = PIECE if p.streaming else p.length, k, i, m
-    cdef Writer* past = writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
-    cdef work shift = <work>found.shift, delta = <work>found.delta, scale
+    cdef Py_ssize_t k, i
+    cdef Writer* past = writer if lane_by_lane(p, x) else NULL
+    cdef bint staged = p.streaming and past == NULL
+    cdef work scale, bias
     for k in range(group * p.channels, (group + 1) * p.channels):
-        scale = <work>found.scale
-        if w != NULL:
-            scale *= w[k]
+        scale = rstd * w[k] if w != NULL else rstd
+        bias = b[k] if b != NULL else 0
         for i in range(p.segments):
             run = x + (k - group * p.channels) * p.xs.channel + i * p.xs.segment
             target = y + (k - group * p.channels) * p.ys.channel + i * p.ys.segment
-            if not p.streaming or past != NULL:
-                run_apply(run, target, p.length, shift, delta, scale, b[k] if b != NULL else 0, past)
-                continue
-            m = 0
-            while m < p.length:
-                run_apply(run + m, place(writer, target + m), min(piece, p.length - m), shift, delta, scale, b[k] if b != NULL else 0, NULL)
-                wrote(writer, min(piece, p.length - m) * sizeof(storage))
-                m += piece
+            run_apply(run, place(writer, target) if staged else target, p.length, shift, delta, scale, bias, past)
+            if staged:
+                wrote(writer, p.length * sizeof(storage))
 
 
 cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), k, m, n, most
-    cdef double s[TOGETHER]
-    cdef double q[TOGETHER]
-    cdef double total[TOGETHER]
-    cdef double sums[2]
-    cdef bint good[TOGETHER]
+    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), k, m, most
     cdef work shift[TOGETHER]
-    cdef Statistics found[TOGETHER]
+    cdef work delta[TOGETHER]
+    cdef work scale[TOGETHER]
     cdef Writer writer
     cdef Row row
-    plan_row(p, &row)
-    n = count(&row)
-    most = together(n, p.streaming)
+    plan_row(p, &p.xs, &row)
+    most = together(count(&row), p.streaming)
     open_writer(&writer, p.streaming)
-    for k in range(TOGETHER):
-        s[k] = q[k] = total[k] = shift[k] = 0
     while r < stop:
         m = min(most, stop - r)
         if p.given:
             for k in range(m):
-                found[k].shift = <work>p.mean[(r + k) % p.groups if p.shared else r + k]
-                found[k].delta = p.mean[(r + k) % p.groups if p.shared else r + k] - found[k].shift
-                found[k].scale = p.rstd[(r + k) % p.groups if p.shared else r + k]
+                given_statistics(p, r + k, &shift[k], &delta[k], &scale[k])
         else:
-            for k in range(m):
-                total[k] = group_sample(group_of(x, &p.xs, p, r + k), &row)
-            for k in range(TOGETHER):
-                shift[k] = <work>(total[k] / (row.channels * sampled(row.segments * row.length)))
-            for k in range(m):
-                group_sums(group_of(x, &p.xs, p, r + k), &row, shift[k], sums)
-                s[k], q[k] = sums[0], sums[1]
-            settle_rows(s, q, shift, n, p.eps, found, good)
-            for k in range(m):
-                if not good[k]:
-                    group_again(group_of(x, &p.xs, p, r + k), &row, p.eps, &found[k], <work>0)
-                if p.mean != NULL:
-                    p.mean[r + k] = found[k].shift + found[k].delta
-                if p.var != NULL:
-                    p.var[r + k] = found[k].var
-                if p.rstd != NULL:
-                    p.rstd[r + k] = found[k].rstd
+            groups_statistics(p, r, m, x, &row, shift, delta, scale)
         for k in range(m):
             group_normalize(p, group_of(x, &p.xs, p, r + k), group_of(<storage*>p.y, &p.ys, p, r + k), (r + k) % p.groups,
-                            &found[k], w, &writer)
+                            shift[k], delta[k], scale[k], w, &writer)
         r += m
     close_writer(&writer)
 
 
 cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssize_t m, work* a, work* q,
-                                    work shift, work delta, work scale, work one) noexcept nogil:
+                                    work shift, work delta, work scale, work one, bint part) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
-    cdef Py_ssize_t l
-    load_some(x, m, z)
-    load_some(dy, m, g)
+    cdef int l, many = <int>m
+    if part:
+        load_part(x, m, z)
+        load_part(dy, m, g)
+    else:
+        load(x, z)
+        load(dy, g)
     for l in range(LANES):
         a[l] += g[l]
         z[l] = g[l] * ((minus(z[l], shift, one) - delta) * scale)
-        q[l] += z[l] if m >= LANES or l < m else 0
+        if part:
+            z[l] = z[l] if l < many else 0
+        q[l] += z[l]
 
 
-cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* s, work shift, work delta, work scale) noexcept nogil:
-    """s[0] += sum dy, s[1] += sum dy * z over a block"""
+cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* sums, double* products, bint more,
+                               work shift, work delta, work scale) noexcept nogil:
+    """sum dy and sum dy * z over a block, in 8 parts each, as add_moments"""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)
     cdef Py_ssize_t i = 0
     clear(a)
     clear(q)
-    while i + LANES <= n:
-        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale, one)
+    if n < LANES:
+        run_gradient_lanes(x, dy, n, a, q, shift, delta, scale, one, True)
+        fold_all(a, sums, more)
+        fold_all(q, products, more)
+        return
+    while True:
+        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale, one, False)
         i += LANES
-    if i < n:
-        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, delta, scale, one)
-    s[0] += tree(a)
-    s[1] += tree(q)
+        if i + LANES > n:
+            break
+    if i == n:
+        fold_all(a, sums, more)
+        fold_all(q, products, more)
+    else:
+        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, delta, scale, one, True)
+        fold_all(a, sums, more)
+        fold_all(q, products, more)
 
 
 cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work delta, work scale,
@@ -259,67 +254,91 @@ cdef inline void run_backward(const storage* x, const storage* dy, storage* dx, 
         run_descend(x, dy, dx, n, shift, delta, scale, w, c1, c2, False, past)
 
 
-cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x0, const work* w) noexcept nogil:
-    # A part of the samples and one group: dweight and dbias are the sums that dx needs.
-    cdef Py_ssize_t part = task // p.groups, group = task % p.groups, sample, c, k, i, m
-    cdef Py_ssize_t n = p.segments * p.length, parameters = p.groups * p.channels
-    cdef Py_ssize_t piece
-    cdef Writer writer
-    cdef Writer* past = &writer if p.streaming and p.length * sizeof(storage) >= LONG else NULL
-    cdef bint pieces = p.streaming and past == NULL
+cdef void channels_gradients(const Plan* p, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t m, const storage* x, const storage* dy,
+                             const work* shift, const work* delta, const work* scale, double* s, double* q) noexcept nogil:
+    """s = sum dy and q = sum dy * z of m <= TOGETHER channels of a sample; shift, delta, scale: of the group of the first on."""
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
-    cdef const storage* x
-    cdef const storage* dy
-    cdef storage* dx
-    cdef storage* target
     cdef Row row, drow
-    cdef double s[2]
-    cdef double total[2]
-    cdef double mean
-    cdef work shift, delta, scale, c1, c2, wk
-    plan_row(p, &row)
-    plan_row(p, &drow)
-    drow.segment = p.ds.segment
+    cdef Rows rows
+    cdef Py_ssize_t n = p.segments * p.length, k, g, i, many
+    cdef const storage* run
+    cdef const storage* drun
+    plan_row(p, &p.xs, &row)
+    plan_row(p, &p.ds, &drow)
+    row.whole = p.segments == 1 or p.xs.segment == p.length
+    drow.whole = p.segments == 1 or p.ds.segment == p.length
+    for k in range(m):
+        g = (first + k) // p.channels - first // p.channels
+        run = x + sample * p.xs.sample + (first + k) * p.xs.channel
+        drun = dy + sample * p.ds.sample + (first + k) * p.ds.channel
+        for i from 0 <= i < n by BLOCK:
+            many = min(<Py_ssize_t>BLOCK, n - i)
+            run_gradients(fetch(run, &row, i, many, buffer), fetch(drun, &drow, i, many, other), many,
+                          rows.sums[k], rows.squares[k], i > 0, shift[g], delta[g], scale[g])
+    clear_rows(rows.sums, m, m)
+    clear_rows(rows.squares, m, m)
+    sum_rows(rows.sums, m, s)
+    sum_rows(rows.squares, m, q)
+
+
+cdef void channel_descend(const Plan* p, const storage* x, const storage* dy, storage* dx, work shift, work delta, work scale,
+                          work w, work c1, work c2, Writer* writer) noexcept nogil:
+    cdef Writer* past = writer if lane_by_lane(p, x) else NULL
+    cdef bint staged = p.streaming and past == NULL
+    cdef storage* target
+    cdef Py_ssize_t i
+    for i in range(p.segments):
+        target = dx + i * p.ys.segment
+        run_backward(x + i * p.xs.segment, dy + i * p.ds.segment, place(writer, target) if staged else target, p.length,
+                     shift, delta, scale, w, c1, c2, p.given, past)
+        if staged:
+            wrote(writer, p.length * sizeof(storage))
+
+
+cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
+    cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, k, c, m, lot
+    cdef Py_ssize_t first = task % strips * p.strip, stop = min(first + p.strip, p.groups), n = p.channels * p.segments * p.length
+    cdef Py_ssize_t most = max(<Py_ssize_t>1, min(together(2 * n, p.streaming), TOGETHER // p.channels))
+    cdef double* dbias = p.dbias + part * p.parameters if p.weight_grads else NULL
+    cdef double* dweight = p.dweight + part * p.parameters if p.weight_grads else NULL
+    cdef const storage* dy = <const storage*>p.dy
+    cdef storage* dx = <storage*>p.y
+    cdef double s[TOGETHER]
+    cdef double q[TOGETHER]
+    cdef double c1[TOGETHER]
+    cdef double c2[TOGETHER]
+    cdef work shift[TOGETHER]
+    cdef work delta[TOGETHER]
+    cdef work scale[TOGETHER]
+    cdef work wk
+    cdef Writer writer
     open_writer(&writer, p.streaming)
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
-        x = x0 + sample * p.xs.sample + group * p.channels * p.xs.channel
-        dy = <const storage*>p.dy + sample * p.ds.sample + group * p.channels * p.ds.channel
-        dx = <storage*>p.y + sample * p.ys.sample + group * p.channels * p.ys.channel
-        k = group if p.shared else sample * p.groups + group
-        mean = p.mean[k]
-        shift = <work>mean
-        delta = <work>(mean - shift)
-        scale = <work>p.rstd[k]
-        total[0] = total[1] = 0
-        if not p.given or p.weight_grads:
-            for c in range(p.channels):
-                k = group * p.channels + c
-                s[0] = s[1] = 0
-                for i from 0 <= i < n by BLOCK:
-                    m = min(<Py_ssize_t>BLOCK, n - i)
-                    run_gradients(fetch(x + c * p.xs.channel, &row, i, m, buffer),
-                                  fetch(dy + c * p.ds.channel, &drow, i, m, other), m, s, shift, delta, scale)
-                wk = w[k] if w != NULL else 1
-                total[0] += wk * s[0]
-                total[1] += wk * s[1]
-                if p.weight_grads:
-                    p.dbias[part * parameters + k] += s[0]
-                    p.dweight[part * parameters + k] += s[1]
-        c1 = c2 = 0
-        if not p.given:
-            c1 = <work>(total[0] / (p.channels * n))
-            c2 = <work>(total[1] / (p.channels * n))
-        for c in range(p.channels):
-            wk = w[group * p.channels + c] if w != NULL else 1
-            for i in range(p.segments):
-                m = 0
-                while m < p.length:
-                    piece = min(<Py_ssize_t>PIECE, p.length - m) if pieces else p.length
-                    target = dx + c * p.ys.channel + i * p.ys.segment + m
-                    run_backward(x + c * p.xs.channel + i * p.xs.segment + m, dy + c * p.ds.channel + i * p.ds.segment + m,
-                                 place(&writer, target) if pieces else target, piece, shift, delta, scale, wk, c1, c2, p.given, past)
-                    if pieces:
-                        wrote(&writer, piece * sizeof(storage))
-                    m += piece
+        for g from first <= g < stop by most:
+            lot = min(most, stop - g)
+            for k in range(lot):
+                given_statistics(p, sample * p.groups + g + k, &shift[k], &delta[k], &scale[k])
+                c1[k] = c2[k] = 0
+            if not p.given or p.weight_grads:
+                for c from g * p.channels <= c < (g + lot) * p.channels by TOGETHER:
+                    m = min(<Py_ssize_t>TOGETHER, (g + lot) * p.channels - c)
+                    channels_gradients(p, sample, c, m, x, dy, shift, delta, scale, s, q)
+                    for k in range(m):
+                        wk = w[c + k] if w != NULL else 1
+                        c1[(c + k) // p.channels - g] += wk * s[k]
+                        c2[(c + k) // p.channels - g] += wk * q[k]
+                        if p.weight_grads:
+                            dbias[c + k] += s[k]
+                            dweight[c + k] += q[k]
+            for k in range(lot):
+                c1[k] = 0 if p.given else c1[k] / n
+                c2[k] = 0 if p.given else c2[k] / n
+            for c in range(g * p.channels, (g + lot) * p.channels):
+                k = c // p.channels - g
+                wk = w[c] if w != NULL else 1
+                channel_descend(p, x + sample * p.xs.sample + c * p.xs.channel, dy + sample * p.ds.sample + c * p.ds.channel,
+                                dx + sample * p.ys.sample + c * p.ys.channel, shift[k], delta[k], scale[k], wk,
+                                <work>c1[k], <work>c2[k], &writer)
     close_writer(&writer)

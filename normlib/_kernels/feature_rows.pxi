@@ -3,28 +3,40 @@
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 
 cdef enum:
-    SHORT = 256     # elements of a row whose statistics are computed ahead
+    AHEAD = 256     # elements of a row behind a gap that are prefetched
 
 
-cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* s) noexcept nogil:
-    cdef Py_ssize_t p = 0
-    s[0] = s[1] = 0
-    while p < n:
-        if centered:
-            add_moments(x + p, min(<Py_ssize_t>BLOCK, n - p), s, shift)
-        else:
-            add_squares(x + p, min(<Py_ssize_t>BLOCK, n - p), s, shift)
-        p += BLOCK
+cdef inline void row_sample(const storage* x, Py_ssize_t n, double* e, work zero) noexcept nogil:
+    cdef Py_ssize_t i
+    for i from 0 <= i < n by sample_step(n) * BLOCK:
+        fold_sample(x + i, n - i, e, i > 0, zero)
 
 
-cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
+cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, bint more) noexcept nogil:
+    if centered:
+        add_moments(x, n, sums, squares, more, shift)
+    else:
+        add_squares(x, n, squares, more, shift)
+
+
+cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares) noexcept nogil:
+    cdef Py_ssize_t i
+    block_sums(x, min(n, <Py_ssize_t>BLOCK), centered, shift, sums, squares, False)
+    for i from BLOCK <= i < n by BLOCK:
+        block_sums(x + i, min(<Py_ssize_t>BLOCK, n - i), centered, shift, sums, squares, True)
+
+
+cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, double mean, Statistics* to, work zero) noexcept nogil:
     """The rare row that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
     cdef Row row
+    cdef double e[2][8]
     cdef double s[2]
     cdef work shift
-    if centered and to.delta - to.delta == 0:
-        shift = <work>(to.shift + to.delta)
-        row_sums(x, n, True, shift, s)
+    if centered and mean - mean == 0:
+        shift = <work>mean
+        memset(e, 0, sizeof(e))
+        row_sums(x, n, True, shift, e[0], e[1])
+        s[0], s[1] = sum_8(e[0]), sum_8(e[1])
         settle(s, n, eps, shift, to)
         if trusted(s, n, eps, shift):
             return
@@ -76,31 +88,16 @@ cdef inline void row_apply(const storage* x, storage* y, const work* w, const wo
         apply_part(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, w + i if weighted else w, b + i if biased else b, LANES, shift, delta, scale, one, centered, weighted, biased, True)
+            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, True)
             i += LANES
-        apply_part(x + i, place(past, y + i), w + i if weighted else w, b + i if biased else b, n - i, shift, delta, scale, centered, weighted, biased)
+        apply_part(x + i, place(past, y + i), at(w, i, weighted), at(b, i, biased), n - i, shift, delta, scale, centered, weighted, biased)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, w + i if weighted else w, b + i if biased else b, LANES, shift, delta, scale, one, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, False)
             i += LANES
         if i < n:
-            apply_lanes(x + i, y + i, w + i if weighted else w, b + i if biased else b, n - i, shift, delta, scale, one, centered, weighted, biased, False)
-
-
-cdef void row_normalize(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
-                        const Statistics* found, bint centered, Writer* past) noexcept nogil:
-    cdef work shift = <work>found.shift, delta = <work>found.delta, scale = <work>found.scale
-    if not centered and w != NULL:
-        row_apply(x, y, w, b, n, shift, delta, scale, False, True, False, past)
-    elif not centered:
-        row_apply(x, y, w, b, n, shift, delta, scale, False, False, False, past)
-    elif b != NULL:
-        row_apply(x, y, w, b, n, shift, delta, scale, True, True, True, past)
-    elif w != NULL:
-        row_apply(x, y, w, b, n, shift, delta, scale, True, True, False, past)
-    else:
-        row_apply(x, y, w, b, n, shift, delta, scale, True, False, False, past)
+            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), n - i, shift, delta, scale, one, centered, weighted, biased, False)
 
 
 cdef inline const storage* row_of(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
@@ -116,79 +113,74 @@ cdef inline bint apart(const Plan* p) noexcept nogil:
 
 cdef inline void prefetch_row(const storage* x, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
-    for i from 0 <= i < min(n, <Py_ssize_t>SHORT) by LINE // <Py_ssize_t>sizeof(storage):
+    for i from 0 <= i < min(n, <Py_ssize_t>AHEAD) by LINE // <Py_ssize_t>sizeof(storage):
         prefetch(x + i)
 
 
-cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, Statistics* found) noexcept nogil:
+cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, work* shift, work* delta, work* scale) noexcept nogil:
     """Statistics of m <= TOGETHER rows from r on."""
-    cdef double s[TOGETHER]
-    cdef double q[TOGETHER]
-    cdef double total[TOGETHER]
-    cdef double sums[2]
-    cdef work shift[TOGETHER]
-    cdef bint good[TOGETHER]
-    cdef Py_ssize_t n = p.length, taken = sampled(n), k
-    for k in range(TOGETHER):
-        s[k] = q[k] = total[k] = shift[k] = 0
+    cdef Rows rows
+    cdef Statistics found
+    cdef Py_ssize_t n = p.length, k
     if apart(p):
         for k in range(m):
-            prefetch_row(row_of(x, &p.xs, p, min(r + TOGETHER + k, p.samples * p.groups - 1)), n)
+            prefetch_row(row_of(x, &p.xs, p, min(r + m + k, p.samples * p.groups - 1)), n)
     if p.centered:
         for k in range(m):
-            total[k] = sample_sum(row_of(x, &p.xs, p, r + k), n)
-        for k in range(TOGETHER):
-            shift[k] = <work>(total[k] / taken)
+            row_sample(row_of(x, &p.xs, p, r + k), n, rows.sample[k], <work>0)
+        shift_rows(&rows, m, sampled(n), shift)
+    else:
+        memset(shift, 0, TOGETHER * sizeof(work))
     for k in range(m):
-        row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], sums)
-        s[k], q[k] = sums[0], sums[1]
-    settle_rows(s, q, shift, n, p.eps, found, good)
-    for k in range(m):
-        if not good[k]:
-            row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, &found[k], <work>0)
-        if p.mean != NULL:
-            p.mean[r + k] = found[k].shift + found[k].delta
-        if p.rstd != NULL:
-            p.rstd[r + k] = found[k].rstd
+        row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], rows.sums[k], rows.squares[k])
+    if not settle_rows(&rows, m, n, p.centered, p.eps, shift, delta, scale):
+        for k in range(m):
+            if not rows.good[k]:
+                row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, rows.mean[k], &found, <work>0)
+                put(&rows, k, &found, &shift[k], &delta[k], &scale[k])
+    if p.mean != NULL:
+        memcpy(p.mean + r, rows.mean, m * sizeof(double))
+    if p.rstd != NULL:
+        memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
 
 
-cdef void rows_normalize(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, const Statistics* found,
-                         Writer* writer) noexcept nogil:
-    cdef const work* b = <const work*>p.bias
+cdef inline void rows_apply(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, const work* b,
+                            const work* shift, const work* delta, const work* scale,
+                            bint centered, bint weighted, bint biased, Writer* writer) noexcept nogil:
     cdef const storage* row
     cdef storage* target
-    cdef Py_ssize_t n = p.length, k, i
-    cdef Writer* past = writer if p.streaming and n * sizeof(storage) >= LONG else NULL
+    cdef Py_ssize_t n = p.length, k
+    cdef Writer* past = writer if lane_by_lane(p, x) else NULL
+    cdef bint staged = p.streaming and past == NULL
     for k in range(m):
         row = row_of(x, &p.xs, p, r + k)
         target = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
-        if not p.streaming or past != NULL:
-            row_normalize(row, target, w, b, n, &found[k], p.centered, past)
-            continue
-        for i from 0 <= i < n by PIECE:
-            row_normalize(row + i, place(writer, target + i), w + i if w != NULL else NULL, b + i if b != NULL else NULL,
-                          min(<Py_ssize_t>PIECE, n - i), &found[k], p.centered, NULL)
-            wrote(writer, min(<Py_ssize_t>PIECE, n - i) * sizeof(storage))
+        row_apply(row, place(writer, target) if staged else target, w, b, n, shift[k], delta[k], scale[k],
+                  centered, weighted, biased, past)
+        if staged:
+            wrote(writer, n * sizeof(storage))
 
 
 cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Statistics found[2][TOGETHER]
+    cdef const work* b = <const work*>p.bias
+    cdef work shift[TOGETHER]
+    cdef work delta[TOGETHER]
+    cdef work scale[TOGETHER]
     cdef Writer writer
     cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(p.length, p.streaming), m
-    # The statistics of short rows wait for divisions and a square root while the rows before are normalised.
-    cdef bint ahead = not p.streaming and p.length <= SHORT
-    cdef int turn = 0
     open_writer(&writer, p.streaming)
-    if ahead:
-        rows_statistics(p, r, min(most, stop - r), x, w, found[0])
     while r < stop:
         m = min(most, stop - r)
-        if not ahead:
-            rows_statistics(p, r, m, x, w, found[0])
-        elif r + m < stop:
-            rows_statistics(p, r + m, min(most, stop - r - m), x, w, found[1 - turn])
-        rows_normalize(p, r, m, x, w, found[turn], &writer)
-        if ahead:
-            turn = 1 - turn
+        rows_statistics(p, r, m, x, shift, delta, scale)
+        if not p.centered and w != NULL:
+            rows_apply(p, r, m, x, w, b, shift, delta, scale, False, True, False, &writer)
+        elif not p.centered:
+            rows_apply(p, r, m, x, w, b, shift, delta, scale, False, False, False, &writer)
+        elif b != NULL:
+            rows_apply(p, r, m, x, w, b, shift, delta, scale, True, True, True, &writer)
+        elif w != NULL:
+            rows_apply(p, r, m, x, w, b, shift, delta, scale, True, True, False, &writer)
+        else:
+            rows_apply(p, r, m, x, w, b, shift, delta, scale, True, False, False, &writer)
         r += m
     close_writer(&writer)

@@ -49,7 +49,7 @@ cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
         memcpy(y + i, x + i, (stop - i) * sizeof(float))
     else:
         while i < stop:
-            m = min(<Py_ssize_t>PIECE, stop - i)
+            m = min(<Py_ssize_t>BLOCK // 4, stop - i)
             to = place(&writer, y + i)
             j = 0
             while j + LANES <= m:

@@ -1,6 +1,6 @@
-# The vector lanes. A sum along a row runs in LANES accumulators: element i of a block goes to lane i % LANES; a block of BLOCK
-# elements ends with a fixed tree over its lanes in float64, and the blocks are added up in order. So a sum depends
-# on nothing but its elements: not on the ISA level, the alignment or the number of threads.
+# The vector lanes. A sum along a row runs in LANES accumulators: element i of a block goes to lane i % LANES; after a
+# block of BLOCK elements the lanes are folded to 8 sums in float64, to which the blocks are added in order, and at the end a
+# fixed tree adds these. So a sum depends on nothing but its elements: not on the ISA level, the alignment or the number of threads.
 
 from libc.math cimport INFINITY, fma, frexp, ldexp, sqrt
 from libc.stdlib cimport free, malloc
@@ -25,10 +25,10 @@ cdef extern from "storage.h" nogil:
     void store_part_f32(float*, Py_ssize_t, const float*)
     void store_part_half(half_t*, Py_ssize_t, const float*)
     void store_part_bf16(bf16_t*, Py_ssize_t, const float*)
-    double tree_f64(const double*)
-    double tree_f32(const float*)
-    double chunk_f64(const double*)
-    double chunk_f32(const float*)
+    void fold_f32(const float*, double*, bint)
+    void fold_f64(const double*, double*, bint)
+    double sum_8(const double*)
+    void sums_of_8(const double*, double*)
     float one_f32()
     double one_f64()
     float minus_f32(float, float, float)
@@ -118,19 +118,39 @@ cdef inline void store_some(storage* y, Py_ssize_t n, const work* t) noexcept no
         store_part(y, n, t)
 
 
+cdef inline void fold(const work* a, double* e, bint more) noexcept nogil:
+    """The first 16 lanes as 8 sums in float64; more: add them to what is there."""
+    if work is double:
+        fold_f64(a, e, more)
+    else:
+        fold_f32(a, e, more)
+
+
+cdef inline void fold_all(const work* a, double* e, bint more) noexcept nogil:
+    cdef work t[LANES]
+    cdef Py_ssize_t l
+    for l in range(LANES // 2):
+        t[l] = a[l] + a[l + LANES // 2]
+    fold(t, e, more)
+
+
+cdef inline work* at(const work* w, Py_ssize_t i, bint there) noexcept nogil:
+    """w + i, where there is a w."""
+    return <work*>w + i if there else <work*>w
+
+
 cdef inline double tree(const work* a) noexcept nogil:
-    if work is double:
-        return tree_f64(a)
-    else:
-        return tree_f32(a)
+    """The sum of all lanes."""
+    cdef double e[8]
+    fold_all(a, e, False)
+    return sum_8(e)
 
 
-cdef inline double chunk(const work* a) noexcept nogil:
-    """As tree, over 16 lanes."""
-    if work is double:
-        return chunk_f64(a)
-    else:
-        return chunk_f32(a)
+cdef inline void sum_rows(const double (*e)[8], Py_ssize_t m, double* s) noexcept nogil:
+    """The sums of m rows, in eights: what is beyond is of no meaning."""
+    cdef Py_ssize_t k
+    for k from 0 <= k < m by 8:
+        sums_of_8(e[k], s + k)
 
 
 cdef inline work unit(work zero) noexcept nogil:
@@ -155,47 +175,79 @@ cdef inline void clear(work* a) noexcept nogil:
         a[l] = 0
 
 
-# ---- a block of at most BLOCK neighbouring elements ----
+# ---- a block of at most BLOCK neighbouring elements; a sum in 8 parts, see `fold` ----
+# No ways join before the sums are folded: that would send the lanes through memory.
 
-cdef inline void add_squares(const storage* x, Py_ssize_t n, double* s, work zero) noexcept nogil:
-    """s[1] += sum x^2"""
-    cdef work q[LANES]
+cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, bint part) noexcept nogil:
     cdef work t[LANES]
-    cdef Py_ssize_t i = 0, l
+    cdef Py_ssize_t l
+    if part:
+        load_part(x, m, t)
+    else:
+        load(x, t)
+    for l in range(LANES):
+        q[l] += t[l] * t[l]
+
+
+cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, work zero) noexcept nogil:
+    """sum x^2; more: added to what is there"""
+    cdef work q[LANES]
+    cdef Py_ssize_t i = 0
     clear(q)
-    while i + LANES <= n:
-        load(x + i, t)
-        for l in range(LANES):
-            q[l] += t[l] * t[l]
+    if n < LANES:
+        square_lanes(x, n, q, True)
+        fold_all(q, squares, more)
+        return
+    while True:
+        square_lanes(x + i, LANES, q, False)
         i += LANES
-    if i < n:
-        load_part(x + i, n - i, t)
-        for l in range(LANES):
-            q[l] += t[l] * t[l]
-    s[1] += tree(q)
+        if i + LANES > n:
+            break
+    if i == n:
+        fold_all(q, squares, more)
+    else:
+        square_lanes(x + i, n - i, q, True)
+        fold_all(q, squares, more)
 
 
-cdef inline void add_moments(const storage* x, Py_ssize_t n, double* s, work shift) noexcept nogil:
-    """s[0] += sum (x - shift); s[1] += sum (x - shift)^2"""
+cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, work shift, work one, bint part) noexcept nogil:
+    cdef work t[LANES]
+    cdef work u
+    cdef int l, many = <int>m
+    if part:
+        load_part(x, m, t)
+    else:
+        load(x, t)
+    for l in range(LANES):
+        u = minus(t[l], shift, one)
+        if part:
+            u = u if l < many else 0
+        a[l] += u
+        q[l] += u * u
+
+
+cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, work shift) noexcept nogil:
+    """sum (x - shift) and sum (x - shift)^2; more: added to what is there"""
     cdef work a[LANES]
     cdef work q[LANES]
-    cdef work t[LANES]
-    cdef work u, one = unit(shift)
-    cdef Py_ssize_t i = 0, l
+    cdef work one = unit(shift)
+    cdef Py_ssize_t i = 0
     clear(a)
     clear(q)
-    while i + LANES <= n:
-        load(x + i, t)
-        for l in range(LANES):
-            u = minus(t[l], shift, one)
-            a[l] += u
-            q[l] += u * u
+    if n < LANES:
+        moment_lanes(x, n, a, q, shift, one, True)
+        fold_all(a, sums, more)
+        fold_all(q, squares, more)
+        return
+    while True:
+        moment_lanes(x + i, LANES, a, q, shift, one, False)
         i += LANES
-    if i < n:
-        load_part(x + i, n - i, t)
-        for l in range(LANES):
-            u = t[l] - shift if l < n - i else 0
-            a[l] += u
-            q[l] += u * u
-    s[0] += tree(a)
-    s[1] += tree(q)
+        if i + LANES > n:
+            break
+    if i == n:
+        fold_all(a, sums, more)
+        fold_all(q, squares, more)
+    else:
+        moment_lanes(x + i, n - i, a, q, shift, one, True)
+        fold_all(a, sums, more)
+        fold_all(q, squares, more)

@@ -53,7 +53,7 @@ cdef struct Plan:
     double* rstd
     double* var
     Py_ssize_t batch        # rows (or samples, or strips) a task takes
-    Py_ssize_t strip        # neighbouring columns a task takes
+    Py_ssize_t strip        # neighbouring columns (or groups) a task takes
     Py_ssize_t parameters   # length of weight and bias
     Py_ssize_t parts        # partial sums of the weight gradients
     Py_ssize_t blocks       # blocks of positions

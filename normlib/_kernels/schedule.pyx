@@ -69,7 +69,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
                 parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * (parts_of(p.width, p.strip) + p.streaming), threads)
         elif p.form == CHANNEL_ROWS:
             if backward:
-                parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * p.groups, threads)
+                parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * parts_of(p.groups, p.strip), threads)
             else:
                 parallel_for(run, CHANNEL_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
         else:
@@ -89,8 +89,9 @@ cdef inline bint stopped(const Plan* p) noexcept nogil:
 
 cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
     cdef Py_ssize_t rows = p.samples * p.groups
+    cdef Py_ssize_t least = max(1 + p.bytes // WATCH_BYTES, <Py_ssize_t>(4 * threads if threads > 1 else 1))     # tasks
     if not backward and (p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS):
-        p.batch = parts_of(rows, max(1 + p.bytes // WATCH_BYTES, <Py_ssize_t>(4 * threads if threads > 1 else 1)))
+        p.batch = parts_of(rows, least)
     elif p.form == FEATURE_ROWS:
         p.batch = max(<Py_ssize_t>16, parts_of(rows, PARTS))
         p.parts = parts_of(rows, p.batch)
@@ -104,6 +105,7 @@ cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
     else:
         p.batch = parts_of(p.samples, SAMPLE_PARTS)
         p.parts = parts_of(p.samples, p.batch)
+        p.strip = parts_of(p.groups, parts_of(least, p.parts))
 
 
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:

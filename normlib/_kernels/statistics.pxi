@@ -5,7 +5,7 @@
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
-    TOGETHER = 8                # short rows whose statistics are computed together
+    TOGETHER = 16               # short rows whose statistics are computed together
     TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
 
 cdef inline Py_ssize_t sample_step(Py_ssize_t n) noexcept nogil:
@@ -19,30 +19,17 @@ cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
     return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
 
 
-cdef inline double chunk_sum(const storage* x, Py_ssize_t n) noexcept nogil:
-    """Sum of the first SAMPLE elements, or of all n."""
-    cdef double wide[LANES]
-    cdef float t[LANES]
-    if storage is double:
-        load_part(x, min(<Py_ssize_t>SAMPLE, n), wide)
-        return chunk(wide)
-    else:
-        load_part(x, min(<Py_ssize_t>SAMPLE, n), t)
-        return chunk(t)
-
-
-cdef inline double sample_sum(const storage* x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t step = sample_step(n) if n > BLOCK else 1, p = 0
-    cdef double total = 0
-    while p < n:
-        total += chunk_sum(x + p, n - p)
-        p += step * BLOCK
-    return total
+cdef inline void fold_sample(const storage* x, Py_ssize_t n, double* e, bint more, work zero) noexcept nogil:
+    """The sum of the first SAMPLE elements, or of all n, in 8 parts; more: added to what is there."""
+    cdef work t[LANES]
+    load_part(x, min(<Py_ssize_t>SAMPLE, n), t)
+    fold(t, e, more)
 
 
 cdef struct Row:
     # Where the elements of one statistic lie: `channels` runs of `segments` x `length` elements, strides in elements.
     Py_ssize_t channels, channel, segments, segment, length, position
+    bint whole          # all side by side
 
 
 cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
@@ -52,6 +39,24 @@ cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
 
 cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
     return row.channels * row.segments * row.length
+
+
+cdef inline const storage* fetch(const storage* x, const Row* row, Py_ssize_t i, Py_ssize_t n, storage* buffer) noexcept nogil:
+    """Elements i to i + n of a row, side by side: where they lie, or gathered from several runs."""
+    cdef Py_ssize_t run, offset, m, taken = 0
+    if row.whole:
+        return x + i
+    run = i // row.length
+    offset = i % row.length
+    if offset + n <= row.length:
+        return x + run // row.segments * row.channel + run % row.segments * row.segment + offset
+    while taken < n:
+        m = min(row.length - offset, n - taken)
+        memcpy(buffer + taken, x + run // row.segments * row.channel + run % row.segments * row.segment + offset, m * sizeof(storage))
+        taken += m
+        run += 1
+        offset = 0
+    return buffer
 
 
 cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
@@ -80,24 +85,62 @@ cdef inline double refined(double v, double r, work zero) noexcept nogil:
         return r
 
 
-cdef inline void settle_rows(const double* s, const double* q, const work* shift, Py_ssize_t n, double eps,
-                             Statistics* found, bint* good) noexcept nogil:
-    """`settle` and `trusted` for TOGETHER rows at once: divisions and square roots run in vectors."""
-    cdef double delta[TOGETHER]
-    cdef double square[TOGETHER]
-    cdef double var[TOGETHER]
-    cdef double rstd[TOGETHER]
+cdef struct Rows:
+    # Sums of TOGETHER rows, in 8 parts: of the sample, of the shifted elements, of their squares; then their statistics.
+    double sample[TOGETHER][8]
+    double sums[TOGETHER][8]
+    double squares[TOGETHER][8]
+    double mean[TOGETHER]
+    double var[TOGETHER]
+    double rstd[TOGETHER]
+    bint good[TOGETHER]
+
+
+cdef inline void clear_rows(double (*e)[8], Py_ssize_t first, Py_ssize_t m) noexcept nogil:
+    """Zeros from row `first` on, up to eights of m rows."""
+    memset(e + first, 0, ((m + 7) // 8 * 8 - first) * sizeof(e[0]))
+
+
+cdef inline void put(Rows* rows, Py_ssize_t k, const Statistics* found, work* shift, work* delta, work* scale) noexcept nogil:
+    """The statistics of row k, found in another way."""
+    rows.mean[k], rows.var[k], rows.rstd[k] = found.shift + found.delta, found.var, found.rstd
+    shift[0], delta[0], scale[0] = <work>found.shift, <work>found.delta, <work>found.scale
+
+
+cdef inline void shift_rows(Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* shift) noexcept nogil:
+    """The first mean of m rows, from `taken` elements of each."""
+    cdef double total[TOGETHER]
     cdef Py_ssize_t k
-    for k in range(TOGETHER):
-        delta[k] = s[k] / n
-        square[k] = q[k] / n
-        var[k] = square[k] - delta[k] * delta[k]
-        rstd[k] = 1 / sqrt(var[k] + eps)
-    for k in range(TOGETHER):
-        good[k] = sound(delta[k], square[k], eps, <work>0)
-    for k in range(TOGETHER):
-        found[k].shift, found[k].delta, found[k].var, found[k].rstd = shift[k], delta[k], var[k], rstd[k]
-        found[k].scale = refined(var[k] + eps, rstd[k], <work>0)
+    clear_rows(rows.sample, m, m)
+    sum_rows(rows.sample, m, total)
+    for k in range((m + 7) // 8 * 8):
+        shift[k] = <work>(total[k] / taken)
+
+
+cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, bint centered, double eps,
+                             const work* shift, work* delta, work* scale) noexcept nogil:
+    """`settle` for m rows of n elements: divisions and square roots run in vectors; whether all are `sound`."""
+    cdef double s[TOGETHER]
+    cdef double q[TOGETHER]
+    cdef Py_ssize_t k
+    cdef bint good = True
+    clear_rows(rows.sums, m if centered else 0, m)
+    clear_rows(rows.squares, m, m)
+    sum_rows(rows.sums, m, s)
+    sum_rows(rows.squares, m, q)
+    for k in range((m + 7) // 8 * 8):
+        s[k] /= n
+        q[k] /= n
+        rows.mean[k] = shift[k] + s[k]
+        rows.var[k] = q[k] - s[k] * s[k]
+        rows.rstd[k] = 1 / sqrt(rows.var[k] + eps)
+        delta[k] = <work>s[k]
+        scale[k] = <work>refined(rows.var[k] + eps, rows.rstd[k], <work>0)
+    for k in range((m + 7) // 8 * 8):
+        rows.good[k] = sound(s[k], q[k], eps, <work>0)
+    for k in range(m):
+        good &= rows.good[k]
+    return good
 
 
 cdef inline void settle(const double* s, Py_ssize_t n, double eps, work shift, Statistics* to) noexcept nogil:

@@ -232,67 +232,56 @@ static inline void store_part_half(half_t *y, ptrdiff_t n, const float *t)
     store_part_16(y, part, n);
 }
 
-/* ---- the fixed tree over the lanes, in float64: l + (l + 16), then + 8, + 4, + 2, + 1 ---- */
+/* ---- sums of lanes: l + (l + 16) in the working type, then in float64 + 8, + 4, + 2, + 1 ---- */
 
-static inline double tree_16(double *s)
-{
-    for (int l = 0; l < 8; l++) s[l] += s[l + 8];
-    for (int l = 0; l < 4; l++) s[l] += s[l + 4];
-    return (s[0] + s[2]) + (s[1] + s[3]);
-}
-
-static inline double tree_f64(const double *a)
-{
-    double s[16];
-    for (int l = 0; l < 16; l++) s[l] = a[l] + a[l + 16];
-    return tree_16(s);
-}
-
-#if defined(__AVX__)
-static inline double tree_4(__m256d t)
-{
-    __m128d u = _mm_add_pd(_mm256_castpd256_pd128(t), _mm256_extractf128_pd(t, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(u, _mm_unpackhi_pd(u, u)));
-}
-#endif
-
-/* The tree over the first 16 lanes, and over all 32. */
-static inline double chunk_f32(const float *a)
+/* e[l] = (or +=) a[l] + a[l + 8], 16 lanes to 8 */
+static inline void fold_f32(const float *a, double *e, int more)
 {
 #if defined(__AVX512F__)
     __m512 v = _mm512_loadu_ps(a);
     __m512d t = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
-    return tree_4(_mm256_add_pd(_mm512_castpd512_pd256(t), _mm512_extractf64x4_pd(t, 1)));
-#elif defined(__AVX__)
-    __m256d s[4];
-    for (int l = 0; l < 4; l++) s[l] = _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l));
-    return tree_4(_mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3])));
+    _mm512_storeu_pd(e, more ? _mm512_add_pd(_mm512_loadu_pd(e), t) : t);
 #else
-    double s[16];
-    for (int l = 0; l < 16; l++) s[l] = a[l];
-    return tree_16(s);
+    for (int l = 0; l < 8; l++) e[l] = (double)a[l] + (double)a[l + 8] + (more ? e[l] : 0);
 #endif
 }
 
-static inline double tree_f32(const float *a)
+static inline void fold_f64(const double *a, double *e, int more)
 {
-#if defined(__AVX__)
-    __m256d s[4];
-    for (int l = 0; l < 4; l++)
-        s[l] = _mm256_add_pd(_mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l)), _mm256_cvtps_pd(_mm_loadu_ps(a + 4 * l + 16)));
-    return tree_4(_mm256_add_pd(_mm256_add_pd(s[0], s[2]), _mm256_add_pd(s[1], s[3])));
-#else
-    double wide[LANES];
-    for (int l = 0; l < LANES; l++) wide[l] = a[l];
-    return tree_f64(wide);
-#endif
+    for (int l = 0; l < 8; l++) e[l] = a[l] + a[l + 8] + (more ? e[l] : 0);
 }
 
-static inline double chunk_f64(const double *a)
+static inline double sum_8(const double *e)
 {
-    double s[16];
-    for (int l = 0; l < 16; l++) s[l] = a[l];
-    return tree_16(s);
+    return ((e[0] + e[4]) + (e[2] + e[6])) + ((e[1] + e[5]) + (e[3] + e[7]));
+}
+
+/* sum_8 of 8 rows, by transposition in registers */
+static inline void sums_of_8(const double *e, double *s)
+{
+#if defined(__AVX512F__)
+    __m512d t[4], u[2];
+    for (int k = 0; k < 4; k++) {
+        __m512d a = _mm512_loadu_pd(e + 8 * k), b = _mm512_loadu_pd(e + 8 * k + 32);
+        t[k] = _mm512_add_pd(_mm512_shuffle_f64x2(a, b, 0x44), _mm512_shuffle_f64x2(a, b, 0xee));
+    }
+    for (int k = 0; k < 2; k++)
+        u[k] = _mm512_add_pd(_mm512_shuffle_f64x2(t[k], t[k + 2], 0x88), _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd));
+    __m512d v = _mm512_add_pd(_mm512_unpacklo_pd(u[0], u[1]), _mm512_unpackhi_pd(u[0], u[1]));
+    _mm512_storeu_pd(s, _mm512_permutexvar_pd(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), v));
+#elif defined(__AVX2__)
+    for (int k = 0; k < 8; k += 4) {
+        __m256d t[4], u[2];
+        for (int j = 0; j < 4; j++)
+            t[j] = _mm256_add_pd(_mm256_loadu_pd(e + 8 * (k + j)), _mm256_loadu_pd(e + 8 * (k + j) + 4));
+        for (int j = 0; j < 2; j++)
+            u[j] = _mm256_add_pd(_mm256_permute2f128_pd(t[2 * j], t[2 * j + 1], 0x20),
+                                 _mm256_permute2f128_pd(t[2 * j], t[2 * j + 1], 0x31));
+        _mm256_storeu_pd(s + k, _mm256_permute4x64_pd(_mm256_hadd_pd(u[0], u[1]), 0xd8));
+    }
+#else
+    for (int k = 0; k < 8; k++) s[k] = sum_8(e + 8 * k);
+#endif
 }
 
 /* ---- x - y on the multipliers ----

@@ -2,11 +2,10 @@
 # it overwrites. Results are staged in the first cache and leave in whole lines, while the next loads are under way.
 
 cdef enum:
-    PIECE = 256         # elements computed before the stage is looked at
-    STAGE_BYTES = 1024  # bytes staged before they leave
     LINE = 64
     LONG = 1024         # bytes of a run that goes past the caches lane by lane; a shorter one is staged whole
-    STAGE = 512         # float64 elements: STAGE_BYTES, a piece and a line
+    STAGE_BYTES = 1024  # bytes staged before they leave
+    STAGE = 320         # float64 elements: STAGE_BYTES, as many more and more than a line
 
 cdef struct Writer:
     bint streaming
@@ -33,7 +32,7 @@ cdef inline void flush(Writer* writer, bint rest) noexcept nogil:
 
 
 cdef inline storage* place(Writer* writer, storage* target) noexcept nogil:
-    """Where to write what belongs at `target`: at most PIECE elements, then `wrote`."""
+    """Where to write what belongs at `target`: at most STAGE_BYTES bytes, then `wrote`."""
     if not writer.streaming:
         return target
     if writer.to + writer.staged != <char*>target:
@@ -68,6 +67,11 @@ cdef inline void stream(storage* y, const work* t) noexcept nogil:
     else:
         store(narrow, t)
         stream_lines(y, narrow, sizeof(narrow))
+
+
+cdef inline bint lane_by_lane(const Plan* p, const storage* x) noexcept nogil:
+    """Whether the runs of a pass go past the caches lane by lane."""
+    return p.streaming and p.length * <Py_ssize_t>sizeof(storage) >= LONG
 
 
 cdef inline void close_writer(Writer* writer) noexcept nogil:
