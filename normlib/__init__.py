@@ -2,7 +2,7 @@
 forward and backward, on plain NumPy arrays."""
 
 from . import backends
-from ._config import show_config
+from ._config import get_include, show_config
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .ops import (
     batch_norm,
@@ -29,6 +29,7 @@ __all__ = [
     "backends",
     "batch_norm",
     "batch_norm_backward",
+    "get_include",
     "get_num_threads",
     "group_norm",
     "group_norm_backward",

@@ -1,6 +1,7 @@
 """What this installation is made of and what it uses."""
 
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,22 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     for name, value in found.items():
         print(f"{name + ':':<15} {_text(value)}")
     return None
+
+
+def get_include() -> str:
+    """The folder of ``normlib.h``, the header of the C interface; as :func:`numpy.get_include`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import os, normlib
+    >>> os.listdir(normlib.get_include())
+    ['normlib.h']
+    """
+    return str(Path(__file__).with_name("include"))
 
 
 def _text(value):

@@ -8,6 +8,14 @@ cdef struct Call:
     int owned
     void* memory[8]
 
+cdef inline const Py_ssize_t* shape_of(cnp.ndarray a) noexcept:
+    return <const Py_ssize_t*>cnp.PyArray_DIMS(a)
+
+
+cdef inline const Py_ssize_t* strides_of(cnp.ndarray a) noexcept:
+    return <const Py_ssize_t*>cnp.PyArray_STRIDES(a)
+
+
 cdef Run kernels_in_use() noexcept nogil
 cdef void* own(Call* call, Py_ssize_t bytes) except NULL
 cdef void release(Call* call) noexcept

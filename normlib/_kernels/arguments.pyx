@@ -8,24 +8,14 @@ from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdlib cimport free
-from libc.string cimport memcpy
-from normlib._kernels.layout cimport overlap, same_memory
+from normlib._kernels.convert cimport narrow, widen
+from normlib._kernels.layout cimport Extent, extent_of, same_strides
 from normlib._kernels.parallel cimport current_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, Run
 from normlib._kernels.schedule cimport execute
 
 
 cnp.import_array()
-
-cdef extern from "storage.h" nogil:
-    ctypedef struct half_t:
-        pass
-    ctypedef struct bf16_t:
-        pass
-    float widen_half(half_t)
-    float widen_bf16(bf16_t)
-    half_t narrow_half(float)
-    bf16_t narrow_bf16(float)
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
@@ -144,14 +134,23 @@ cdef cnp.ndarray output(Call* call, cnp.ndarray x, object out):
     return y
 
 
+cdef inline Extent extent(cnp.ndarray a) noexcept:
+    return extent_of(cnp.PyArray_DATA(a), cnp.PyArray_ITEMSIZE(a), cnp.PyArray_NDIM(a), shape_of(a), strides_of(a))
+
+
 cdef bint clear_of(cnp.ndarray y, cnp.ndarray x, object other) noexcept:
     """Whether y may be written while `other` is read: no common memory, or element by element the same as x's."""
+    cdef cnp.ndarray a
+    cdef Extent ours, theirs
     if not cnp.PyArray_Check(other):
         return True
-    if not overlap(y, <cnp.ndarray>other):
+    a = other
+    ours, theirs = extent(y), extent(a)
+    if theirs.high <= ours.low or ours.high <= theirs.low:
         return True
-    return (cnp.PyArray_TYPE(y) == cnp.PyArray_TYPE(<cnp.ndarray>other) and cnp.PyArray_SAMESHAPE(x, <cnp.ndarray>other)
-            and same_memory(y, <cnp.ndarray>other))
+    return (cnp.PyArray_TYPE(y) == cnp.PyArray_TYPE(a) and cnp.PyArray_SAMESHAPE(x, a)
+            and cnp.PyArray_DATA(y) == cnp.PyArray_DATA(a)
+            and same_strides(cnp.PyArray_NDIM(y), shape_of(y), strides_of(y), strides_of(a)))
 
 
 cdef bint has_shape(cnp.ndarray a, int ndim, const cnp.npy_intp* shape) noexcept:
@@ -168,7 +167,7 @@ cdef bint parameter(Call* call, object given, int ndim, const cnp.npy_intp* shap
     """A weight or bias in the working type; None gives NULL."""
     cdef cnp.ndarray a
     cdef int dtype
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t n
     cdef float* wide
     if given is None:
         return True
@@ -184,12 +183,7 @@ cdef bint parameter(Call* call, object given, int ndim, const cnp.npy_intp* shap
     if dtype == F16 or dtype == BF16:
         n = cnp.PyArray_SIZE(a)
         wide = <float*>own(call, n * sizeof(float))
-        if dtype == F16:
-            for i in range(n):
-                wide[i] = widen_half((<const half_t*>to[0])[i])
-        else:
-            for i in range(n):
-                wide[i] = widen_bf16((<const bf16_t*>to[0])[i])
+        widen(dtype, to[0], n, wide)
         to[0] = <const char*>wide
     return True
 
@@ -226,29 +220,17 @@ cdef object gradient(const double* sums, object weight, cnp.ndarray x, int ndim,
     """A new array of a parameter's gradient, in the dtype of the weight, or of x where there is none."""
     cdef cnp.ndarray like = x if weight is None else weight
     cdef cnp.ndarray a
-    cdef int dtype = dtype_of(like)
-    cdef Py_ssize_t i, n
     if sums == NULL:
         return None
     a = cnp.PyArray_EMPTY(ndim, <cnp.npy_intp*>shape, cnp.PyArray_TYPE(like), 0)
-    n = cnp.PyArray_SIZE(a)
-    if dtype == F64:
-        memcpy(cnp.PyArray_DATA(a), sums, n * sizeof(double))
-    elif dtype == F32:
-        for i in range(n):
-            (<float*>cnp.PyArray_DATA(a))[i] = <float>sums[i]
-    elif dtype == F16:
-        for i in range(n):
-            (<half_t*>cnp.PyArray_DATA(a))[i] = narrow_half(<float>sums[i])
-    else:
-        for i in range(n):
-            (<bf16_t*>cnp.PyArray_DATA(a))[i] = narrow_bf16(<float>sums[i])
+    narrow(dtype_of(like), sums, cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a))
     return a
 
 
 cdef int perform(Call* call) except -1:
     cdef int failed, threads = current_threads()
     cdef Plan* p = &call.plan
+    p.interruptible = True
     if p.bytes <= KEEP_GIL:
         failed = execute(_run, p, threads)
     else:

@@ -5,16 +5,22 @@ from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.math cimport sqrt
 from libc.string cimport memset
 from normlib._kernels.arguments cimport (
-    Call, begin, clear_of, gradient, kernels_in_use, new_statistic, output, own, parameter, perform, release, statistic,
+    Call, begin, clear_of, gradient, kernels_in_use, new_statistic, output, own, parameter, perform, release, shape_of,
+    statistic, strides_of,
 )
+from normlib._kernels.convert cimport move, value_at
 from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, lay_out
 from normlib._kernels.parallel cimport parallel_for
-from normlib._kernels.plan cimport COPY, Plan
+from normlib._kernels.plan cimport COPY, F32, F64, Plan
 
 cnp.import_array()
 
 
 # ---- what all calls share: arrays into the plan, None where they are not ordinary ----
+
+cdef bint laid_out(Plan* p, const char* kinds, cnp.ndarray x, cnp.ndarray y, cnp.ndarray dy) noexcept:
+    return lay_out(p, kinds, cnp.PyArray_NDIM(x), shape_of(x), strides_of(x), strides_of(y), strides_of(dy))
+
 
 cdef cnp.ndarray forward_arrays(Call* call, const char* kinds, cnp.ndarray x, object weight, object bias, int ndim,
                                 const cnp.npy_intp* shape, object out):
@@ -23,7 +29,7 @@ cdef cnp.ndarray forward_arrays(Call* call, const char* kinds, cnp.ndarray x, ob
     if not (parameter(call, weight, ndim, shape, &call.plan.weight) and parameter(call, bias, ndim, shape, &call.plan.bias)):
         return None
     y = output(call, x, out)
-    if y is None or not lay_out(&call.plan, kinds, x, y, x):
+    if y is None or not laid_out(&call.plan, kinds, x, y, x):
         return None
     if out is not None and not (clear_of(y, x, x) and clear_of(y, x, weight) and clear_of(y, x, bias)):
         return None
@@ -40,7 +46,7 @@ cdef cnp.ndarray backward_arrays(Call* call, const char* kinds, cnp.ndarray dy, 
     if call.plan.centered and not statistic(call, mean, kept, rest, &call.plan.mean):
         return None
     dx = output(call, x, out)
-    if dx is None or not lay_out(&call.plan, kinds, x, dx, dy):
+    if dx is None or not laid_out(&call.plan, kinds, x, dx, dy):
         return None
     if out is not None and not (clear_of(dx, x, x) and clear_of(dx, x, dy) and clear_of(dx, x, weight)
                                 and clear_of(dx, x, mean) and clear_of(dx, x, rstd)):
@@ -220,25 +226,17 @@ cdef bint overlap_with(cnp.ndarray y, cnp.ndarray r) noexcept:
     return not clear_of(y, y, r)
 
 
-cdef inline double at(cnp.ndarray a, Py_ssize_t i) noexcept:
-    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32:
-        return (<float*>cnp.PyArray_DATA(a))[i]
-    return (<double*>cnp.PyArray_DATA(a))[i]
+cdef inline int kind_of(cnp.ndarray running) noexcept:
+    return F64 if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT64 else F32
 
 
-cdef void update(cnp.ndarray running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum, double factor) noexcept:
-    """running = (1 - momentum) * running + momentum * the mean over the samples of factor * batch"""
-    cdef Py_ssize_t c, n
-    cdef double total
-    for c in range(channels):
-        total = 0
-        for n in range(samples):
-            total += batch[n * channels + c]
-        total = (1 - momentum) * at(running, c) + momentum * (factor * (total / samples))
-        if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT32:
-            (<float*>cnp.PyArray_DATA(running))[c] = <float>total
-        else:
-            (<double*>cnp.PyArray_DATA(running))[c] = total
+cdef inline double at(cnp.ndarray running, Py_ssize_t i) noexcept:
+    return value_at(kind_of(running), cnp.PyArray_DATA(running), i)
+
+
+cdef inline void update(cnp.ndarray running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum,
+                        double factor) noexcept:
+    move(kind_of(running), cnp.PyArray_DATA(running), batch, samples, channels, momentum, factor)
 
 
 cdef object moving_norm(bint batch, object x, object weight, object bias, object running_mean, object running_var,
@@ -397,12 +395,13 @@ def moving_statistics(batch, x, weight, bias, running_mean, running_var, channel
     return moving_norm(batch, x, weight, bias, running_mean, running_var, own_stats, 0.0, eps, channel_axis, out, "var")
 
 
-def takes(kinds, groups, x):
+def takes(kinds, groups, cnp.ndarray x not None):
     """Whether an array of this layout is taken as it lies; kinds: a byte for each axis, see layout.pxd."""
     cdef Plan p
     memset(&p, 0, sizeof(p))
     p.groups = groups
-    return lay_out(&p, kinds, x, x, x)
+    p.itemsize = cnp.PyArray_ITEMSIZE(x)
+    return laid_out(&p, kinds, x, x, x)
 
 
 def copy(cnp.ndarray dst not None, cnp.ndarray a not None, b, bint streaming, int threads):

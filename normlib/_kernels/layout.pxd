@@ -1,4 +1,3 @@
-cimport numpy as cnp
 from normlib._kernels.plan cimport Plan
 
 cdef enum:
@@ -8,6 +7,12 @@ cdef enum:
     CHANNEL = 67    # "C"
     SPACE = 83      # "S": an axis that channel norms reduce
 
-cdef bint lay_out(Plan* p, const char* kinds, cnp.ndarray x, cnp.ndarray y, cnp.ndarray dy) noexcept
-cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept
-cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept
+cdef struct Extent:
+    const char* low
+    const char* high
+
+cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t* x_strides,
+                  const Py_ssize_t* y_strides, const Py_ssize_t* dy_strides) noexcept nogil
+cdef Extent extent_of(const void* data, Py_ssize_t itemsize, int ndim, const Py_ssize_t* shape,
+                      const Py_ssize_t* strides) noexcept nogil
+cdef bint same_strides(int ndim, const Py_ssize_t* shape, const Py_ssize_t* a, const Py_ssize_t* b) noexcept nogil

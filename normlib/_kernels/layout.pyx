@@ -1,6 +1,5 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
-cimport numpy as cnp
 from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span
 
 cdef struct Axis:
@@ -10,27 +9,27 @@ cdef struct Axis:
     Py_ssize_t x, y, d      # strides in elements
 
 
-cdef inline Py_ssize_t magnitude(Py_ssize_t n) noexcept:
+cdef inline Py_ssize_t magnitude(Py_ssize_t n) noexcept nogil:
     return n if n >= 0 else -n
 
 
-cdef int memory_axes(Axis* axes, const char* kinds, cnp.ndarray x, cnp.ndarray y, cnp.ndarray dy) noexcept:
+cdef int memory_axes(Axis* axes, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t* xs,
+                     const Py_ssize_t* ys, const Py_ssize_t* ds) noexcept nogil:
     """The axes in the order of x's memory, neighbours merged; -1 where reduced axes lie in another order than in the
     array's shape, which would change the order of a sum, or a stride is no whole number of elements."""
     cdef int i, j, count = 0, seen = -1, kept = -1
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     cdef Axis a
-    for i in range(cnp.PyArray_NDIM(x)):
-        if cnp.PyArray_DIM(x, i) == 1:
+    for i in range(ndim):
+        if shape[i] == 1:
             continue
         a.kind = kinds[i]
         a.number = i
-        a.n = cnp.PyArray_DIM(x, i)
-        if cnp.PyArray_STRIDE(x, i) % size or cnp.PyArray_STRIDE(y, i) % size or cnp.PyArray_STRIDE(dy, i) % size:
+        a.n = shape[i]
+        if xs[i] % size or ys[i] % size or ds[i] % size:
             return -1
-        a.x = cnp.PyArray_STRIDE(x, i) // size
-        a.y = cnp.PyArray_STRIDE(y, i) // size
-        a.d = cnp.PyArray_STRIDE(dy, i) // size
+        a.x = xs[i] // size
+        a.y = ys[i] // size
+        a.d = ds[i] // size
         j = count
         while j > 0 and magnitude(axes[j - 1].x) < magnitude(a.x):
             axes[j] = axes[j - 1]
@@ -59,7 +58,7 @@ cdef int memory_axes(Axis* axes, const char* kinds, cnp.ndarray x, cnp.ndarray y
 
 
 cdef Py_ssize_t take(Axis* axes, int* left, int* right, int kind, bint last,
-                     Py_ssize_t* x, Py_ssize_t* y, Py_ssize_t* d) noexcept:
+                     Py_ssize_t* x, Py_ssize_t* y, Py_ssize_t* d) noexcept nogil:
     """Take the first or last axis if it is of this kind: its size, else 1; its strides."""
     cdef int i = right[0] - 1 if last else left[0]
     if left[0] >= right[0] or axes[i].kind != kind:
@@ -72,17 +71,19 @@ cdef Py_ssize_t take(Axis* axes, int* left, int* right, int kind, bint last,
     return axes[i].n
 
 
-cdef bint lay_out(Plan* p, const char* kinds, cnp.ndarray x, cnp.ndarray y, cnp.ndarray dy) noexcept:
-    """Fill in form, sizes and strides; False where no family takes the layout. p.groups is given for channel norms."""
+cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t* x_strides,
+                  const Py_ssize_t* y_strides, const Py_ssize_t* dy_strides) noexcept nogil:
+    """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
+    channel norms; strides are in bytes."""
     cdef Axis axes[32]
     cdef int left = 0, right
     cdef bint feature, unit
     cdef Span* xs = &p.xs
     cdef Span* ys = &p.ys
     cdef Span* ds = &p.ds
-    if cnp.PyArray_NDIM(x) > 32:
+    if ndim > 32:
         return False
-    right = memory_axes(axes, kinds, x, y, dy)
+    right = memory_axes(axes, kinds, p.itemsize, ndim, shape, x_strides, y_strides, dy_strides)
     if right < 0:
         return False
     feature = kinds[0] == b"K" or kinds[0] == b"R"
@@ -134,36 +135,27 @@ cdef bint lay_out(Plan* p, const char* kinds, cnp.ndarray x, cnp.ndarray y, cnp.
     return unit and left == right
 
 
-cdef void extent(cnp.ndarray a, char** low, char** high) noexcept:
+cdef Extent extent_of(const void* data, Py_ssize_t itemsize, int ndim, const Py_ssize_t* shape,
+                      const Py_ssize_t* strides) noexcept nogil:
+    """The memory from the first to the last byte of an array that is not empty."""
     cdef int i
     cdef Py_ssize_t reach
-    low[0] = high[0] = <char*>cnp.PyArray_DATA(a)
-    for i in range(cnp.PyArray_NDIM(a)):
-        reach = (cnp.PyArray_DIM(a, i) - 1) * cnp.PyArray_STRIDE(a, i)
+    cdef Extent e
+    e.low = e.high = <const char*>data
+    for i in range(ndim):
+        reach = (shape[i] - 1) * strides[i]
         if reach < 0:
-            low[0] += reach
+            e.low += reach
         else:
-            high[0] += reach
-    high[0] += cnp.PyArray_ITEMSIZE(a)
+            e.high += reach
+    e.high += itemsize
+    return e
 
 
-cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether the spans of memory of two arrays that are not empty overlap."""
-    cdef char* al
-    cdef char* ah
-    cdef char* bl
-    cdef char* bh
-    extent(a, &al, &ah)
-    extent(b, &bl, &bh)
-    return al < bh and bl < ah
-
-
-cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether two arrays of one shape and dtype are the same elements in the same places."""
+cdef bint same_strides(int ndim, const Py_ssize_t* shape, const Py_ssize_t* a, const Py_ssize_t* b) noexcept nogil:
+    """Whether two arrays of one shape and address are the same elements in the same places."""
     cdef int i
-    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b):
-        return False
-    for i in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_DIM(a, i) > 1 and cnp.PyArray_STRIDE(a, i) != cnp.PyArray_STRIDE(b, i):
+    for i in range(ndim):
+        if shape[i] > 1 and a[i] != b[i]:
             return False
     return True

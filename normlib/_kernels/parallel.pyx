@@ -141,6 +141,10 @@ cdef int current_threads() except -1:
     return n if n else _threads
 
 
+cdef int default_threads() noexcept nogil:
+    return _threads
+
+
 def get_num_threads():
     return current_threads()
 

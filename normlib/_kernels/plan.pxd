@@ -67,6 +67,7 @@ cdef struct Plan:
     double* sums            # samples x blocks x 2 x width
     char* table             # samples x 6 x padded, in the working type
     int* state              # samples: SETTLED, or why the sums are taken again
+    bint interruptible      # a call from Python: a long pass looks for signals
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
 cdef enum Step:

@@ -32,6 +32,14 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
+    # 16 bits take as long as 32: the arithmetic is the same.
+    worth = (3 if backward else 2) * (2 if p.itemsize == 2 else 1) * p.bytes // THREAD_BYTES
+    if worth < 2 and not backward and p.form == FEATURE_ROWS:
+        # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
+        p.parameters = p.length
+        p.batch = p.samples * p.groups
+        run(FEATURE_ROWS_FORWARD, p, 0)
+        return 0
     if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS:
         p.parameters = p.length
     else:
@@ -41,12 +49,10 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         p.samples, p.segments = p.segments, 1
         p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
         p.shared = True
-    # 16 bits take as long as 32: the arithmetic is the same.
-    worth = (3 if backward else 2) * p.bytes * max(<Py_ssize_t>1, 4 // p.itemsize) // THREAD_BYTES
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.streaming = p.bytes >= STREAM_BYTES
     partition(p, backward, threads)
-    if p.bytes >= WATCH_BYTES:
+    if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
         p.watch = &watch
     if backward and p.weight_grads:

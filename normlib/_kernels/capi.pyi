@@ -1,0 +1,2 @@
+__pyx_capi__: dict[str, object]
+table: object

@@ -1,0 +1,208 @@
+/* The C interface of normlib: layer, RMS, batch, group and instance normalization on raw memory, forward and backward.
+
+   The functions are members of one table, `normlib`, for the vector level of this processor:
+
+       #include <Python.h>
+       #include <normlib.h>                            // its folder: python -c "import normlib; print(normlib.get_include())"
+
+       if (normlib_import() < 0) return NULL;          // once, holding the GIL; on failure an ImportError is set
+       int status = normlib->rms_norm_rows(NORMLIB_F32, rows, cols, x, weight, 1e-6, y, 1);
+       if (status) fprintf(stderr, "%s\n", normlib->error_text(status));
+
+   From then on nothing of Python is used: no objects, no exceptions, no GIL. All functions may be called from any thread,
+   with or without the GIL, at the same time. Their results have the same bits as those of the Python functions of the same
+   name, and do not depend on the number of threads. Code that does not know Python.h is handed the table by code that does,
+   and calls normlib_use(table).
+
+   What holds for all functions:
+
+   - They return NORMLIB_OK, or what is wrong; then nothing has been written. `error_text` says it in words.
+   - Arguments have the order and meaning of the Python function of the same name, whose documentation has the formulas.
+     Outputs follow the inputs, `threads` is last.
+   - An array that says "or NULL" may be left out; an output that is left out is not computed.
+   - Addresses and strides are multiples of the size of an element. Nothing needs more alignment.
+   - y may be x, and dx may be x or dy: the same address and strides. No other memory may be shared between an output and
+     another argument; where it is, NORMLIB_OVERLAP is returned.
+   - threads: at most so many threads compute, the calling one included; fewer where the work is not worth them, one inside a
+     parallel region of the same OpenMP runtime, in a forked child, and in a build without OpenMP. 0: what
+     normlib.set_num_threads says.
+   - An array without elements is fine: statistics of nothing are NaN, gradients of nothing 0.
+
+   BSD-3-Clause, as all of normlib. */
+
+#ifndef NORMLIB_H
+#define NORMLIB_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Tables of the same version hold what this header declares; newer ones may hold more at their end. */
+#define NORMLIB_ABI_VERSION 1
+
+enum { /* dtype */
+    NORMLIB_F64,
+    NORMLIB_F32,
+    NORMLIB_F16,
+    NORMLIB_BF16
+};
+
+enum { /* status: what is wrong, plus 256 times the number of the argument; see normlib_kind */
+    NORMLIB_OK,
+    NORMLIB_NULL,        /* an address or array that is needed is NULL, or is given without its companion */
+    NORMLIB_BAD_DTYPE,   /* not a dtype, or not one that this argument may have */
+    NORMLIB_BAD_SHAPE,   /* the number of axes or a size does not fit */
+    NORMLIB_BAD_ALIGN,   /* the address or a stride is no multiple of the size of an element */
+    NORMLIB_BAD_LAYOUT,  /* no loop walks these strides, or the array may have none */
+    NORMLIB_OVERLAP,     /* an output shares memory with another argument, or with itself */
+    NORMLIB_BAD_VALUE,   /* a number is outside its range */
+    NORMLIB_ONE_VALUE,   /* one value a channel has no variance to learn from */
+    NORMLIB_NO_MEMORY,   /* no scratch memory */
+    NORMLIB_BAD_VERSION  /* normlib_use: the table is not of this header's version */
+};
+
+static inline int normlib_kind(int status) { return status & 255; }
+
+/* An array anywhere in memory. Functions read the description during the call alone.
+
+   Parameters (weight, bias, their gradients) and statistics lie without gaps, in C order: their strides are NULL or say so.
+   x, y, dx, dy may have any strides that a loop walks as it is: negative ones and gaps are fine; after sorting the axes by
+   stride, those that are normalized over must still lie in the order that they have in `shape`, so must the others, and the
+   two kinds may alternate only as in (kept, normalized, kept) and, for channel norms, (samples, channels, positions),
+   (positions, channels, ...) and the like. Where a layout is refused, NORMLIB_BAD_LAYOUT is returned: copy it first. */
+typedef struct normlib_array {
+    void *data;
+    int dtype;
+    int ndim;
+    const ptrdiff_t *shape;
+    const ptrdiff_t *strides; /* in bytes; NULL: C order without gaps */
+} normlib_array;
+
+typedef struct normlib_api {
+    int abi_version;
+    int size; /* of the table in bytes */
+
+    /* What a status means: "weight: the number of axes or a size does not fit". Never NULL; the text stays valid. */
+    const char *(*error_text)(int status);
+
+    /* ---- the everyday call: contiguous rows ----
+
+       x and y: rows * cols elements of `dtype`. weight and bias: cols elements, or NULL; of double where dtype is NORMLIB_F64,
+       else of float, also for 16-bit rows. */
+
+    int (*layer_norm_rows)(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, const void *bias,
+                           double eps, void *y, int threads);
+    int (*rms_norm_rows)(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, double eps, void *y,
+                         int threads);
+
+    /* ---- the ten functions on arrays of any shape ----
+
+       x: any dtype, 1 to 32 axes. y, dy, dx: shape and dtype of x. Parameters: the dtype of x, or float32 where that has 16
+       bits (which saves converting them each time). mean and rstd as outputs: float64; as inputs: float64 or float32.
+       dweight, dbias: any of the four dtypes; they are written, not added to. eps: finite, >= 0.
+
+       Layer and RMS norm: over the axes from `axis` to the last (-1: the last alone); to normalize over others, describe the
+       array with its axes in another order: shape and strides are free. weight, bias, dweight, dbias: x.shape[axis:]. mean,
+       rstd: x.shape[:axis]. */
+
+    int (*layer_norm)(const normlib_array *x, const normlib_array *weight /* or NULL: ones */,
+                      const normlib_array *bias /* or NULL: zeros */, int axis, double eps, const normlib_array *y,
+                      const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */, int threads);
+    int (*layer_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
+                               const normlib_array *mean, const normlib_array *rstd, int axis, const normlib_array *dx,
+                               const normlib_array *dweight /* or NULL */, const normlib_array *dbias /* or NULL */,
+                               int threads);
+
+    int (*rms_norm)(const normlib_array *x, const normlib_array *weight /* or NULL */, int axis, double eps,
+                    const normlib_array *y, const normlib_array *rstd /* or NULL */, int threads);
+    int (*rms_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
+                             const normlib_array *rstd, int axis, const normlib_array *dx,
+                             const normlib_array *dweight /* or NULL */, int threads);
+
+    /* Batch norm, group norm and instance norm: x has 2 axes or more; channels lie along `channel_axis` (1; -1: the last),
+       samples along the first other axis. All parameters: (channels,). mean, rstd: (channels,) in batch norm, (samples,
+       num_groups) in group norm, (samples, channels) in instance norm. running_mean, running_var: (channels,), float64 or
+       float32, both or neither.
+
+       training (use_input_stats): not 0 normalizes with the statistics of x and moves the running ones, if given, towards
+       them: running += momentum * (new - running), with the unbiased variance; 0 <= momentum <= 1. 0 normalizes with the
+       running ones (without any, batch norm takes those of x). In the backward functions 0 says that mean and rstd were
+       not computed from x. */
+
+    int (*batch_norm)(const normlib_array *x, const normlib_array *weight /* or NULL */, const normlib_array *bias /* or NULL */,
+                      const normlib_array *running_mean /* or NULL */, const normlib_array *running_var /* or NULL */,
+                      int training, double momentum, double eps, int channel_axis, const normlib_array *y,
+                      const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */, int threads);
+    int (*batch_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
+                               const normlib_array *mean, const normlib_array *rstd, int training, int channel_axis,
+                               const normlib_array *dx, const normlib_array *dweight /* or NULL */,
+                               const normlib_array *dbias /* or NULL */, int threads);
+
+    int (*group_norm)(const normlib_array *x, ptrdiff_t num_groups, const normlib_array *weight /* or NULL */,
+                      const normlib_array *bias /* or NULL */, double eps, int channel_axis, const normlib_array *y,
+                      const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */, int threads);
+    int (*group_norm_backward)(const normlib_array *dy, const normlib_array *x, ptrdiff_t num_groups,
+                               const normlib_array *weight /* or NULL */, const normlib_array *mean,
+                               const normlib_array *rstd, int channel_axis, const normlib_array *dx,
+                               const normlib_array *dweight /* or NULL */, const normlib_array *dbias /* or NULL */,
+                               int threads);
+
+    int (*instance_norm)(const normlib_array *x, const normlib_array *weight /* or NULL */,
+                         const normlib_array *bias /* or NULL */, const normlib_array *running_mean /* or NULL */,
+                         const normlib_array *running_var /* or NULL */, int use_input_stats, double momentum, double eps,
+                         int channel_axis, const normlib_array *y, const normlib_array *mean /* or NULL */,
+                         const normlib_array *rstd /* or NULL */, int threads);
+    int (*instance_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
+                                  const normlib_array *mean, const normlib_array *rstd, int use_input_stats,
+                                  int channel_axis, const normlib_array *dx, const normlib_array *dweight /* or NULL */,
+                                  const normlib_array *dbias /* or NULL */, int threads);
+} normlib_api;
+
+/* The table; each source file that includes this header has its own pointer, and fills it once. */
+#ifdef __GNUC__
+__attribute__((unused))
+#endif
+static const normlib_api *normlib = NULL;
+
+/* Take a table that normlib_import() or normlib.capi.table_address() gave elsewhere. NORMLIB_OK or NORMLIB_BAD_VERSION. */
+static inline int normlib_use(const void *table)
+{
+    const normlib_api *api = (const normlib_api *)table;
+    if (api == NULL || api->abi_version != NORMLIB_ABI_VERSION || api->size < (int)sizeof(normlib_api))
+        return NORMLIB_BAD_VERSION;
+    normlib = api;
+    return NORMLIB_OK;
+}
+
+#ifdef PY_VERSION_HEX /* Python.h was included */
+/* Import normlib and take its table, holding the GIL. 0, or -1 with an ImportError set. */
+static inline int normlib_import(void)
+{
+    const normlib_api *api;
+    PyObject *capsule = NULL, *module = PyImport_ImportModule("normlib.capi");
+    if (module != NULL)
+        capsule = PyObject_GetAttrString(module, "table");
+    Py_XDECREF(module);
+    if (capsule == NULL)
+        return -1;
+    api = (const normlib_api *)PyCapsule_GetPointer(capsule, "normlib.capi.table");
+    Py_DECREF(capsule); /* the table itself lives as long as the process */
+    if (api == NULL)
+        return -1;
+    if (normlib_use(api) != NORMLIB_OK) {
+        PyErr_Format(PyExc_ImportError, "the normlib that is installed has version %d of its C interface (%d bytes), expected "
+                     "version %d (%d bytes or more): build again, or install another normlib",
+                     api->abi_version, api->size, NORMLIB_ABI_VERSION, (int)sizeof(normlib_api));
+        return -1;
+    }
+    return 0;
+}
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,481 @@
+"""The C interface, through ctypes: the same bits as the Python functions, and a status for every wrong argument."""
+
+import ctypes
+import re
+from ctypes import byref
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import python
+
+import normlib
+from normlib._kernels import backend as kernels
+from normlib.ops import OPS
+from normlib.testing import AFFINE, LAYOUTS, Case, dtypes, problems
+from normlib.testing import _checks as checks
+from normlib.testing._cases import _possible, constant
+
+if kernels is None:
+    pytest.skip("needs the compiled kernels", allow_module_level=True)
+
+from normlib import capi
+from normlib.capi import FUNCTIONS, Array, address, function
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "docs" / "examples" / "embed"
+HEADER = Path(normlib.get_include(), "normlib.h").read_text(encoding="utf-8")
+DTYPES = [dtype.name for dtype in dtypes()]
+F64, F32, F16, BF16 = range(4)
+NAMES = re.findall(r"^    NORMLIB_(\w+),?(?: |$)", HEADER.partition("/* status")[2].partition("}")[0], re.MULTILINE)
+STATUS = {name: number for number, name in enumerate(NAMES)}
+C = {name: function(name) for name in FUNCTIONS}
+
+
+def call(name, *arguments):
+    """A function of the interface on NumPy arrays, None and numbers; its status."""
+    found = [byref(Array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
+    return C[name](*found)
+
+
+def kind(status):
+    return NAMES[status % 256]
+
+
+def text(status):
+    return C["error_text"](status).decode()
+
+
+def ensure(status):
+    assert status == 0, text(status)
+
+
+def arranged(case, x):
+    """The axes in an order that the C function takes, and what `axis` then is: normalized axes last, others as they lie
+    in memory; channels stay where they are."""
+    op, axis = OPS[case.op], case.options[OPS[case.op].axis_name]
+    if op.kind == "channel":
+        return tuple(range(x.ndim)), axis
+    order = kernels._memory_order(x, sorted({a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}))
+    return order, x.ndim - len(case.geometry.parameter_shape)
+
+
+def in_c(case, x, weight, bias, dy, running, threads=1):
+    """y, statistics, dx and parameter gradients by the C functions, laid out as by the Python ones; or the status that
+    refused them."""
+    op = OPS[case.op]
+    order, axis = arranged(case, x)
+    ranks = [sorted(order[: x.ndim - len(case.geometry.parameter_shape)]).index(i) for i in order[:axis]]
+    places = np.argsort(ranks) if op.kind == "feature" else range(len(case.geometry.statistics_shape))
+    y, dx = (np.full_like(x, np.nan) for _ in range(2))
+    shape = [case.geometry.statistics_shape[i] for i in (ranks if op.kind == "feature" else places)]
+    statistics = [np.full(shape, np.nan) for _ in op.statistics]
+    like = x if weight is None else weight
+    grads = [np.full(case.geometry.parameter_shape, np.nan, like.dtype) for _ in op.parameters]
+    groups = [case.options["num_groups"]] if op.has_groups else []
+    parameters = {"weight": weight, "bias": bias}
+    given = [parameters[name] for name in op.parameters]
+    mode = [case.options[op.mode]] if op.mode else []
+    moved = [running.get("running_mean"), running.get("running_var"), *mode, 0.25] if op.mode else []
+    turned, ty, tdx, tdy = (a.transpose(order) for a in (x, y, dx, dy))
+    status = call(case.op, turned, *groups, *given, *moved, *([axis] if op.kind == "feature" else []), case.eps,
+                  *([axis] if op.kind == "channel" else []), ty, *statistics, threads)  # fmt: skip
+    if status == 0:
+        given = [weight, *statistics, *mode, axis]
+        status = call(f"{case.op}_backward", tdy, turned, *groups, *given, tdx, *grads, threads)
+    if status:
+        return status
+    return [y, *(s.transpose(places) for s in statistics), dx, *grads]
+
+
+def in_python(case, x, weight, bias, dy, running):
+    op = OPS[case.op]
+    more = {**running, "momentum": 0.25} if running else {}
+    results = checks.call_forward(case, x, weight, bias, **more, return_stats=True)
+    named = dict(zip(op.statistics, results[1:], strict=True))
+    return [*results, *checks.call_backward(case, dy, x, weight, **named, weight_grads=True)]
+
+
+def assert_same(case, threads=1):
+    """The same bits from both; a status only where Python copies the arrays first. Whether the bits were compared."""
+    x, weight, bias, dy = case.inputs()
+    weight, bias = (None if a is None else np.array(a, a.dtype.newbyteorder("="), order="C") for a in (weight, bias))
+    if not x.dtype.isnative:
+        with pytest.raises(TypeError, match="native byte order"):
+            Array(x)
+        return False
+    running = checks.running(case)
+    learned = {name: a.copy() for name, a in running.items()}
+    found = in_c(case, x, weight, bias, dy, learned, threads)
+    if isinstance(found, int):
+        axis = case.options[OPS[case.op].axis_name]
+        refused = "BAD_ALIGN" if not x.flags.aligned else "BAD_LAYOUT"
+        assert kind(found) == refused, (case, text(found))
+        assert not x.flags.aligned or kernels.copies(case.op, x, axis), case
+        return False
+    with normlib.backends.use("cython"):
+        expected = in_python(case, x, weight, bias, dy, running)
+    assert len(found) == len(expected)
+    for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert checks.same_bits(a, b), (case, number)
+    assert all(checks.same_bits(learned[name], running[name]) for name in running), case
+    return True
+
+
+# ---- results ----
+
+
+def with_modes(op, dtype):
+    found = [Case(op, shape, options, dtype) for shape, options in problems(op, "typical")]
+    return found + [constant(case) for case in found if OPS[op].mode is not None]
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_in_every_layout(op, dtype):
+    compared = [assert_same(replace(case, layout=layout)) for case, layout in product(with_modes(op, dtype), LAYOUTS)
+                if _possible(replace(case, layout=layout))]  # fmt: skip
+    assert sum(compared) > len(compared) / 3
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_with_every_choice_of_parameters(op, dtype):
+    for case, affine, parameters in product(with_modes(op, dtype), AFFINE, (None, "float32")):
+        case = replace(case, affine=affine, parameter_dtype=parameters if DTYPES.index(dtype) > 1 else None)
+        assert not _possible(case) or assert_same(case)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_same_bits_in_every_shape(op):
+    for shape, options in problems(op):
+        assert_same(Case(op, shape, options))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_same_bits_with_threads(op, threads):
+    for shape, options in problems(op, "large"):
+        assert assert_same(Case(op, shape, options), threads)
+
+
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.mode is not None])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", ["float32", "float64"])
+def test_running_statistics_learn_the_same(op, dtype, kept):
+    for shape, options in problems(op, "typical"):
+        case = Case(op, shape, options, dtype)
+        x, weight, bias, dy = case.inputs()
+        size = case.geometry.parameter_shape
+        before = {"running_mean": np.full(size, 0.5, kept), "running_var": np.full(size, 2, kept)}
+        ours, theirs = ({name: a.copy() for name, a in before.items()} for _ in range(2))
+        found = in_c(case, x, weight, bias, dy, ours)
+        with normlib.backends.use("cython"):
+            expected = in_python(case, x, weight, bias, dy, theirs)
+        assert all(checks.same_bits(a, b) for a, b in zip(found, expected, strict=True))
+        assert all(checks.same_bits(ours[name], theirs[name]) for name in ours)
+        assert not any(checks.same_bits(ours[name], before[name]) for name in ours)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_in_place(op):
+    for shape, options in problems(op, "typical"):
+        case = Case(op, shape, options)
+        x, weight, bias, dy = case.inputs()
+        with normlib.backends.use("cython"):
+            y, *rest = in_python(case, x, weight, bias, dy, {})
+        dx, statistics = rest[len(OPS[op].statistics)], rest[: len(OPS[op].statistics)]
+        order, axis = arranged(case, x)
+        turned = [a.transpose(order) for a in (x.copy(), x.copy(), dy.copy())]
+        groups = [options["num_groups"]] if OPS[op].has_groups else []
+        mode, moved = ([1], [None, None, 1, 0.1]) if OPS[op].mode else ([], [])
+        first, last = ([axis], []) if OPS[op].kind == "feature" else ([], [axis])
+        given = [weight, bias][: len(OPS[op].parameters)]
+        stats = [s.transpose([sorted(order[: s.ndim]).index(i) for i in order[: s.ndim]]).copy() for s in statistics]
+        none = [None] * len(statistics)
+        ensure(call(op, turned[0], *groups, *given, *moved, *first, case.eps, *last, turned[0], *none, 1))
+        assert checks.same_bits(turned[0], y.transpose(order))
+        none = [None] * len(OPS[op].parameters)
+        options = [*groups, weight, *stats, *mode, axis]
+        ensure(call(f"{op}_backward", dy.transpose(order), turned[1], *options, turned[1], *none, 1))
+        assert checks.same_bits(turned[1], dx.transpose(order))
+        turned[1][...] = x.transpose(order)
+        ensure(call(f"{op}_backward", turned[2], turned[1], *options, turned[2], *none, 1))
+        assert checks.same_bits(turned[2], dx.transpose(order))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 768), (5, 33), (3, 1), (2, 4096), (700, 1025)])
+def test_rows(dtype, shape):
+    """The short form is the long one on contiguous rows, with parameters of the working type."""
+    x, weight, bias, _ = Case("layer_norm", shape, {"axis": -1}, dtype).inputs()
+    weight, bias = (a.astype(np.float64 if dtype == "float64" else np.float32) for a in (weight, bias))
+    number = DTYPES.index(dtype) if DTYPES.index(dtype) > 1 else 1 - DTYPES.index(dtype)
+    for w, b in product((weight, None), (bias, None)):
+        expected, short, y = (np.full_like(x, np.nan) for _ in range(3))
+        pointers = [None if a is None else a.ctypes.data for a in (w, b)]
+        ensure(C["layer_norm_rows"](number, *shape, x.ctypes.data, *pointers, 1e-5, short.ctypes.data, 2))
+        ensure(call("layer_norm", x, w, b, -1, 1e-5, expected, None, None, 2))
+        assert checks.same_bits(short, expected)
+        y[...] = x
+        ensure(C["rms_norm_rows"](number, *shape, y.ctypes.data, pointers[0], 1e-5, y.ctypes.data, 2))
+        ensure(call("rms_norm", x, w, -1, 1e-5, expected, None, 0))
+        assert checks.same_bits(y, expected)
+
+
+def test_float32_statistics_and_gradients_of_any_dtype():
+    x, weight, _, dy = Case("layer_norm", (6, 40), {"axis": -1}, "float16").inputs()
+    mean, rstd = (s.astype(np.float32) for s in normlib.layer_norm(x, return_stats=True)[1:])
+    dx = np.empty_like(x)
+    wide = [np.empty(40), np.empty(40)]
+    ensure(call("layer_norm_backward", dy, x, weight, mean, rstd, -1, dx, *wide, 1))
+    expected = normlib.layer_norm_backward(dy, x, weight, mean=mean, rstd=rstd)
+    assert checks.same_bits(dx, expected[0])
+    for dtype in dtypes():
+        dweight, dbias = np.empty(40, dtype), np.empty(40, dtype)
+        ensure(call("layer_norm_backward", dy, x, weight, mean, rstd, -1, dx, dweight, dbias, 1))
+        between = wide if dtype.itemsize > 2 else [a.astype(np.float32) for a in wide]
+        assert all(checks.same_bits(a, b.astype(dtype)) for a, b in zip((dweight, dbias), between, strict=True))
+        alone = np.empty(40, dtype)
+        ensure(call("layer_norm_backward", dy, x, weight, mean, rstd, -1, dx, None, alone, 1))
+        assert checks.same_bits(alone, dbias)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_nothing(op):
+    """No elements: no output, statistics of NaN, gradients of zero; as in Python."""
+    for shape, options in problems(op, "typical"):
+        for empty in ((0, *shape[1:]), (*shape[:-1], 0)):
+            case = Case(op, empty, options)
+            if OPS[op].has_groups and 0 in case.geometry.parameter_shape:
+                continue
+            x, weight, bias, dy = case.inputs()
+            found = in_c(case, x, weight, bias, dy, {})
+            expected = in_python(case, x, weight, bias, dy, {})
+            assert all(checks.same_bits(a, b) for a, b in zip(found, expected, strict=True)), case
+
+
+# ---- what is wrong ----
+
+
+def sound(op):
+    """Sound arguments by name, for the forward and the backward function: in the order of the header."""
+    shape, channels = (2, 6, 5), OPS[op].kind == "channel"
+    x, dy = (np.random.default_rng(seed).normal(size=shape).astype(np.float32) for seed in range(2))
+    size = shape[1] if channels else shape[2]
+    kept = {"batch_norm": (6,), "group_norm": (2, 3), "instance_norm": (2, 6)}.get(op, (2, 6))
+    parameters = {name: np.ones(size, np.float32) for name in OPS[op].parameters}
+    statistics = {name: np.ones(kept) for name in OPS[op].statistics}
+    groups = {"num_groups": 3} if OPS[op].has_groups else {}
+    moved = {"running_mean": np.zeros(6), "running_var": np.ones(6)} if OPS[op].mode else {}
+    mode = {OPS[op].mode: 1} if OPS[op].mode else {}
+    axis = {"channel_axis": 1} if channels else {"axis": -1}
+    momentum = {"momentum": 0.1} if mode else {}
+    ends = ({"eps": 1e-5} | axis) if channels else (axis | {"eps": 1e-5})
+    forward = {"x": x} | groups | parameters | moved | mode | momentum | ends | {"y": np.zeros_like(x)} | statistics
+    grads = {f"d{name}": np.zeros(size, np.float32) for name in parameters}
+    backward = {"dy": dy, "x": x} | groups | {"weight": parameters["weight"]} | statistics | mode | axis
+    backward |= {"dx": np.zeros_like(x)} | grads
+    return {op: forward | {"threads": 1}, f"{op}_backward": backward | {"threads": 1}}
+
+
+SOUND = {name: arguments for op in OPS for name, arguments in sound(op).items()}
+OPTIONAL = {"weight", "bias", "running_mean", "running_var", "dweight", "dbias"}
+
+
+def described(a, **changes):
+    """A description of the array, with some of its members changed."""
+    array = Array(a)
+    for name, value in changes.items():
+        setattr(array, name, value)
+    return array
+
+
+def axes(*values):
+    return (ctypes.c_ssize_t * len(values))(*values)
+
+
+def faults():
+    """(function, argument, what is put there, kind of status)"""
+    for name, arguments in SOUND.items():
+        forward = not name.endswith("_backward")
+        for argument, a in arguments.items():
+            if not isinstance(a, np.ndarray):
+                continue
+            large, output = a.ndim == 3 and a.shape == (2, 6, 5), argument in ("y", "dx", "dweight", "dbias") or (
+                forward and argument in ("mean", "rstd"))  # fmt: skip
+            if argument not in OPTIONAL and not (forward and argument in ("mean", "rstd")):
+                yield name, argument, None, "NULL"
+            yield name, argument, described(a, data=None), "NULL"
+            for dtype in (-1, 4, F64 if a.dtype == np.float32 else F16):
+                if dtype == F64 and argument in ("x", "dweight", "dbias"):
+                    continue  # another argument is then the wrong one; any dtype is right
+                yield name, argument, described(a, dtype=dtype), "BAD_DTYPE"
+            yield name, argument, described(a, data=a.ctypes.data + 1), "BAD_ALIGN"
+            if argument != "x":
+                yield name, argument, described(a, ndim=a.ndim + 1, shape=axes(*a.shape, 1)), "BAD_SHAPE"
+                yield name, argument, described(a, shape=axes(*a.shape[:-1], a.shape[-1] + 1)), "BAD_SHAPE"
+            if large:
+                yield name, argument, described(a, strides=axes(120, 20, 3)), "BAD_ALIGN"
+            elif a.ndim:
+                yield name, argument, described(a, strides=axes(*a.strides[:-1], 2 * a.itemsize)), "BAD_LAYOUT"
+            if output:
+                yield name, argument, described(a, data=arguments["x"].ctypes.data + 16), "OVERLAP"
+            if argument in ("y", "dx"):
+                yield name, argument, described(a, strides=axes(0, 20, 4)), "OVERLAP"
+        x = arguments["x"]
+        yield name, "x", described(x, ndim=0), "BAD_SHAPE"
+        yield name, "x", described(x, ndim=33), "BAD_SHAPE"
+        yield name, "x", described(x, shape=axes(2, -6, 5)), "BAD_SHAPE"
+        yield name, "x", described(x, shape=None), "NULL"
+        numbers = {"eps": (-1.0, np.nan, np.inf), "momentum": (-0.1, 1.1, np.nan), "threads": (-1,),
+                   "axis": (3, -4), "channel_axis": (3, -4), "num_groups": (0, -1, 4, 7)}  # fmt: skip
+        for argument, values in numbers.items():
+            for value in values if argument in arguments else ():
+                yield name, argument, value, "BAD_VALUE"
+        if "running_mean" in arguments:
+            yield name, "running_mean", None, "NULL"
+            yield name, "running_var", None, "NULL"
+
+
+def outputs(name):
+    found = {key: a for key, a in SOUND[name].items() if isinstance(a, np.ndarray)}
+    return {key: a.copy() for key, a in found.items()}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_arguments_are_taken(name):
+    ensure(call(name, *(a.copy() if isinstance(a, np.ndarray) else a for a in SOUND[name].values())))
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_every_wrong_argument_is_a_status(name):
+    found = [fault for fault in faults() if fault[0] == name]
+    before = outputs(name)
+    for _, argument, value, expected in found:
+        status = call(name, *({**SOUND[name], argument: byref(value) if isinstance(value, Array) else value}).values())
+        assert kind(status) == expected, (argument, text(status), expected)
+        assert text(status).startswith(f"{argument}: "), (argument, text(status))
+        assert all(np.array_equal(before[key], SOUND[name][key]) for key in before), argument
+    assert len(found) > 30
+
+
+def test_axes_that_no_loop_walks():
+    x = np.zeros((2, 3, 4, 5), np.float32)
+    y = np.empty_like(x)
+    turned = x.transpose(1, 0, 3, 2)  # the normalized axes in another order than in memory
+    status = call("layer_norm", turned, None, None, 2, 1e-5, y.transpose(1, 0, 3, 2), None, None, 1)
+    assert text(status) == "these strides are not taken: make a copy without gaps"
+    assert kind(status) == "BAD_LAYOUT"
+
+
+def test_channel_norms_need_channels():
+    x = np.zeros(6, np.float32)
+    for name in ("batch_norm", "group_norm", "instance_norm"):
+        status = call(name, *({**SOUND[name], "x": x}).values())
+        assert text(status) == "x: the number of axes or a size does not fit"
+
+
+@pytest.mark.parametrize(("name", "shape"), [("batch_norm", (1, 6)), ("instance_norm", (2, 6, 1))])
+def test_one_value_a_channel(name, shape):
+    x = np.zeros(shape, np.float32)
+    before = SOUND[name]["running_mean"].copy()
+    status = call(name, *({**SOUND[name], "x": x, "y": x.copy()}).values())
+    assert kind(status) == "ONE_VALUE"
+    assert text(status) == "x: one value a channel has no variance to learn from: more are needed"
+    assert np.array_equal(SOUND[name]["running_mean"], before)
+
+
+def test_instance_norm_needs_statistics():
+    arguments = {**SOUND["instance_norm"], "running_mean": None, "running_var": None, "use_input_stats": 0}
+    assert text(call("instance_norm", *arguments.values())) == "running_mean: NULL, but it is needed here"
+
+
+ROWS = {"dtype": F32, "rows": 3, "cols": 8, "x": np.ones((3, 8), np.float32), "weight": np.ones(8, np.float32),
+        "bias": np.ones(8, np.float32), "eps": 1e-5, "y": np.zeros((3, 8), np.float32), "threads": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["layer_norm_rows", "rms_norm_rows"])
+@pytest.mark.parametrize(("argument", "value", "expected"), [
+    ("dtype", -1, "x: not a dtype that is taken here"),
+    ("dtype", 4, "x: not a dtype that is taken here"),
+    ("rows", -1, "rows: outside its range"),
+    ("cols", -1, "cols: outside its range"),
+    ("x", None, "x: NULL, but it is needed here"),
+    ("y", None, "y: NULL, but it is needed here"),
+    ("x", ROWS["x"].ctypes.data + 2, "x: an address or stride is no multiple of the size of an element"),
+    ("y", ROWS["y"].ctypes.data + 1, "y: an address or stride is no multiple of the size of an element"),
+    ("weight", ROWS["weight"].ctypes.data + 2, "weight: an address or stride is no multiple of the size of an element"),
+    ("bias", ROWS["bias"].ctypes.data + 2, "bias: an address or stride is no multiple of the size of an element"),
+    ("y", ROWS["x"].ctypes.data + 32, "y: an output shares memory with another argument or with itself"),
+    ("y", ROWS["weight"].ctypes.data, "y: an output shares memory with another argument or with itself"),
+    ("y", ROWS["bias"].ctypes.data - 92, "y: an output shares memory with another argument or with itself"),
+    ("eps", -1.0, "eps: outside its range"),
+    ("eps", np.nan, "eps: outside its range"),
+    ("threads", -1, "threads: outside its range"),
+])  # fmt: skip
+def test_wrong_rows(name, argument, value, expected):
+    arguments = {key: a.ctypes.data if isinstance(a, np.ndarray) else a for key, a in {**ROWS, argument: value}.items()}
+    if name == "rms_norm_rows":
+        if argument == "bias" or (argument == "y" and value == ROWS["bias"].ctypes.data - 92):
+            return
+        del arguments["bias"]
+    assert text(C[name](*arguments.values())) == expected
+    assert not ROWS["y"].any()
+
+
+def test_no_rows():
+    for rows, cols in ((0, 8), (3, 0)):
+        assert C["layer_norm_rows"](F32, rows, cols, None, None, None, 1e-5, None, 1) == 0
+
+
+def test_texts():
+    assert text(0) == "no error"
+    for name, number in STATUS.items():
+        assert kind(number) == name
+        assert text(number)
+    for nonsense in (-1, len(NAMES), 256 * 99, 2**31 - 1):
+        assert text(nonsense) == "not a status of normlib"
+
+
+# ---- the header, the table, the module ----
+
+
+def test_the_header_declares_what_is_compiled():
+    """Each member of the table has the type that the compiled function has."""
+    declared = re.sub(r"/\*.*?\*/", "", HEADER.partition("typedef struct normlib_api {")[2], flags=re.DOTALL)
+    members = re.findall(r"(const char \*|int )\(\*(\w+)\)\(([^)]*)\)", declared)
+    assert [name for _, name, _ in members] == ["error_text", "layer_norm_rows", "rms_norm_rows", *(
+        name for op in OPS for name in (op, f"{op}_backward"))]  # fmt: skip
+    assert {name for _, name, _ in members} == set(FUNCTIONS)
+    for result, name, arguments in members:
+        kinds = []
+        for argument in arguments.split(","):
+            words = re.sub(r"\w+$", "", argument.strip()).replace("*", " *").split()
+            kinds.append(" ".join([*words[1:2], "const", *words[2:]] if words[0] == "const" else words))
+        compiled = capi._signature(capi._capsule(name)).decode()
+        assert compiled == f"{'int ' if result == 'int ' else 'char const *'}({', '.join(kinds)})", name
+
+
+def test_addresses_and_names():
+    assert len({address(name) for name in FUNCTIONS}) == len(FUNCTIONS)
+    with pytest.raises(ValueError, match=r"there is no function 'softmax', only .*layer_norm"):
+        function("softmax")
+    with pytest.raises(TypeError, match="a is a list, expected a NumPy array"):
+        Array([1.0])
+    with pytest.raises(TypeError, match="a has dtype int64, expected float64, "):
+        Array(np.zeros(3, int))
+
+
+def test_without_kernels():
+    code = """
+import normlib, normlib._kernels as k
+k.backend, k._reason = None, "they were not compiled"
+try:
+    import normlib.capi
+except ImportError as error:
+    print(error)
+"""
+    assert python("-c", code).strip() == "normlib.capi: there are no compiled kernels to call: they were not compiled"
