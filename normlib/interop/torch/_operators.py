@@ -1,0 +1,188 @@
+"""``torch.ops.normlib``: the ten functions as operators of torch's dispatcher, with kernels for the CPU, shapes for
+tracing and autograd.
+
+What an operator returns may not depend on its options: statistics always come, and what does not apply (gradients of
+parameters that are not wanted, running statistics that do not move) is a tensor without elements.
+"""
+
+import numpy as np
+import torch
+
+from ...ops import OPS
+from . import _formulas
+from ._tensors import array, tensor
+
+_RUNNING = "Tensor? running_mean, Tensor? running_var"
+_MOVING = "float momentum, float eps, int channel_axis"
+SCHEMAS = {  # of the forward operators: tensors, then options
+    "layer_norm": "Tensor x, Tensor? weight, Tensor? bias, int[] axis, float eps",
+    "rms_norm": "Tensor x, Tensor? weight, int[] axis, float eps",
+    "batch_norm": f"Tensor x, Tensor? weight, Tensor? bias, {_RUNNING}, bool training, {_MOVING}",
+    "group_norm": "Tensor x, Tensor? weight, Tensor? bias, int num_groups, float eps, int channel_axis",
+    "instance_norm": f"Tensor x, Tensor? weight, Tensor? bias, {_RUNNING}, bool use_input_stats, {_MOVING}",
+}
+_OF_BACKWARD = ("axis", "num_groups", "training", "use_input_stats", "channel_axis")
+_library = torch.library.Library("normlib", "DEF")
+
+
+def _arguments(schema):
+    """The names of the tensors and of the options in a schema."""
+    pairs = [argument.split() for argument in schema.split(", ")]
+    tensors = [name for kind, name in pairs if kind.startswith("Tensor")]
+    return tensors, [name for _, name in pairs[len(tensors) :]]
+
+
+def compute(name, x, tensors, options, return_stats=False):
+    """The forward function on the memory of the tensors: y, or y and the statistics, which are arrays."""
+    arrays = {key: array(name, key, t) for key, t in tensors.items()}
+    result = OPS[name].forward(array(name, "x", x), **arrays, **options, return_stats=return_stats)
+    return (tensor(result[0], x.dtype), *result[1:]) if return_stats else tensor(result, x.dtype)
+
+
+def backward_options(name, tensors, options):
+    """The options of the backward function, where the mode says whether the statistics were those of x."""
+    kept = {key: options[key] for key in _OF_BACKWARD if key in options}
+    mode = OPS[name].mode
+    if mode is not None:
+        kept[mode] = options[mode] or tensors["running_mean"] is None
+    return kept
+
+
+def compute_backward(name, dy, x, weight, statistics, options, weight_grads):
+    """The backward function on the memory of the tensors: dx and the gradients of the parameters, or None for these.
+    The statistics are arrays, by name."""
+    op = f"{name}_backward"
+    arrays = array(op, "dy", dy), array(op, "x", x), array(op, "weight", weight)
+    dx, *rest = OPS[name].backward(*arrays[:2], weight=arrays[2], **statistics, **options, weight_grads=weight_grads)
+    dtype = (x if weight is None else weight).dtype
+    return tensor(dx, x.dtype), *(None if a is None else tensor(a, dtype) for a in rest)
+
+
+def _laid_out(y, x):
+    """`y` in the strides that torch, when it traces, expects of a result like `x`."""
+    if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == y.stride():
+        return y
+    return torch.empty_like(x).copy_(y)
+
+
+def _canonical(options):
+    return {key: tuple(value) if key == "axis" else value for key, value in options.items()}
+
+
+class _Operators:
+    """The pair of operators of one norm."""
+
+    def __init__(self, name):
+        self.name, self.op = name, OPS[name]
+        self.tensors, self.options = _arguments(SCHEMAS[name])
+        self.running = [key for key in self.tensors if key.startswith("running")]
+        self.kept = [key for key in self.options if key in _OF_BACKWARD]
+        kinds = dict(argument.split()[::-1] for argument in SCHEMAS[name].split(", "))
+        statistics = "".join(f", Tensor {key}" for key in self.op.statistics)
+        options = "".join(f", {kinds[key]} {key}" for key in self.kept)
+        count = 1 + len(self.op.statistics) + len(self.running)
+        self._define(name, SCHEMAS[name], count, self.forward, self.forward_shapes)
+        self._define(
+            f"{name}_backward",
+            f"Tensor dy, Tensor x, Tensor? weight{statistics}{options}, bool weight_grads",
+            1 + len(self.op.parameters),
+            self.backward,
+            self.backward_shapes,
+        )
+        torch.library.register_autograd(f"normlib::{name}", self.gradients, setup_context=self.remember, lib=_library)
+        _library.impl(f"{name}_backward", self.differentiable_backward, "Autograd", with_keyset=True)
+        self.forward_operator = getattr(torch.ops.normlib, name).default
+        self.backward_operator = getattr(torch.ops.normlib, f"{name}_backward").default
+
+    def _define(self, name, arguments, count, kernel, shapes):
+        _library.define(
+            f"{name}({arguments}) -> ({', '.join(['Tensor'] * count)})", tags=(torch.Tag.pt2_compliant_tag,)
+        )
+        _library.impl(name, kernel, "CPU")
+        torch.library.register_fake(f"normlib::{name}", shapes, lib=_library)
+
+    def _split(self, arguments):
+        """Arguments after x by name: tensors, options."""
+        given = len(self.tensors) - 1
+        tensors = dict(zip(self.tensors[1:], arguments[:given], strict=True))
+        return tensors, _canonical(dict(zip(self.options, arguments[given:], strict=True)))
+
+    def moves(self, tensors, options):
+        return bool(self.running) and options[self.op.mode] and tensors["running_mean"] is not None
+
+    # ---- forward ----
+
+    def forward(self, x, *arguments):
+        tensors, options = self._split(arguments)
+        moved = []
+        if self.moves(tensors, options):
+            moved = [tensors[key].detach().clone() for key in self.running]
+            tensors |= dict(zip(self.running, moved, strict=True))
+        y, *statistics = compute(self.name, x, tensors, options, return_stats=True)
+        moved = moved or [x.new_empty(0) for _ in self.running]
+        return _laid_out(y, x), *(tensor(np.asarray(a)) for a in statistics), *moved
+
+    def forward_shapes(self, x, *arguments):
+        tensors, options = self._split(arguments)
+        shape = self.op.statistics_shape(x.shape, options[self.op.axis_name], options.get("num_groups"))
+        statistics = [x.new_empty(shape, dtype=torch.float64) for _ in self.op.statistics]
+        moves = self.moves(tensors, options)
+        moved = [torch.empty_like(tensors[key]) if moves else x.new_empty(0) for key in self.running]
+        return torch.empty_like(x), *statistics, *moved
+
+    # ---- autograd of forward ----
+
+    def remember(self, ctx, inputs, output):
+        x, *arguments = inputs
+        tensors, options = self._split(arguments)
+        statistics = output[1 : 1 + len(self.op.statistics)]
+        ctx.save_for_backward(x, tensors["weight"], *statistics)
+        ctx.options = backward_options(self.name, tensors, options)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    def gradients(self, ctx, dy, *_):
+        missing = [None] * (len(self.tensors) + len(self.options) - 1)
+        if dy is None:
+            return None, *missing
+        x, weight, *statistics = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1 : 1 + len(self.op.parameters)]
+        options = [ctx.options[key] for key in self.kept]
+        dx, *of_parameters = self.backward_operator(dy, x, weight, *statistics, *options, any(wanted))
+        for i, needed in enumerate(wanted):
+            missing[i] = of_parameters[i] if needed else None
+        return dx, *missing
+
+    # ---- backward ----
+
+    def _split_backward(self, arguments):
+        """Arguments after weight: statistics, options, weight_grads."""
+        count = len(self.op.statistics)
+        statistics = dict(zip(self.op.statistics, arguments[:count], strict=True))
+        *options, weight_grads = arguments[count:]
+        return statistics, _canonical(dict(zip(self.kept, options, strict=True))), weight_grads
+
+    def backward(self, dy, x, weight, *arguments):
+        statistics, options, weight_grads = self._split_backward(arguments)
+        arrays = {key: array(f"{self.name}_backward", key, t) for key, t in statistics.items()}
+        dx, *rest = compute_backward(self.name, dy, x, weight, arrays, options, weight_grads)
+        return _laid_out(dx, x), *(x.new_empty(0) if t is None else t for t in rest)
+
+    def backward_shapes(self, dy, x, weight, *arguments):
+        _, options, weight_grads = self._split_backward(arguments)
+        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name]) if weight_grads else 0
+        dtype = x.dtype if weight is None or not weight_grads else weight.dtype
+        return torch.empty_like(x), *(x.new_empty(shape, dtype=dtype) for _ in self.op.parameters)
+
+    def differentiable_backward(self, keyset, dy, x, weight, *arguments):
+        """The operator; where its own derivatives are wanted, the formula."""
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (dy, x, weight)):
+            statistics, options, weight_grads = self._split_backward(arguments)
+            dx, *rest = _formulas.backward(self.name, dy, x, weight, options, **statistics)
+            return dx, *(t if weight_grads else x.new_empty(0) for t in rest)
+        with torch._C._AutoDispatchBelowAutograd():
+            below = keyset & torch._C._after_autograd_keyset
+            return self.backward_operator.redispatch(below, dy, x, weight, *arguments)
+
+
+OPERATORS = {name: _Operators(name) for name in SCHEMAS}

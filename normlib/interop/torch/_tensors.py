@@ -1,0 +1,87 @@
+"""Between tensors and arrays: the same memory on both sides."""
+
+import numpy as np
+import torch
+from torch.autograd import forward_ad
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:
+    bfloat16 = None
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+DTYPES = {torch.float64, torch.float32, torch.float16} | (set() if bfloat16 is None else {torch.bfloat16})
+_BATCHES = [torch._C._dispatch_key_parse(key) for key in ("Batched", "FuncTorchBatched")]
+_transforms = torch._C._are_functorch_transforms_active
+_modes = torch._C._len_torch_dispatch_stack
+_trace = torch._C._get_tracing_state
+
+
+class Closed(TypeError):
+    """A tensor has no values of its own: it stands for others."""
+
+
+def eager(x):
+    """Whether the values of `x` may be read here and now: nothing traces, transforms or intercepts the operators."""
+    return (
+        type(x) in PLAIN and not _modes() and not _transforms() and forward_ad._current_level < 0 and _trace() is None
+    )
+
+
+def transformed():
+    """Whether a transform of torch.func or a forward-mode derivative is under way."""
+    return _transforms() or forward_ad._current_level >= 0
+
+
+def fits(x, *parameters):
+    """Whether the kernels may compute with these tensors of a module, None counting as such."""
+    if not (x.is_cpu and x.dtype in DTYPES and x.layout is torch.strided):
+        return False
+    if torch.compiler.is_compiling():
+        return all(t is None or t.is_cpu for t in parameters)
+    if not eager(x):
+        return False
+    for t in parameters:  # noqa: SIM110 (a generator takes longer, and this comes before every short row)
+        if t is not None and not (type(t) in PLAIN and t.is_cpu):
+            return False
+    return True
+
+
+def array(op, name, t):
+    """The memory of `t` as an array; None stays None."""
+    if t is None:
+        return None
+    try:
+        if t.requires_grad:
+            t = t.data
+        if t.dtype is torch.bfloat16 and bfloat16 is not None:
+            return t.view(torch.int16).numpy().view(bfloat16)
+        return t.numpy()
+    except (TypeError, RuntimeError, AttributeError):
+        return _resolved(op, name, t)
+
+
+def _resolved(op, name, t):
+    """`t` without its lazy sign or conjugate, or an error that says what is wrong with it."""
+    if not isinstance(t, torch.Tensor):
+        raise TypeError(f"{op}: {name} is a {type(t).__name__}, expected a torch.Tensor")
+    if t.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} has layout {t.layout}, expected a dense tensor")
+    if t.device.type != "cpu":
+        raise ValueError(f"{op}: {name} is on device {t.device}, expected cpu")
+    keys = torch._C._dispatch_keys(t)
+    if type(t) not in PLAIN or any(keys.has(key) for key in _BATCHES):
+        raise Closed(f"{op}: {name} is a {type(t).__name__} without values of its own, expected a plain tensor")
+    if t.is_neg() or t.is_conj():
+        return array(op, name, t.resolve_neg().resolve_conj())
+    if t.dtype is torch.bfloat16:
+        raise TypeError(f"{op}: {name} has dtype bfloat16, which needs the package ml_dtypes (pip install ml_dtypes)")
+    words = str(t.dtype).removeprefix("torch.")
+    raise TypeError(f"{op}: {name} has dtype {words}, expected float64, float32, float16 or bfloat16")
+
+
+def tensor(a, dtype=None):
+    """An array as a tensor over the same memory; `dtype` only matters where it is bfloat16."""
+    if dtype is torch.bfloat16:
+        return torch.from_numpy(a.view(np.int16)).view(dtype)
+    return torch.from_numpy(a)

@@ -1,0 +1,336 @@
+"""The five norms on tensors, with gradients."""
+
+import numpy as np
+import torch
+
+from ...ops import OPS
+from . import _formulas
+from ._operators import OPERATORS, backward_options, compute, compute_backward
+from ._tensors import Closed, array, eager, tensor, transformed
+
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+
+
+def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
+    r"""Layer normalization of a tensor, with gradients: :func:`normlib.layer_norm`.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+    weight, bias : torch.Tensor, optional
+        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
+    axis : int or tuple of int, default -1
+        The axes that are normalized over.
+    eps : float, default 1e-5
+        Added to the variance.
+
+    Returns
+    -------
+    y : torch.Tensor
+        The normalized tensor, of the shape, dtype and memory format of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
+
+    References
+    ----------
+    .. [1] J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import layer_norm
+    >>> x = torch.tensor([[1.0, 3.0], [10.0, 30.0]], requires_grad=True)
+    >>> layer_norm(x, eps=0)
+    tensor([[-1.,  1.],
+            [-1.,  1.]], grad_fn=<NormlibBackward>)
+    """
+    return run("layer_norm", x, {"weight": weight, "bias": bias}, {"axis": axis, "eps": eps})
+
+
+def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
+    r"""Root mean square normalization of a tensor, with gradients: :func:`normlib.rms_norm`.
+
+    .. math:: y = x \cdot \mathrm{rstd} \cdot \mathrm{weight}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\overline{x^2} + \mathrm{eps}}
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+    weight : torch.Tensor, optional
+        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
+    axis : int or tuple of int, default -1
+        The axes that are normalized over.
+    eps : float, default 1e-6
+        Added to the mean square.
+
+    Returns
+    -------
+    y : torch.Tensor
+        The normalized tensor, of the shape, dtype and memory format of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
+
+    References
+    ----------
+    .. [1] B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import rms_norm
+    >>> rms_norm(torch.tensor([[1.0, 7.0], [-5.0, 5.0]]), eps=0)
+    tensor([[ 0.2000,  1.4000],
+            [-1.0000,  1.0000]])
+    """
+    return run("rms_norm", x, {"weight": weight}, {"axis": axis, "eps": eps})
+
+
+def batch_norm(
+    x,
+    weight=None,
+    bias=None,
+    *,
+    running_mean=None,
+    running_var=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    channel_axis=1,
+):
+    r"""Batch normalization of a tensor, with gradients: :func:`normlib.batch_norm`.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+    weight, bias : torch.Tensor, optional
+        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+    running_mean, running_var : torch.Tensor, optional
+        One value a channel in float64 or float32; updated in place if `training`, used otherwise.
+    training : bool, default False
+        Whether to use the statistics of `x`.
+    momentum : float, default 0.1
+        The weight of the batch in the update.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels.
+
+    Returns
+    -------
+    y : torch.Tensor
+        The normalized tensor, of the shape, dtype and memory format of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
+
+    References
+    ----------
+    .. [1] S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+       Internal Covariate Shift", 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import batch_norm
+    >>> batch_norm(torch.tensor([[1.0, 10.0], [3.0, 30.0]]), training=True, eps=0)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    """
+    tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    options = {"training": training, "momentum": momentum, "eps": eps, "channel_axis": channel_axis}
+    return run("batch_norm", x, tensors, options)
+
+
+def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1):
+    r"""Group normalization of a tensor, with gradients: :func:`normlib.group_norm`.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+    num_groups : int
+        A divisor of the number of channels.
+    weight, bias : torch.Tensor, optional
+        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels; the samples lie along the first of the others.
+
+    Returns
+    -------
+    y : torch.Tensor
+        The normalized tensor, of the shape, dtype and memory format of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
+
+    References
+    ----------
+    .. [1] Y. Wu, K. He, "Group Normalization", 2018, arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import group_norm
+    >>> group_norm(torch.tensor([[1.0, 3.0, 10.0, 30.0]]), 2, eps=0)
+    tensor([[-1.,  1., -1.,  1.]])
+    """
+    options = {"num_groups": num_groups, "eps": eps, "channel_axis": channel_axis}
+    return run("group_norm", x, {"weight": weight, "bias": bias}, options)
+
+
+def instance_norm(
+    x,
+    weight=None,
+    bias=None,
+    *,
+    running_mean=None,
+    running_var=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
+    channel_axis=1,
+):
+    r"""Instance normalization of a tensor, with gradients: :func:`normlib.instance_norm`.
+
+    .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
+              \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+    weight, bias : torch.Tensor, optional
+        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+    running_mean, running_var : torch.Tensor, optional
+        One value a channel in float64 or float32; updated in place if `use_input_stats`, used otherwise.
+    use_input_stats : bool, default True
+        Whether to use the statistics of `x`.
+    momentum : float, default 0.1
+        The weight of the batch in the update.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels; the samples lie along the first of the others.
+
+    Returns
+    -------
+    y : torch.Tensor
+        The normalized tensor, of the shape, dtype and memory format of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message says which, what was expected and what came.
+
+    References
+    ----------
+    .. [1] D. Ulyanov, A. Vedaldi, V. Lempitsky, "Instance Normalization: The Missing Ingredient for Fast Stylization",
+       2016, arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import instance_norm
+    >>> instance_norm(torch.tensor([[[1.0, 3.0], [10.0, 30.0]]]), eps=0)
+    tensor([[[-1.,  1.],
+             [-1.,  1.]]])
+    """
+    tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps, "channel_axis": channel_axis}
+    return run("instance_norm", x, tensors, options)
+
+
+def run(name, x, tensors, options):
+    """A norm the shortest way that the moment allows. `tensors` and `options` are in the order of the operator."""
+    running = tensors.get("running_mean")
+    if running is not None and running.dtype in (torch.float16, torch.bfloat16):
+        return _run_widened(name, x, tensors, options)
+    if not torch.compiler.is_compiling():
+        if eager(x):
+            if torch.is_grad_enabled() and torch._C._any_requires_grad(x, *tensors.values()):
+                return Normlib.apply(name, options, tuple(tensors), x, *tensors.values())
+            return compute(name, x, tensors, options)
+        if not isinstance(x, torch.Tensor):
+            array(name, "x", x)  # raises
+        if transformed():
+            return _formulas.forward(name, x, tensors, options)
+    return _recorded(name, x, tensors, options)
+
+
+def _run_widened(name, x, tensors, options):
+    """With running statistics of 16 bits, which models have that were cast as a whole."""
+    wide = {key: t.float() if key.startswith("running") else t for key, t in tensors.items()}
+    y = run(name, x, wide, options)
+    if OPERATORS[name].moves(tensors, options):
+        for key in OPERATORS[name].running:
+            tensors[key].copy_(wide[key])
+    return y
+
+
+def _recorded(name, x, tensors, options):
+    """Through torch's dispatcher, for whoever records or intercepts the call."""
+    if x.device.type != "cpu":
+        raise ValueError(f"{name}: x is on device {x.device}, expected cpu")
+    if "axis" in options:
+        axis = options["axis"]
+        options = {**options, "axis": list(axis) if isinstance(axis, (tuple, list)) else [axis]}
+    operators = OPERATORS[name]
+    y, *rest = operators.forward_operator(x, *tensors.values(), *options.values())
+    if operators.moves(tensors, options):
+        for key, moved in zip(operators.running, rest[-2:], strict=True):
+            tensors[key].copy_(moved)
+    return y
+
+
+class Normlib(torch.autograd.Function):
+    """A norm in the graph of autograd without the dispatcher between, which takes longer than a short row."""
+
+    @staticmethod
+    def forward(ctx, name, options, keys, x, *tensors):
+        tensors = dict(zip(keys, tensors, strict=True))
+        y, *statistics = compute(name, x, tensors, options, return_stats=True)
+        ctx.save_for_backward(x, tensors["weight"])
+        ctx.name, ctx.options = name, backward_options(name, tensors, options)
+        ctx.statistics = dict(zip(OPS[name].statistics, statistics, strict=True))
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3:]  # x, then the tensors
+        grads = None
+        if not torch.is_grad_enabled():
+            try:
+                weight_grads = any(needed[1:])
+                grads = compute_backward(ctx.name, dy, x, weight, ctx.statistics, ctx.options, weight_grads)
+            except Closed:
+                pass
+        if grads is None:
+            statistics = {key: tensor(np.asarray(a)) for key, a in ctx.statistics.items()}
+            grads = _formulas.backward(ctx.name, dy, x, weight, ctx.options, **statistics)
+        dx, *rest = (t if wanted else None for t, wanted in zip(grads, needed, strict=False))
+        return None, None, None, dx, *rest, *[None] * (len(needed) - len(grads))

@@ -1,0 +1,296 @@
+"""torch's norm modules on normlib's kernels: drop-in classes, and models whose norms change places.
+
+A module changes its class and nothing else, so that parameters, buffers, hooks, state and whoever holds the module
+stay as they are.
+"""
+
+import functools
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as _TorchBatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm as _TorchInstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from ._tensors import DTYPES, fits
+from .functional import run
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "RMSNorm",
+    "accelerate",
+    "restore",
+]
+
+
+class _Accelerated:
+    def extra_repr(self):
+        return ", ".join(filter(None, (super().extra_repr(), "normlib")))
+
+
+def _trailing(shape):
+    return -1 if len(shape) == 1 else tuple(range(-len(shape), 0))
+
+
+class _LayerNorm(_Accelerated):
+    def forward(self, input):
+        shape, weight, bias = self.normalized_shape, self.weight, self.bias
+        if not fits(input, weight, bias) or (weight is None and input.shape[-len(shape) :] != shape):
+            return super().forward(input)
+        return run("layer_norm", input, {"weight": weight, "bias": bias}, {"axis": _trailing(shape), "eps": self.eps})
+
+
+class _RMSNorm(_Accelerated):
+    def forward(self, input):
+        shape, weight, eps = self.normalized_shape, self.weight, self.eps
+        if not fits(input, weight) or (weight is None and input.shape[-len(shape) :] != shape):
+            return super().forward(input)
+        if eps is None:
+            eps = torch.finfo(torch.float64 if input.dtype is torch.float64 else torch.float32).eps
+        return run("rms_norm", input, {"weight": weight}, {"axis": _trailing(shape), "eps": eps})
+
+
+class _BatchNorm(_Accelerated):
+    def forward(self, input):
+        running = self.running_mean, self.running_var
+        if not fits(input, self.weight, self.bias, *running):
+            return super().forward(input)
+        self._check_input_dim(input)
+        momentum = self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        if self.training and not self.track_running_stats:
+            running = None, None
+        tensors = dict(zip(_MOVING, (self.weight, self.bias, *running), strict=True))
+        options = {
+            "training": self.training or running[0] is None,
+            "momentum": momentum or 0.0,
+            "eps": self.eps,
+            "channel_axis": 1,
+        }
+        return run("batch_norm", input, tensors, options)
+
+
+class _GroupNorm(_Accelerated):
+    def forward(self, input):
+        if not fits(input, self.weight, self.bias):
+            return super().forward(input)
+        options = {"num_groups": self.num_groups, "eps": self.eps, "channel_axis": 1}
+        return run("group_norm", input, {"weight": self.weight, "bias": self.bias}, options)
+
+
+class _InstanceNorm(_Accelerated):
+    def _apply_instance_norm(self, input):  # what forward calls after its checks
+        tensors = dict(zip(_MOVING, (self.weight, self.bias, self.running_mean, self.running_var), strict=True))
+        if not fits(input, *tensors.values()):
+            return super()._apply_instance_norm(input)
+        options = {
+            "use_input_stats": self.training or not self.track_running_stats,
+            "momentum": self.momentum or 0.0,
+            "eps": self.eps,
+            "channel_axis": 1,
+        }
+        return run("instance_norm", input, tensors, options)
+
+
+class _ModelRMSNorm(_Accelerated):
+    """The root-mean-square norm that models of language bring along: a weight and an eps."""
+
+    def forward(self, *args, **kwargs):
+        if len(args) == 1 and not kwargs:
+            (input,), weight = args, self.weight
+            if input.dtype is weight.dtype and fits(input, weight):
+                return run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": _eps(self)})
+        return super().forward(*args, **kwargs)
+
+
+def _eps(module):
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+_MOVING = ("weight", "bias", "running_mean", "running_var")
+
+
+class LayerNorm(_LayerNorm, nn.LayerNorm):
+    """:class:`torch.nn.LayerNorm` on normlib's kernels."""
+
+
+class RMSNorm(_RMSNorm, nn.RMSNorm):
+    """:class:`torch.nn.RMSNorm` on normlib's kernels."""
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """:class:`torch.nn.BatchNorm1d` on normlib's kernels."""
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """:class:`torch.nn.BatchNorm2d` on normlib's kernels."""
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """:class:`torch.nn.BatchNorm3d` on normlib's kernels."""
+
+
+class GroupNorm(_GroupNorm, nn.GroupNorm):
+    """:class:`torch.nn.GroupNorm` on normlib's kernels."""
+
+
+class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
+    """:class:`torch.nn.InstanceNorm1d` on normlib's kernels."""
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+    """:class:`torch.nn.InstanceNorm2d` on normlib's kernels."""
+
+
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    """:class:`torch.nn.InstanceNorm3d` on normlib's kernels."""
+
+
+# ---- norms that change places in a model ----
+
+
+def accelerate(model):
+    """Let normlib compute the norms of a model, in place.
+
+    ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.GroupNorm``, ``nn.InstanceNorm1d`` to ``3d``
+    and their subclasses that keep the forward method; and the norms of the models of language: classes whose name ends
+    in RMSNorm, with a ``weight`` and a ``variance_epsilon`` or ``eps``, if they compute ``rms_norm(x, weight)`` when
+    tried.
+    A module changes its class and nothing else: parameters, buffers, hooks, training mode and the names in
+    ``state_dict()`` stay what they are. What the kernels do not take (another device, another dtype, transforms of
+    ``torch.func``, ``torch.jit.trace``) goes through the module's own forward, as before.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or a norm.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same `model`. ``print(model)`` marks what is accelerated.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module, or one of TorchScript.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import accelerate, restore
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    >>> accelerate(model)
+    Sequential(
+      (0): Linear(in_features=4, out_features=4, bias=True)
+      (1): LayerNorm((4,), eps=1e-05, elementwise_affine=True, ...normlib)
+    )
+    >>> type(restore(model)[1])
+    <class 'torch.nn.modules.normalization.LayerNorm'>
+    """
+    for module in _modules("accelerate", model):
+        cls = _accelerated(type(module), False)
+        if cls is None and _is_rms_norm(module):
+            cls = _accelerated(type(module), True)
+        if cls is not None:
+            module.__class__ = cls
+    return model
+
+
+def restore(model):
+    """Undo :func:`accelerate`: every module gets its own class back.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, accelerated or not.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module, or one of TorchScript.
+    """
+    for module in _modules("restore", model):
+        if "_normlib_original" in vars(type(module)):
+            module.__class__ = type(module)._normlib_original
+    return model
+
+
+def _modules(function, model):
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model is a {type(model).__name__}, expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        words = "whose code is fixed, expected a torch.nn.Module that is not compiled yet"
+        raise TypeError(f"{function}: model is a {type(model).__name__}, {words}")
+    return model.modules()
+
+
+# The class whose forward is replaced, the method that must be its own, and what replaces it
+_REPLACED = (
+    (nn.LayerNorm, "forward", _LayerNorm),
+    (nn.RMSNorm, "forward", _RMSNorm),
+    (_TorchBatchNorm, "forward", _BatchNorm),
+    (nn.GroupNorm, "forward", _GroupNorm),
+    (_TorchInstanceNorm, "_apply_instance_norm", _InstanceNorm),
+)
+
+
+@functools.cache
+def _accelerated(cls, is_rms_norm):
+    """The class that takes the place of `cls`, or None."""
+    if issubclass(cls, (_Accelerated, LazyModuleMixin)):
+        return None
+    mixin = _ModelRMSNorm if is_rms_norm else None
+    for original, method, replacement in _REPLACED:
+        if issubclass(cls, original) and getattr(cls, method) is getattr(original, method):
+            mixin = replacement
+    if mixin is None:
+        return None
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (mixin, cls), {**names, "_normlib_original": cls, "__reduce_ex__": _reduce})
+
+
+def _reduce(self, protocol):
+    """For pickle and copy: as the original class would, and accelerated again."""
+    cls = type(self)
+    return _remade, (cls._normlib_original, issubclass(cls, _ModelRMSNorm)), self.__getstate__()
+
+
+def _remade(cls, is_rms_norm):
+    accelerated = _accelerated(cls, is_rms_norm)
+    return accelerated.__new__(accelerated)
+
+
+def _is_rms_norm(module):
+    """Whether a module of another class is weight * x / sqrt(mean(x * x) + eps): by its name, and by trying it."""
+    weight, eps = getattr(module, "weight", None), _eps(module)
+    if not type(module).__name__.endswith("RMSNorm") or type(weight) is not nn.Parameter or type(eps) is not float:
+        return False
+    if weight.ndim != 1 or weight.dtype not in DTYPES or not weight.is_cpu:
+        return False
+    ramp = torch.linspace(-1, 1, weight.numel(), dtype=torch.float64)
+    x = torch.stack([ramp, ramp * eps**0.5]).to(weight.dtype)
+    wide = x.double()
+    expected = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.detach().double()
+    with torch.no_grad():
+        try:
+            found = type(module).forward(module, x)
+        except Exception:
+            return False
+    tolerance = 4 * torch.finfo(weight.dtype).eps
+    return isinstance(found, torch.Tensor) and torch.allclose(found.double(), expected, tolerance, tolerance)
