@@ -158,4 +158,3 @@ def test_during_a_long_call(record_property):
         record_property("tried", 2 * len(found))
         slow = {name: round(seconds, 2) for name, seconds in found.items() if seconds > 1}
         assert not slow, f"{backend}: seconds until Ctrl-C is answered: {slow}"
-

@@ -9,6 +9,7 @@ from sanitizers import address, threads
 from tools import script, suite
 
 PYTHON = sys.executable
+halves = partial(suite, workers=2)  # what is no measure of this process alone
 ENTRIES = {
     "exactness": ("errors in ulps over widths, orders and values", partial(script, PYTHON, "tests/exactness.py")),
     "digests": ("the bits that are stored", partial(script, PYTHON, "tests/digests.py")),
@@ -16,14 +17,14 @@ ENTRIES = {
         "the same bits on aarch64, cross-compiled and emulated",
         partial(script, "tests/aarch64.sh", needs=["qemu-aarch64"], modules=["ziglang"]),
     ),
-    "fork": ("children, pools and torch: 20 rounds of each scenario", partial(suite, "test_forks.py")),
+    "fork": ("children, pools and torch: 20 rounds of each scenario", partial(halves, "test_forks.py")),
     "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
-    "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(suite, "test_malformed.py")),
-    "allocation": ("memory that runs out at each allocation in turn", partial(suite, "test_allocation_failures.py")),
-    "growth": ("100,000 calls of each kind; references", partial(suite, "test_growth.py")),
+    "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(halves, "test_malformed.py")),
+    "allocation": ("memory that runs out at each allocation in turn", partial(halves, "test_allocation_failures.py")),
+    "growth": ("100,000 calls of each kind; references", partial(halves, "test_growth.py")),
     "large": ("more than 2^31 elements", partial(suite, "test_large.py")),
     "interrupts": ("Ctrl-C at any time", partial(suite, "test_interrupts.py")),
-    "plugins": ("backends that misbehave", partial(suite, "test_plugins.py", "test_backends.py")),
+    "plugins": ("backends that misbehave", partial(halves, "test_plugins.py", "test_backends.py")),
     "asan+ubsan": ("the suite under AddressSanitizer and UndefinedBehaviorSanitizer", address),
     "tsan": ("the thread tests under ThreadSanitizer", threads),
     "free-threaded": ("the suite on CPython 3.13t, every test in 4 threads at once", free_threading),

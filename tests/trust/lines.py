@@ -25,7 +25,7 @@ def coverage():
     settings = root / ".coveragerc"
     settings.write_text(f"[run]\nbranch = true\nparallel = true\nsource = normlib\npatch = subprocess\nomit = {OMIT}\n")
     module = ["coverage", "run", f"--rcfile={settings}", "-m"]
-    tried, fell = suite(root=root, effort="suite", module=module)
+    tried, fell = suite(root=root, effort="suite", module=module, workers=2)
     python = of_python(root, settings)
     kernels = of_kernels(root)
     for what, (percent, lines) in {"Python": python, "kernels": kernels}.items():

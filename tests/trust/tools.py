@@ -26,8 +26,12 @@ def found(*names):
     raise Unavailable(f"{' or '.join(names)} is not installed")
 
 
-def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", module=(), timeout=3000, **environment):
-    """Run test files, or all; (how often they tried, what failed). A test that says nothing has tried once."""
+def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", workers=1, module=(), timeout=3000,
+          **environment):  # fmt: skip
+    """Run test files, or all, in `workers` processes at once where pytest-xdist is installed; (how often they tried,
+    what failed). A test that says nothing has tried once."""
+    if workers > 1 and find_spec("xdist"):
+        options = [f"-n{workers}", "--dist=worksteal", *options]
     path = [str(root), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
     env = os.environ | {"NORMLIB_EFFORT": effort, "PYTHONPATH": os.pathsep.join(filter(None, path))} | environment
     with TemporaryDirectory() as folder:
@@ -79,6 +83,8 @@ def built(name, python=sys.executable, **environment):
     for part in parts:
         source, target = ROOT / part, folder / part
         if source.is_dir():
+            if part != "normlib":  # where the kernels of the last build are
+                shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
         else:
             shutil.copy2(source, target)
