@@ -15,6 +15,15 @@ import normlib
 CALLS = [v for v in variants() if LONG or "float32" in v[0]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """What there is before these tests need not be looked through after each of them."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def times_of(name, backend):
     """100,000 in the campaign; a call that takes the general way is long, and the variants of a function share them."""
     slow = backend == "numpy" or any(word in name for word in ("general", "list", "wrong"))
