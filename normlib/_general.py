@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _arguments as a
 from . import backends
+from ._arrays import in_kind
 
 _FLOAT64 = ("float64",)
 
@@ -84,6 +85,7 @@ def _channels(op, x, channel_axis):
 _REST = "the shape of x without the reduced axes"
 
 
+@in_kind
 def layer_norm(x, weight, bias, axis, eps, out, return_stats):
     op = "layer_norm"
     x = a.array(op, x)
@@ -98,6 +100,7 @@ def layer_norm(x, weight, bias, axis, eps, out, return_stats):
     return (y, mean, rstd) if return_stats else y
 
 
+@in_kind
 def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
     op = "layer_norm_backward"
     x = a.array(op, x)
@@ -112,6 +115,7 @@ def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
     return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
 
 
+@in_kind
 def rms_norm(x, weight, axis, eps, out, return_stats):
     op = "rms_norm"
     x = a.array(op, x)
@@ -124,6 +128,7 @@ def rms_norm(x, weight, axis, eps, out, return_stats):
     return (y, rstd) if return_stats else y
 
 
+@in_kind
 def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
     op = "rms_norm_backward"
     x = a.array(op, x)
@@ -136,6 +141,7 @@ def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
     return _backward(op, args, x, weight, wanted, out, ([dy, x], [weight, rstd]), ("dweight",), shape)
 
 
+@in_kind
 def batch_norm(
     x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
 ):
@@ -165,6 +171,7 @@ def batch_norm(
     return result
 
 
+@in_kind
 def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
     op = "batch_norm_backward"
     x = a.array(op, x, ndim=2)
@@ -180,6 +187,7 @@ def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weigh
     return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
 
 
+@in_kind
 def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats):
     op = "group_norm"
     x = a.array(op, x, ndim=2)
@@ -196,6 +204,7 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
     return (y, mean, rstd) if return_stats else y
 
 
+@in_kind
 def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
     op = "group_norm_backward"
     x = a.array(op, x, ndim=2)
@@ -212,6 +221,7 @@ def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, wei
     return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
 
 
+@in_kind
 def instance_norm(
     x,
     weight,
@@ -257,6 +267,7 @@ def instance_norm(
     return result
 
 
+@in_kind
 def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
     op = "instance_norm_backward"
     x = a.array(op, x, ndim=2)

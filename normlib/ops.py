@@ -4,7 +4,9 @@ What holds for all of them:
 
 - Arrays are anything that :func:`numpy.asarray` takes, in float64, float32, float16 or bfloat16 (of
   ``ml_dtypes``), in any memory layout. The output has the dtype of ``x`` and, as with ufuncs, its memory
-  layout. Parameters have the dtype of ``x``, or float32 where ``x`` has 16 bits.
+  layout. Where ``x`` is a CPU tensor of torch, a CPU array of JAX or another array with ``__dlpack__`` and
+  ``__array_namespace__``, results are of its kind, else NumPy arrays. Parameters have the dtype of ``x``, or
+  float32 where ``x`` has 16 bits.
 - ``out`` may be ``x`` (or ``dy``); memory that overlaps in another way gives the result that no overlap
   would give. No other input is written to, running statistics aside.
 - Statistics are float64: ``mean`` and ``rstd = 1 / sqrt(var + eps)`` with the biased variance. Backward

@@ -1,0 +1,179 @@
+"""Arrays of other libraries: taken without a copy, and answered in kind.
+
+Tensors of torch, arrays of JAX and whatever else speaks DLPack and the array API standard become NumPy arrays of the
+same memory on their way into a function, and its results become arrays of the kind of ``x`` on their way out. A library
+is only looked up among the imported modules: whoever gives an array of it has imported it.
+"""
+
+import functools
+import sys
+
+import numpy as np
+
+from . import backends
+from ._arguments import convert
+
+_ARRAYS = ("dy", "x", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "out")
+_PLAIN = {np.ndarray, type(None), list, tuple, float, int}
+
+
+def in_kind(function):
+    """Let `function`, of positional arguments, take and return arrays of other libraries."""
+    op = function.__name__
+    parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
+    positions = [i for i, name in enumerate(parameters) if name in _ARRAYS]
+    of_x, of_out = parameters.index("x"), parameters.index("out")
+
+    @functools.wraps(function)
+    def wrapper(*args):
+        kinds = {}
+        for i in positions:
+            if type(args[i]) not in _PLAIN and (kind := _kind(args[i])) is not None:
+                kinds[i] = kind
+        if not kinds:
+            return function(*args)
+        given = list(args)
+        for i, kind in kinds.items():
+            given[i] = kind.taken(op, parameters[i], args[i])
+        kind, out = kinds.get(of_x, _Plain), args[of_out]
+        if out is None:
+            given[of_out] = kind.output(given[of_x])
+        results = getattr(backends.active(), f"{op}_direct")(*given)
+        if results is NotImplemented:
+            results = function(*given)
+        for i in kinds:
+            if i == of_out or (parameters[i].startswith("running_") and _updates(parameters, args)):
+                kinds[i].written(args[i])
+        if not isinstance(results, tuple):
+            return kind.returned(results, args[of_x]) if out is None else out
+        first, *rest = results
+        first = kind.returned(first, args[of_x]) if out is None else out
+        return (first, *(None if r is None else kind.returned(r, args[of_x]) for r in rest))
+
+    return wrapper
+
+
+def _updates(parameters, args):
+    """Whether a call moves the running statistics."""
+    return any(args[parameters.index(mode)] for mode in ("training", "use_input_stats") if mode in parameters)
+
+
+def _kind(value):
+    """How to treat `value`, or None where NumPy knows best: its subclasses, and what np.asarray makes an array of."""
+    if isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ())):
+        return _Torch
+    if isinstance(value, getattr(sys.modules.get("jax"), "Array", ())):
+        return _Jax
+    if isinstance(value, np.ndarray):
+        return None
+    return _Standard if hasattr(value, "__dlpack__") and hasattr(value, "__array_namespace__") else None
+
+
+def _elsewhere(op, name, device, way):
+    return ValueError(f"{op}: {name} is on the device {device}, expected an array in the memory of the CPU: {way}")
+
+
+class _Plain:
+    """NumPy's own."""
+
+    @staticmethod
+    def output(x):
+        """The array for the result, where it must be a particular one."""
+        return None
+
+    @staticmethod
+    def written(value):
+        """Tell the library of `value` that its memory was written to."""
+
+    @staticmethod
+    def returned(array, like):
+        """`array` as an array of the library that `like` is of."""
+        return array
+
+
+class _Torch(_Plain):
+    @staticmethod
+    def taken(op, name, value):
+        torch = sys.modules["torch"]
+        bits = value.dtype is torch.bfloat16
+        if value.device.type != "cpu":
+            raise _elsewhere(op, name, value.device, f"{name}.cpu()")
+        if value.requires_grad:
+            if torch.is_grad_enabled():
+                raise ValueError(
+                    f"{op}: {name} requires a gradient, which would be lost here: expected {name}.detach(), "
+                    "a call under torch.no_grad(), or normlib.interop.torch"
+                )
+            value = value.detach()
+        try:
+            array = (value.view(torch.int16) if bits else value).numpy()
+        except Exception as error:
+            raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
+        return array.view(_bfloat16(op, name)) if bits else array
+
+    @staticmethod
+    def written(value):
+        if not value.is_inference():  # the others have versions, by which autograd notices
+            sys.modules["torch"].autograd.graph.increment_version(value)
+
+    @staticmethod
+    def returned(array, like):
+        torch = sys.modules["torch"]
+        array = np.asarray(array)
+        if array.dtype.kind == "f":
+            return torch.from_numpy(array)
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+
+
+class _Jax(_Plain):
+    @staticmethod
+    def taken(op, name, value):
+        jax = sys.modules["jax"]
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(f"{op}: {name} is being traced by JAX (jit, grad, vmap): use normlib.interop.jax")
+        devices = value.devices()
+        if any(device.platform != "cpu" for device in devices):
+            way = f"jax.device_put({name}, jax.devices('cpu')[0])"
+            raise _elsewhere(op, name, " and ".join(sorted(map(str, devices))), way)
+        if name == "out":
+            raise TypeError(f"{op}: out is a JAX array, which cannot be written to, expected a NumPy array or None")
+        return convert(op, name, value)
+
+    @staticmethod
+    def output(x):
+        """JAX takes over memory that is aligned to 64 bytes and has no gaps, and copies any other."""
+        memory = np.empty(x.nbytes + 63, np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+
+    @staticmethod
+    def returned(array, like):
+        return sys.modules["jax"].device_put(array, like.sharding if like.committed else None)
+
+
+class _Standard(_Plain):
+    """What the array API standard has; the memory is that of the CPU where its DLPack device says so."""
+
+    @staticmethod
+    def taken(op, name, value):
+        kind, _ = value.__dlpack_device__()
+        if kind != 1:
+            raise _elsewhere(op, name, getattr(value, "device", kind), "copy it there")
+        try:
+            return np.from_dlpack(value)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
+
+    @staticmethod
+    def returned(array, like):
+        return like.__array_namespace__().from_dlpack(np.asarray(array), device=like.device)
+
+
+def _bfloat16(op, name):
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise TypeError(f"{op}: {name} has dtype bfloat16, which needs the package ml_dtypes") from None
+    return bfloat16
