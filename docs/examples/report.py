@@ -1,0 +1,62 @@
+"""What the examples share: a watch for the norms, and a table of the times of whole models."""
+
+import time
+
+import numpy as np
+
+import normlib
+
+
+class Watch:
+    """Adds up the time spent inside ``with watch:`` or inside modules of torch that it is attached to."""
+
+    seconds = 0.0
+
+    def __enter__(self):
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error):
+        self.seconds += time.perf_counter() - self.start
+
+    def attach(self, modules):
+        for module in modules:
+            module.register_forward_pre_hook(lambda *_: self.__enter__())
+            module.register_forward_hook(lambda *_: self.__exit__())
+
+
+def on_backends(run):
+    """`run` on each of normlib's own backends that is installed, by name."""
+
+    def on(name):
+        def chosen():
+            with normlib.backends.use(name):
+                return run()
+
+        return chosen
+
+    return {f"normlib, {name}": on(name) for name in ("cython", "numpy") if name in normlib.backends.available()}
+
+
+def race(runs, watch, rounds=5):
+    """Call the functions `runs` in turn, print the fastest round of each, and return what they returned, by name."""
+    fastest, results = {}, {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            watch.seconds, start = 0.0, time.perf_counter()
+            results[name] = run()
+            took = time.perf_counter() - start, watch.seconds
+            fastest[name] = min(fastest.get(name, took), took)
+    print(f"{'':16}  whole model     the norms    their share")
+    for name, (whole, norms) in fastest.items():
+        print(f"{name:16} {whole * 1e3:9.1f} ms {norms * 1e3:10.2f} ms {norms / whole:13.1%}")
+    (first, (_, norms)), *others = fastest.items()
+    ratios = [f"{other_norms / norms:.1f} times as fast as with {name}" for name, (_, other_norms) in others]
+    print(f"The norms with {first} are {', '.join(ratios) or 'timed alone'}.")
+    return results
+
+
+def difference(ours, expected, reference):
+    """Print and return the largest difference between two arrays."""
+    largest, scale = float(np.abs(ours - expected).max()), np.abs(expected).max()
+    print(f"\nLargest difference from {reference}: {largest:.1e}, where the largest value is {scale:.3g}")
+    return largest

