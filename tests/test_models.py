@@ -104,3 +104,37 @@ def test_smollm2_prints_what_it_promises(smollm2, smol, llama, monkeypatch, caps
 def test_smollm2_knows_its_words(smol):
     assert smol.tokenizer.encode("Year 1987!<|im_end|>").tokens == ["Year", "Ġ", "1", "9", "8", "7", "!", "<|im_end|>"]
     assert smol.tokenizer.decode(smol.tokenizer.encode("Gruß, 東京 42").ids) == "Gruß, 東京 42"
+
+
+# -- CREPE: BatchNorm with running statistics, channels last ----
+
+
+@pytest.fixture(scope="module")
+def crepe():
+    return example("crepe", "torch", "torchcrepe")
+
+
+def test_crepe_is_torchcrepes_own_network(crepe):
+    import torch
+
+    frames = crepe.framed(crepe.voice(0.2)[0])
+    with torch.inference_mode():
+        expected = crepe.in_torch()(torch.from_numpy(frames)).numpy()
+    np.testing.assert_allclose(crepe.Crepe()(frames), expected, atol=5e-6)
+
+
+def test_crepe_hears_the_pitch_through_6_batch_norms(crepe, monkeypatch):
+    wave, pitch = crepe.voice(1.0)
+    frames = crepe.framed(wave)
+    calls = Calls(monkeypatch, "batch_norm", lambda x, kwargs: (x.shape[-1], kwargs["channel_axis"], kwargs["eps"]))
+    heard = crepe.hertz(crepe.Crepe()(frames[:8]))
+    assert calls.seen == [(channels, -1, 0.0010000000474974513) for channels in (128, 16, 16, 16, 32, 64)]
+    cents = 1200 * np.abs(np.log2(heard / pitch[crepe.FRAME // 2 :: crepe.HOP][:8]))
+    assert np.median(cents) < 20
+
+
+def test_crepe_prints_what_it_promises(crepe, capsys):
+    out, largest = printed(capsys, crepe.main, seconds=0.2)
+    assert "6 BatchNorms" in out
+    assert len(re.findall(r"^\d\.\d\d s +\d+\.\d Hz +\d+\.\d Hz  \.+o$", out, re.MULTILINE)) >= 8
+    assert largest < 5e-6
