@@ -32,6 +32,15 @@ DEMOS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "crepe": ("crepe", {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"}),
+    "fcpe": (
+        "fcpe",
+        {
+            "torch": "torch",
+            "einops": "einops",
+            "torchfcpe": "--no-deps torchfcpe",  # asks for torchaudio, which is not used here
+            "local_attention": "--no-deps local-attention",
+        },
+    ),
     "brain": ("brain", {"torch": "torch", "deepbet": "--no-deps deepbet"}),
 }
 

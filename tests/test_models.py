@@ -138,6 +138,7 @@ def test_crepe_hears_the_pitch_through_6_batch_norms(crepe, monkeypatch):
 def test_crepe_prints_what_it_promises(crepe, capsys):
     out, largest = printed(capsys, crepe.main, seconds=0.2)
     assert "6 BatchNorms" in out
+    assert int(re.search(r"are within (\d+) cents", out)[1]) < 50
     assert len(re.findall(r"^\d\.\d\d s +\d+\.\d Hz +\d+\.\d Hz  \.+o$", out, re.MULTILINE)) >= 8
     assert largest < 5e-6
 
@@ -181,3 +182,40 @@ def test_deepbet_prints_what_it_promises(brain, capsys):
     assert "34 InstanceNorms" in out
     assert out.count("#" * 16) >= 10
     assert largest < 1e-4
+
+
+# -- FCPE: GroupNorm, and LayerNorm on strided input ----
+
+
+@pytest.fixture(scope="module")
+def fcpe():
+    return example("fcpe", "torch", "einops", "local_attention", "torchfcpe")
+
+
+@pytest.fixture(scope="module")
+def listener(fcpe):
+    return fcpe.load()
+
+
+def test_fcpe_has_norms_on_strided_input(fcpe, listener):
+    met = [(type(module).__name__, shape, stride) for _, module, shape, stride in fcpe.norms(listener)]
+    assert met == [("GroupNorm", (1, 512, 100), 1)] + [("LayerNorm", (1, 100, 512), 100)] * 7
+
+
+def test_fcpe_accelerated_is_the_model_as_it_comes(fcpe, listener):
+    import torch
+
+    interop = pytest.importorskip("normlib.interop.torch")
+    mel = torch.randn(1, 50, 128, generator=torch.Generator().manual_seed(0))
+    expected = fcpe.heard(listener, mel).numpy()
+    np.testing.assert_allclose(fcpe.heard(interop.accelerate(listener), mel).numpy(), expected, atol=1e-5)
+    assert sum("normlib" in module.extra_repr() for module in listener.modules()) == 14
+    np.testing.assert_array_equal(fcpe.heard(interop.restore(listener), mel).numpy(), expected)
+
+
+def test_fcpe_prints_what_it_promises(fcpe, capsys):
+    out, largest = printed(capsys, fcpe.main, seconds=0.5)
+    assert "8 norms in a pass, all by normlib" in out
+    assert out.count("strided: neighbors 100 floats apart") == 7
+    assert int(re.search(r"are within (\d+) cents", out)[1]) < 20
+    assert largest < 1e-5

