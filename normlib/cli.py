@@ -32,6 +32,15 @@ DEMOS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "crepe": ("crepe", {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"}),
+    "page": (
+        "page",
+        {
+            "onnx": "onnx",
+            "onnxruntime": "onnxruntime",
+            "skimage": "scikit-image",
+            "rapidocr_onnxruntime": "--no-deps rapidocr-onnxruntime",  # asks for opencv, which is not used here
+        },
+    ),
     "fcpe": (
         "fcpe",
         {

@@ -24,14 +24,14 @@ def example(name, *packages):
 class Calls:
     """Counts the calls of a function of normlib, and keeps what `about` says of each."""
 
-    def __init__(self, monkeypatch, op, about):
-        self.seen, original = [], getattr(normlib, op)
+    def __init__(self, monkeypatch, op, about, module=normlib):
+        self.seen, original = [], getattr(module, op)
 
         def spy(x, *args, **kwargs):
             self.seen.append(about(x, kwargs))
             return original(x, *args, **kwargs)
 
-        monkeypatch.setattr(normlib, op, spy)
+        monkeypatch.setattr(module, op, spy)
 
 
 def printed(capsys, main, **options):
@@ -218,4 +218,39 @@ def test_fcpe_prints_what_it_promises(fcpe, capsys):
     assert "8 norms in a pass, all by normlib" in out
     assert out.count("strided: neighbors 100 floats apart") == 7
     assert int(re.search(r"are within (\d+) cents", out)[1]) < 20
+    assert largest < 1e-5
+
+
+# -- RapidOCR: BatchNorm in ONNX ----
+
+
+@pytest.fixture(scope="module")
+def page():
+    return example("page", "onnx", "onnxruntime", "skimage", "rapidocr_onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def classifier(page):
+    return page.Classifier(page.checkpoint())
+
+
+def test_rapidocr_is_what_onnxruntime_makes_of_the_same_file(page, classifier):
+    images = np.random.default_rng(0).normal(size=(3, 3, 48, 192)).astype(np.float32)  # noise leaves it undecided
+    expected = page.in_onnxruntime(page.checkpoint())(images)
+    assert 0.05 < expected.min() < expected.max() < 0.95
+    np.testing.assert_allclose(classifier(images), expected, atol=1e-5)
+
+
+def test_rapidocr_knows_which_way_up_a_line_is_through_35_batch_norms(page, classifier, monkeypatch):
+    calls = Calls(monkeypatch, "batch_norm", lambda x, kwargs: (x.ndim, kwargs["eps"]), module=normlib.ops)
+    line = page.pieces()[6:8]
+    upside_down = classifier(page.prepared(line + page.turned(line)))
+    np.testing.assert_allclose(upside_down, [0, 0, 1, 1], atol=0.01)
+    assert calls.seen == [(4, np.float32(1e-5))] * 35
+
+
+def test_rapidocr_prints_what_it_promises(page, capsys):
+    out, largest = printed(capsys, page.main, count=2, timed=1)
+    assert "35 nodes BatchNormalization (eps 1e-05)" in out
+    assert "Right: 4 of 4." in out
     assert largest < 1e-5

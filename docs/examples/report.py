@@ -48,9 +48,10 @@ def race(runs, watch, rounds=5):
             fastest[name] = min(fastest.get(name, took), took)
     print(f"{'':16}  whole model     the norms    their share")
     for name, (whole, norms) in fastest.items():
-        print(f"{name:16} {whole * 1e3:9.1f} ms {norms * 1e3:10.2f} ms {norms / whole:13.1%}")
+        seen = f"{norms * 1e3:10.2f} ms {norms / whole:13.1%}" if norms else "not seen apart".rjust(27)
+        print(f"{name:16} {whole * 1e3:9.1f} ms {seen}")
     (first, (_, norms)), *others = fastest.items()
-    ratios = [f"{other_norms / norms:.1f} times as fast as with {name}" for name, (_, other_norms) in others]
+    ratios = [f"{other / norms:.1f} times as fast as with {name}" for name, (_, other) in others if other]
     print(f"The norms with {first} are {', '.join(ratios) or 'timed alone'}.")
     return results
 
