@@ -371,6 +371,16 @@ def test_axes_that_no_loop_walks():
     assert kind(status) == "BAD_LAYOUT"
 
 
+def test_a_refused_layout_leaves_statistics_alone():
+    x = np.zeros((2, 3, 4, 5), np.float32).transpose(0, 1, 3, 2)
+    given, mean, rstd = (np.full(3, 0.5) for _ in range(3))
+    y = np.empty_like(x)
+    status = call("batch_norm", x, None, None, given, given, 0, 0.1, 1e-5, 1, y, mean, rstd, 1)
+    assert kind(status) == "BAD_LAYOUT"
+    assert (mean == 0.5).all()
+    assert (rstd == 0.5).all()
+
+
 def test_channel_norms_need_channels():
     x = np.zeros(6, np.float32)
     for name in ("batch_norm", "group_norm", "instance_norm"):

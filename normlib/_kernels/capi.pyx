@@ -387,13 +387,21 @@ cdef int grouped(Call* call, int axis, Py_ssize_t groups) noexcept nogil:
 
 # ---- the computation ----
 
-cdef int compute(Call* call, const normlib_array* y, const normlib_array* dy) noexcept nogil:
-    """Run the plan; dy is x in a forward pass."""
+cdef int arrange(Call* call, const normlib_array* y, const normlib_array* dy) noexcept nogil:
+    """Choose the loops, once all arrays are known; dy is x in a forward pass. The last of the checks."""
+    cdef int status = apart(call)
+    if status or call.count == 0:
+        return status
+    call.plan.y = <char*>y.data
+    if not lay_out(&call.plan, call.kinds, call.ndim, call.shape, strides_of(call, call.region[0].array), strides_of(call, y),
+                   strides_of(call, dy)):
+        return wrong(NORMLIB_BAD_LAYOUT, NOTHING)
+    return 0
+
+
+cdef int compute(Call* call) noexcept nogil:
     cdef Plan* p = &call.plan
     cdef Py_ssize_t i
-    cdef int status = apart(call)
-    if status:
-        return status
     if call.count == 0:
         for i in range(0 if p.given or p.dy != NULL else call.statistics):
             if p.mean != NULL:
@@ -401,10 +409,6 @@ cdef int compute(Call* call, const normlib_array* y, const normlib_array* dy) no
             if p.rstd != NULL:
                 p.rstd[i] = NAN
         return 0
-    p.y = <char*>y.data
-    if not lay_out(p, call.kinds, call.ndim, call.shape, strides_of(call, call.region[0].array), strides_of(call, y),
-                   strides_of(call, dy)):
-        return wrong(NORMLIB_BAD_LAYOUT, NOTHING)
     return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, p, call.threads) else 0
 
 
@@ -455,7 +459,7 @@ cdef int layer_norm(const normlib_array* x, const normlib_array* weight, const n
                   or parameter(&call, weight, WEIGHT, &call.plan.weight) or parameter(&call, bias, BIAS, &call.plan.bias)
                   or ones(&call) or like_x(&call, y, Y, True)
                   or new_statistic(&call, mean, MEAN, &call.plan.mean) or new_statistic(&call, rstd, RSTD, &call.plan.rstd)
-                  or compute(&call, y, x))
+                  or arrange(&call, y, x) or compute(&call))
 
 
 cdef int rms_norm(const normlib_array* x, const normlib_array* weight, int axis, double eps, const normlib_array* y,
@@ -463,7 +467,7 @@ cdef int rms_norm(const normlib_array* x, const normlib_array* weight, int axis,
     cdef Call call
     return finish(&call, begin(&call, x, eps, threads) or features(&call, axis) or centered(&call, False)
                   or parameter(&call, weight, WEIGHT, &call.plan.weight) or like_x(&call, y, Y, True)
-                  or new_statistic(&call, rstd, RSTD, &call.plan.rstd) or compute(&call, y, x))
+                  or new_statistic(&call, rstd, RSTD, &call.plan.rstd) or arrange(&call, y, x) or compute(&call))
 
 
 cdef int layer_norm_backward(const normlib_array* dy, const normlib_array* x, const normlib_array* weight, const normlib_array* mean,
@@ -489,7 +493,7 @@ cdef int backward(Call* call, const normlib_array* dy, const normlib_array* weig
             or (statistic(call, mean, MEAN, &call.plan.mean) if call.plan.centered else 0)
             or statistic(call, rstd, RSTD, &call.plan.rstd) or like_x(call, dx, DX, True)
             or gradient(call, dweight, DWEIGHT) or gradient(call, dbias, DBIAS)
-            or compute(call, dx, dy) or gradients(call, dweight, dbias))
+            or arrange(call, dx, dy) or compute(call) or gradients(call, dweight, dbias))
 
 
 # ---- batch norm, group norm, instance norm ----
@@ -555,8 +559,8 @@ cdef int moving_norm(bint batch, const normlib_array* x, const normlib_array* we
                   or parameter(&call, weight, WEIGHT, &call.plan.weight) or parameter(&call, bias, BIAS, &call.plan.bias)
                   or moving(&call, running_mean, running_var, own_statistics, not batch, momentum) or like_x(&call, y, Y, True)
                   or new_statistic(&call, mean, MEAN, &call.plan.mean) or new_statistic(&call, rstd, RSTD, &call.plan.rstd)
-                  or apart(&call) or kept(&call, running_mean, running_var)
-                  or compute(&call, y, x) or learn(&call, running_mean, running_var, momentum))
+                  or arrange(&call, y, x) or kept(&call, running_mean, running_var)
+                  or compute(&call) or learn(&call, running_mean, running_var, momentum))
 
 
 cdef int channel_backward(bint batch, const normlib_array* dy, const normlib_array* x, const normlib_array* weight,
@@ -602,7 +606,7 @@ cdef int group_norm(const normlib_array* x, ptrdiff_t num_groups, const normlib_
                   or parameter(&call, weight, WEIGHT, &call.plan.weight) or parameter(&call, bias, BIAS, &call.plan.bias)
                   or like_x(&call, y, Y, True)
                   or new_statistic(&call, mean, MEAN, &call.plan.mean) or new_statistic(&call, rstd, RSTD, &call.plan.rstd)
-                  or compute(&call, y, x))
+                  or arrange(&call, y, x) or compute(&call))
 
 
 cdef int group_norm_backward(const normlib_array* dy, const normlib_array* x, ptrdiff_t num_groups, const normlib_array* weight,

@@ -16,13 +16,15 @@
 
    What holds for all functions:
 
-   - They return NORMLIB_OK, or what is wrong; then nothing has been written. `error_text` says it in words.
+   - They return NORMLIB_OK, or what is wrong; then nothing has been written (after NORMLIB_NO_MEMORY outputs may hold
+     anything). `error_text` says it in words.
    - Arguments have the order and meaning of the Python function of the same name, whose documentation has the formulas.
      Outputs follow the inputs, `threads` is last.
    - An array that says "or NULL" may be left out; an output that is left out is not computed.
    - Addresses and strides are multiples of the size of an element. Nothing needs more alignment.
    - y may be x, and dx may be x or dy: the same address and strides. No other memory may be shared between an output and
-     another argument; where it is, NORMLIB_OVERLAP is returned.
+     another argument, nor by elements of an output; where it is, NORMLIB_OVERLAP is returned (outputs are looked at as
+     the span from their first to their last byte, so that two interleaved arrays count as overlapping).
    - threads: at most so many threads compute, the calling one included; fewer where the work is not worth them, one inside a
      parallel region of the same OpenMP runtime, in a forked child, and in a build without OpenMP. 0: what
      normlib.set_num_threads says.
