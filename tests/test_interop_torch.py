@@ -1,6 +1,8 @@
 """normlib.interop.torch: the operators as torch wants them, and models whose norms change places."""
 
 import copy
+import doctest
+import importlib
 import pickle
 
 import numpy as np
@@ -152,6 +154,7 @@ def test_first_and_second_derivatives(case):
     assert gradgradcheck(function, (x, w, b))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_under_the_transforms_of_torch_func(case):
     x, w, b = small_problem()
@@ -215,6 +218,14 @@ def test_recomputed_under_checkpoint():
     (found,) = torch.autograd.grad(y.sin().sum(), x)
     (expected,) = torch.autograd.grad(nt.layer_norm(x).sin().sum(), x)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("module", ["", ".functional", ".modules"])
+def test_doctests(module):
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testmod(importlib.import_module(f"normlib.interop.torch{module}"), optionflags=flags)
+    assert tried > 0
+    assert failed == 0
 
 
 # ---- errors ----
@@ -385,6 +396,7 @@ def test_accelerated_modules_fall_back_to_their_own_forward():
     close(traced(x), expected)
     with pytest.raises(RuntimeError, match="Given normalized_shape"):
         nt.accelerate(nn.LayerNorm(4, elementwise_affine=False))(torch.randn(3, 5))
+    assert nt.accelerate(nn.RMSNorm(4).bfloat16())(x).dtype is torch.float32
     llama = nt.accelerate(LlamaRMSNorm(4))
     assert llama(x.bfloat16()).dtype is torch.float32  # as without
 
@@ -426,6 +438,27 @@ def test_compile_takes_a_model_whole_and_gives_the_same_bits(training):
         assert torch.equal(found.grad, wanted.grad)
     for found, wanted in zip(model.buffers(), eager.buffers(), strict=True):
         assert torch.equal(found, wanted)
+
+
+def test_whoever_intercepts_operators_sees_them():
+    x = torch.randn(2, 4)
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda x: nt.rms_norm(x))(x)
+    assert "normlib.rms_norm" in traced.code
+    assert torch.equal(traced(x), nt.rms_norm(x))
+    with torch._subclasses.FakeTensorMode():
+        assert nt.layer_norm(torch.randn(2, 4)).shape == (2, 4)
+    split = torch.fx.symbolic_trace(nt.accelerate(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))))
+    assert [node.op for node in split.graph.nodes].count("call_module") == 2
+
+
+def test_weights_from_elsewhere():
+    model = nt.accelerate(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
+    x = torch.randn(3, 4)
+    weights = dict(model.named_parameters())
+    found = torch.func.grad(lambda weights: torch.func.functional_call(model, weights, (x,)).sin().sum())(weights)
+    model(x).sin().sum().backward()
+    for name, weight in weights.items():
+        close(found[name], weight.grad)
 
 
 def test_export_holds_the_operators():

@@ -34,7 +34,7 @@ def transformed():
 
 
 def fits(x, *parameters):
-    """Whether the kernels may compute with these tensors of a module, None counting as such."""
+    """Whether the kernels may compute with these tensors of a module (or None) now, or when what is compiled runs."""
     if not (x.is_cpu and x.dtype in DTYPES and x.layout is torch.strided):
         return False
     if torch.compiler.is_compiling():

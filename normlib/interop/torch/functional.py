@@ -10,6 +10,8 @@ from ._tensors import Closed, array, eager, tensor, transformed
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
+_NARROW = (torch.float16, torch.bfloat16)
+
 
 def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
     r"""Layer normalization of a tensor, with gradients: :func:`normlib.layer_norm`.
@@ -266,35 +268,34 @@ def instance_norm(
 
 def run(name, x, tensors, options):
     """A norm the shortest way that the moment allows. `tensors` and `options` are in the order of the operator."""
+    if torch.compiler.is_compiling():
+        return recorded(name, x, tensors, options)
+    if eager(x):
+        return direct(name, x, tensors, options)
+    if not isinstance(x, torch.Tensor):
+        array(name, "x", x)  # raises
+    if transformed():
+        return _formulas.forward(name, x, tensors, options)
+    return recorded(name, x, tensors, options)
+
+
+def direct(name, x, tensors, options):
+    """Without torch's dispatcher, which takes longer than a short row."""
     running = tensors.get("running_mean")
-    if running is not None and running.dtype in (torch.float16, torch.bfloat16):
-        return _run_widened(name, x, tensors, options)
-    if not torch.compiler.is_compiling():
-        if eager(x):
-            if torch.is_grad_enabled() and torch._C._any_requires_grad(x, *tensors.values()):
-                return Normlib.apply(name, options, tuple(tensors), x, *tensors.values())
-            return compute(name, x, tensors, options)
-        if not isinstance(x, torch.Tensor):
-            array(name, "x", x)  # raises
-        if transformed():
-            return _formulas.forward(name, x, tensors, options)
-    return _recorded(name, x, tensors, options)
+    if running is not None and running.dtype in _NARROW:
+        return _widened(direct, name, x, tensors, options)
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(x, *tensors.values()):
+        return Normlib.apply(name, options, tuple(tensors), x, *tensors.values())
+    return compute(name, x, tensors, options)
 
 
-def _run_widened(name, x, tensors, options):
-    """With running statistics of 16 bits, which models have that were cast as a whole."""
-    wide = {key: t.float() if key.startswith("running") else t for key, t in tensors.items()}
-    y = run(name, x, wide, options)
-    if OPERATORS[name].moves(tensors, options):
-        for key in OPERATORS[name].running:
-            tensors[key].copy_(wide[key])
-    return y
-
-
-def _recorded(name, x, tensors, options):
+def recorded(name, x, tensors, options):
     """Through torch's dispatcher, for whoever records or intercepts the call."""
     if x.device.type != "cpu":
         raise ValueError(f"{name}: x is on device {x.device}, expected cpu")
+    running = tensors.get("running_mean")
+    if running is not None and running.dtype in _NARROW:
+        return _widened(recorded, name, x, tensors, options)
     if "axis" in options:
         axis = options["axis"]
         options = {**options, "axis": list(axis) if isinstance(axis, (tuple, list)) else [axis]}
@@ -306,8 +307,18 @@ def _recorded(name, x, tensors, options):
     return y
 
 
+def _widened(way, name, x, tensors, options):
+    """With running statistics of 16 bits, which models have that were cast as a whole."""
+    wide = {key: t.float() if key.startswith("running") else t for key, t in tensors.items()}
+    y = way(name, x, wide, options)
+    if OPERATORS[name].moves(tensors, options):
+        for key in OPERATORS[name].running:
+            tensors[key].copy_(wide[key])
+    return y
+
+
 class Normlib(torch.autograd.Function):
-    """A norm in the graph of autograd without the dispatcher between, which takes longer than a short row."""
+    """A norm in the graph of autograd."""
 
     @staticmethod
     def forward(ctx, name, options, keys, x, *tensors):

@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm as _TorchInstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ._tensors import DTYPES, fits
-from .functional import run
+from .functional import direct, recorded
 
 __all__ = [
     "BatchNorm1d",
@@ -30,6 +30,11 @@ __all__ = [
 ]
 
 
+def _run(name, input, tensors, options):
+    way = recorded if torch.compiler.is_compiling() else direct
+    return way(name, input, tensors, options)
+
+
 class _Accelerated:
     def extra_repr(self):
         return ", ".join(filter(None, (super().extra_repr(), "normlib")))
@@ -44,17 +49,21 @@ class _LayerNorm(_Accelerated):
         shape, weight, bias = self.normalized_shape, self.weight, self.bias
         if not fits(input, weight, bias) or (weight is None and input.shape[-len(shape) :] != shape):
             return super().forward(input)
-        return run("layer_norm", input, {"weight": weight, "bias": bias}, {"axis": _trailing(shape), "eps": self.eps})
+        return _run("layer_norm", input, {"weight": weight, "bias": bias}, {"axis": _trailing(shape), "eps": self.eps})
 
 
 class _RMSNorm(_Accelerated):
     def forward(self, input):
         shape, weight, eps = self.normalized_shape, self.weight, self.eps
-        if not fits(input, weight) or (weight is None and input.shape[-len(shape) :] != shape):
+        if weight is None:
+            taken = input.shape[-len(shape) :] == shape
+        else:  # torch's takes any two dtypes
+            taken = weight.dtype is input.dtype or (weight.dtype is torch.float32 and input.dtype.itemsize == 2)
+        if not (taken and fits(input, weight)):
             return super().forward(input)
         if eps is None:
             eps = torch.finfo(torch.float64 if input.dtype is torch.float64 else torch.float32).eps
-        return run("rms_norm", input, {"weight": weight}, {"axis": _trailing(shape), "eps": eps})
+        return _run("rms_norm", input, {"weight": weight}, {"axis": _trailing(shape), "eps": eps})
 
 
 class _BatchNorm(_Accelerated):
@@ -73,11 +82,11 @@ class _BatchNorm(_Accelerated):
         tensors = dict(zip(_MOVING, (self.weight, self.bias, *running), strict=True))
         options = {
             "training": self.training or running[0] is None,
-            "momentum": momentum or 0.0,
+            "momentum": float(momentum or 0),
             "eps": self.eps,
             "channel_axis": 1,
         }
-        return run("batch_norm", input, tensors, options)
+        return _run("batch_norm", input, tensors, options)
 
 
 class _GroupNorm(_Accelerated):
@@ -85,7 +94,7 @@ class _GroupNorm(_Accelerated):
         if not fits(input, self.weight, self.bias):
             return super().forward(input)
         options = {"num_groups": self.num_groups, "eps": self.eps, "channel_axis": 1}
-        return run("group_norm", input, {"weight": self.weight, "bias": self.bias}, options)
+        return _run("group_norm", input, {"weight": self.weight, "bias": self.bias}, options)
 
 
 class _InstanceNorm(_Accelerated):
@@ -95,11 +104,11 @@ class _InstanceNorm(_Accelerated):
             return super()._apply_instance_norm(input)
         options = {
             "use_input_stats": self.training or not self.track_running_stats,
-            "momentum": self.momentum or 0.0,
+            "momentum": float(self.momentum or 0),
             "eps": self.eps,
             "channel_axis": 1,
         }
-        return run("instance_norm", input, tensors, options)
+        return _run("instance_norm", input, tensors, options)
 
 
 class _ModelRMSNorm(_Accelerated):
@@ -109,7 +118,7 @@ class _ModelRMSNorm(_Accelerated):
         if len(args) == 1 and not kwargs:
             (input,), weight = args, self.weight
             if input.dtype is weight.dtype and fits(input, weight):
-                return run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": _eps(self)})
+                return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": _eps(self)})
         return super().forward(*args, **kwargs)
 
 
