@@ -73,6 +73,31 @@ def test_the_longest_rows(backend, op):
         within_contract(case)
 
 
+@pytest.mark.parametrize(
+    ("op", "shape", "axis", "dtype", "values"),
+    [
+        ("rms_norm", (65536, 3), 0, "float64", "constant"),
+        ("rms_norm", (65536, 3), 0, "float32", "constant"),
+        ("layer_norm", (65536, 3), 0, "float64", "outlier"),
+        ("layer_norm", (2, 1025, 33), 1, "float64", "large"),
+        ("layer_norm", (32769, 3), 0, "float16", "outlier"),
+        ("batch_norm", (2, 16385, 3), -1, "float16", "outlier"),
+        ("group_norm", (1, 30, 30, 64), -1, "float64", "outlier"),
+    ],
+)
+def test_sums_of_many(backend, op, shape, axis, dtype, values):
+    """Equal terms, whose roundings add up; an outlier in the sample that a first mean is taken from."""
+    description = OPS[op]
+    options = {description.axis_name: axis}
+    if description.has_groups:
+        options["num_groups"] = 1
+    if description.mode is not None:
+        options[description.mode] = True
+    case = Case(op, shape, options, dtype, values=values)
+    if dtype in DTYPES:
+        within_contract(case)
+
+
 @each_op
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("values", VALUES[1:])

@@ -62,14 +62,19 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage*
 
 cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """Sums about the first mean; task: a tile."""
+    cdef const work* shift
     cdef Tile tile
     cdef double* s
+    cdef Py_ssize_t strip = WIDE if work is double else p.width, j
     tile_of(p, task, &tile)
     if p.state[tile.sample] == SETTLED:
         return
     s = sums_of(p, tile.sample, tile.block) + tile.column
-    block_moments(x + start_of(&tile, &p.xs), p.xs.position, tile.positions, tile.width,
-                  table_of(p, tile.sample, SHIFT, <work>0) + tile.column, True, p.streaming, <work*>NULL, 0, s, s + p.width)
+    shift = table_of(p, tile.sample, SHIFT, <work>0) + tile.column
+    x += start_of(&tile, &p.xs)
+    for j from 0 <= j < tile.width by strip:
+        block_moments(x + j, p.xs.position, tile.positions, min(strip, tile.width - j), shift + j, True, p.streaming, <work*>NULL, 0,
+                      s + j, s + p.width + j)
 
 
 cdef inline void spread(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, work zero) noexcept nogil:
@@ -99,25 +104,34 @@ cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, 
             entry[c] = entry[c - p.width]
 
 
-cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const work* w, double* s) noexcept nogil:
+cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const work* w, double* s, work zero) noexcept nogil:
     """The sums of a group, from those of its channels, which end up in the first block; weighted by w if it is given"""
     cdef double* sums = sums_of(p, sample, 0)
+    cdef double lost[2]
     cdef Py_ssize_t c
-    s[0] = s[1] = 0
+    s[0] = s[1] = lost[0] = lost[1] = 0
     for c in range(g * p.channels, (g + 1) * p.channels):
-        s[0] += (w[c] if w != NULL else 1) * sums[c]
-        s[1] += (w[c] if w != NULL else 1) * sums[p.width + c]
+        add_up(&s[0], &lost[0], (w[c] if w != NULL else 1) * sums[c], zero)
+        add_up(&s[1], &lost[1], (w[c] if w != NULL else 1) * sums[p.width + c], zero)
+    s[0] = regain(s[0], lost[0], zero)
+    s[1] = regain(s[1], lost[1], zero)
 
 
-cdef inline void add_blocks(const Plan* p, Py_ssize_t sample) noexcept nogil:
+cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
     """Add the sums of all blocks to those of the first."""
     cdef double* sums = sums_of(p, sample, 0)
-    cdef const double* more
-    cdef Py_ssize_t block, c
-    for block in range(1, p.blocks):
-        more = sums_of(p, sample, block)
-        for c in range(2 * p.width):
-            sums[c] += more[c]
+    cdef double lost[WIDE]
+    cdef Py_ssize_t block, c, first, stop
+    if p.blocks == 1:
+        return
+    for first from 0 <= first < 2 * p.width by WIDE:
+        stop = min(first + WIDE, 2 * p.width)
+        memset(lost, 0, sizeof(lost))
+        for block in range(1, p.blocks):
+            for c in range(first, stop):
+                add_up(sums + c, lost + c - first, sums_of(p, sample, block)[c], zero)
+        for c in range(first, stop):
+            sums[c] = regain(sums[c], lost[c - first], zero)
 
 
 cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
@@ -133,13 +147,13 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
     if state == SETTLED:
         return
     p.state[sample] = SETTLED
-    add_blocks(p, sample)
+    add_blocks(p, sample, <work>0)
     for g from 0 <= g < p.groups by LANES:
         m = min(<Py_ssize_t>LANES, p.groups - g)
         for k in range(m):
-            group_sums_of(p, sample, g + k, <const work*>NULL, s)
+            group_sums_of(p, sample, g + k, <const work*>NULL, s, <work>0)
             first[k], second[k] = s[0], s[1]
-        settle_columns(first, second, m, n, p.eps, &settled, <work>0)
+        settle_columns(first, second, m, n, p.channels * sampled(p.length) if state == AGAIN else 0, p.eps, &settled, <work>0)
         for k in range(m):
             c = (g + k) * p.channels
             found.shift, found.delta, found.var = shift[c], settled.delta[k], settled.var[k]
@@ -162,6 +176,8 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
                 p.var[sample * p.groups + g + k] = found.var
             if p.rstd != NULL:
                 p.rstd[sample * p.groups + g + k] = found.rstd
+            if work is double:
+                recenter(&found.shift, &found.delta)
             spread(p, sample, g + k, &found, <work>0)
     complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
 
@@ -263,23 +279,27 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
 cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """Sums of dy and dy * z; task: a tile."""
     cdef const work* table
+    cdef const storage* dy
     cdef Tile tile
     cdef double* s
+    cdef Py_ssize_t strip = WIDE if work is double else p.width, j
     tile_of(p, task, &tile)
     s = sums_of(p, tile.sample, tile.block) + tile.column
     table = table_of(p, tile.sample, 0, <work>0) + tile.column
-    block_gradients(x + start_of(&tile, &p.xs), <const storage*>p.dy + start_of(&tile, &p.ds), p.xs.position, p.ds.position,
-                    tile.positions, tile.width, table, table + DELTA * p.padded, table + SCALE * p.padded, w, False, p.streaming,
-                    s, s + p.width)
+    x += start_of(&tile, &p.xs)
+    dy = <const storage*>p.dy + start_of(&tile, &p.ds)
+    for j from 0 <= j < tile.width by strip:
+        block_gradients(x + j, dy + j, p.xs.position, p.ds.position, tile.positions, min(strip, tile.width - j), table + j,
+                        table + DELTA * p.padded + j, table + SCALE * p.padded + j, w, False, p.streaming, s + j, s + p.width + j)
 
 
 cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """mean(g) and mean(g * z) of each group; the sums of a channel end up in the first block."""
     cdef Py_ssize_t g, c
     cdef double s[2]
-    add_blocks(p, sample)
+    add_blocks(p, sample, <work>0)
     for g in range(p.groups):
-        group_sums_of(p, sample, g, w, s)
+        group_sums_of(p, sample, g, w, s, <work>0)
         s[0] /= p.channels * p.length
         s[1] /= p.channels * p.length
         for c in range(g * p.channels, (g + 1) * p.channels):

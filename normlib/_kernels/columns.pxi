@@ -1,6 +1,7 @@
 # What the two columns families share. The neighbours in memory belong to different statistics, so vectors run across
 # LANES columns, down the positions. A column is summed four positions at a time, to sums of CHUNK positions that stay in
-# registers; chunks are added up in float64 within a block, blocks in their order.
+# registers; chunks are added up in float64 within a block, blocks in their order. Where float64 is the working type, what
+# is rounded off is kept and added at the end.
 
 cdef enum:
     CHUNK = 32      # positions summed in the working type
@@ -47,7 +48,7 @@ cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* sh
 
 
 cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t m, const work* shift, bint centered,
-                               work* kept, Py_ssize_t keep, Py_ssize_t ahead, double* s, double* q) noexcept nogil:
+                               work* kept, Py_ssize_t keep, Py_ssize_t ahead, double* s, double* q, double* lost) noexcept nogil:
     """s += sum (x - shift), q += sum (x - shift)^2 over n <= CHUNK positions of m <= LANES columns"""
     cdef work v[LANES]
     cdef work a[LANES]
@@ -70,28 +71,45 @@ cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t
     for i in range(i, n):
         position_moments(x + i * position, m, v, centered, kept + i * keep if kept != NULL else kept, ahead, a, b, False)
     for k in range(m):
-        s[k] += a[k]
-        q[k] += b[k]
+        add_up(s + k, lost + k, a[k], a[0])
+        add_up(q + k, lost + WIDE + k, b[k], b[0])
+
+
+cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width, work zero) noexcept nogil:
+    memset(s, 0, width * sizeof(double))
+    memset(q, 0, width * sizeof(double))
+    if work is double:
+        memset(lost, 0, width * sizeof(double))
+        memset(lost + WIDE, 0, width * sizeof(double))
+
+
+cdef inline void end_sums(double* s, double* q, const double* lost, Py_ssize_t width, work zero) noexcept nogil:
+    cdef Py_ssize_t j
+    if work is double:
+        for j in range(width):
+            s[j] = regain(s[j], lost[j], zero)
+            q[j] = regain(q[j], lost[WIDE + j], zero)
 
 
 cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
                                bint centered, bint far, work* kept, Py_ssize_t keep, double* s, double* q) noexcept nogil:
     """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions; far: from memory, in pieces that
-    hardware does not see as a stream"""
+    hardware does not see as a stream; float64: at most WIDE columns"""
+    cdef double lost[2 * WIDE]
     cdef Py_ssize_t i, j, m, ahead
-    memset(s, 0, width * sizeof(double))
-    memset(q, 0, width * sizeof(double))
+    begin_sums(s, q, lost, width, shift[0])
     for i from 0 <= i < n by CHUNK:
         m = min(<Py_ssize_t>CHUNK, n - i)
         ahead = 0 if not far else CHUNK * position if i + CHUNK < n else width - i * position
         j = 0
         while j + LANES <= width:
             chunk_moments(x + i * position + j, position, m, LANES, shift + j, centered,
-                          kept + i * keep + j if kept != NULL else NULL, keep, ahead, s + j, q + j)
+                          kept + i * keep + j if kept != NULL else NULL, keep, ahead, s + j, q + j, lost + j)
             j += LANES
         if j < width:
             chunk_moments(x + i * position + j, position, m, width - j, shift + j, centered,
-                          kept + i * keep + j if kept != NULL else NULL, keep, ahead, s + j, q + j)
+                          kept + i * keep + j if kept != NULL else NULL, keep, ahead, s + j, q + j, lost + j)
+    end_sums(s, q, lost, width, shift[0])
 
 
 cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
@@ -118,7 +136,7 @@ cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssiz
 
 cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n, Py_ssize_t m,
                                  const work* shift, const work* delta, const work* scale, const work* w, bint weighted,
-                                 Py_ssize_t x_ahead, Py_ssize_t d_ahead, double* s, double* q) noexcept nogil:
+                                 Py_ssize_t x_ahead, Py_ssize_t d_ahead, double* s, double* q, double* lost) noexcept nogil:
     """s += sum g, q += sum g * z over n <= CHUNK positions of m <= LANES columns; w: a weight a position"""
     cdef work v[LANES]
     cdef work d[LANES]
@@ -144,17 +162,17 @@ cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t
     for i in range(i, n):
         position_gradients(x + i * xp, dy + i * dp, m, v, d, r, w + i if weighted else w, weighted, x_ahead, d_ahead, a, b, False)
     for k in range(m):
-        s[k] += a[k]
-        q[k] += b[k]
+        add_up(s + k, lost + k, a[k], a[0])
+        add_up(q + k, lost + WIDE + k, b[k], b[0])
 
 
 cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
                                  Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
                                  bint weighted, bint far, double* s, double* q) noexcept nogil:
-    """s[j] = sum g, q[j] = sum g * z over a block of n positions"""
+    """s[j] = sum g, q[j] = sum g * z over a block of n positions; float64: at most WIDE columns"""
+    cdef double lost[2 * WIDE]
     cdef Py_ssize_t i, j, m, x_ahead, d_ahead
-    memset(s, 0, width * sizeof(double))
-    memset(q, 0, width * sizeof(double))
+    begin_sums(s, q, lost, width, shift[0])
     for i from 0 <= i < n by CHUNK:
         m = min(<Py_ssize_t>CHUNK, n - i)
         x_ahead = 0 if not far else CHUNK * xp if i + CHUNK < n else width - i * xp
@@ -162,11 +180,12 @@ cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t
         j = 0
         while j + LANES <= width:
             chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, m, LANES, shift + j, delta + j, scale + j,
-                            w + i if weighted else NULL, weighted, x_ahead, d_ahead, s + j, q + j)
+                            w + i if weighted else NULL, weighted, x_ahead, d_ahead, s + j, q + j, lost + j)
             j += LANES
         if j < width:
             chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, m, width - j, shift + j, delta + j, scale + j,
-                            w + i if weighted else NULL, weighted, x_ahead, d_ahead, s + j, q + j)
+                            w + i if weighted else NULL, weighted, x_ahead, d_ahead, s + j, q + j, lost + j)
+    end_sums(s, q, lost, width, shift[0])
 
 
 cdef struct Settled:
@@ -178,7 +197,7 @@ cdef struct Settled:
     bint sound[LANES]
 
 
-cdef inline bint settle_columns(const double* s, const double* q, Py_ssize_t m, Py_ssize_t n, double eps, Settled* to,
+cdef inline bint settle_columns(const double* s, const double* q, Py_ssize_t m, Py_ssize_t n, Py_ssize_t taken, double eps, Settled* to,
                                 work zero) noexcept nogil:
     """`settle` for m <= LANES columns: divisions and square roots run in vectors; whether all are `sound`."""
     cdef double square[LANES]
@@ -192,6 +211,6 @@ cdef inline bint settle_columns(const double* s, const double* q, Py_ssize_t m, 
         to.rstd[k] = 1 / sqrt(to.var[k] + eps)
     for k in range(LANES):
         to.scale[k] = refined(to.var[k] + eps, to.rstd[k], zero)
-        to.sound[k] = sound(to.delta[k], square[k], eps, zero)
+        to.sound[k] = sound(to.delta[k], square[k], eps, zero) & chance(to.delta[k], square[k], taken)
         all_sound &= to.sound[k]
     return all_sound

@@ -5,14 +5,19 @@ cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n,
                             bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
     cdef double sb[WIDE]
     cdef double qb[WIDE]
+    cdef double lost[2 * WIDE]
     cdef Py_ssize_t p, j
     block_moments(x, position, min(<Py_ssize_t>BLOCK, n), width, shift, centered, far, kept, width, s, q)
+    if n <= BLOCK:
+        return
+    memset(lost, 0, sizeof(lost))
     for p from BLOCK <= p < n by BLOCK:
         block_moments(x + p * position, position, min(<Py_ssize_t>BLOCK, n - p), width, shift, centered, far,
                       kept + p * width if kept != NULL else NULL, width, sb, qb)
         for j in range(width):
-            s[j] += sb[j]
-            q[j] += qb[j]
+            add_up(s + j, lost + j, sb[j], shift[0])
+            add_up(q + j, lost + WIDE + j, qb[j], shift[0])
+    end_sums(s, q, lost, width, shift[0])
 
 
 cdef inline void keep_shifted(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
@@ -81,7 +86,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     past = p.streaming and column > 0 and p.ys.position * sizeof(storage) % LINE == 0
     x += sample * p.xs.sample + column
     y += column
-    if n * width * <Py_ssize_t>sizeof(work) <= KEPT_BYTES:
+    if work is float and n * width * <Py_ssize_t>sizeof(work) <= KEPT_BYTES:
         kept = <work*>malloc(n * width * sizeof(work))
     memset(shift, 0, sizeof(shift))
     if p.centered:
@@ -91,7 +96,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
             shift[j] = <work>(s[j] / sampled(n))
         strip_sums(x, p.xs.position, n, width, shift, True, p.streaming, kept, s, q)
         for j from 0 <= j < width by LANES:
-            if not settle_columns(s + j, q + j, min(<Py_ssize_t>LANES, width - j), n, p.eps, &found, <work>0):
+            if not settle_columns(s + j, q + j, min(<Py_ssize_t>LANES, width - j), n, sampled(n), p.eps, &found, <work>0):
                 for k in range(min(<Py_ssize_t>LANES, width - j)):
                     if not found.sound[k] and s[j + k] - s[j + k] == 0:
                         shift[j + k] = <work>(shift[j + k] + found.delta[k])
@@ -103,7 +108,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         strip_sums(x, p.xs.position, n, width, shift, False, p.streaming, kept, s, q)
     for j from 0 <= j < width by LANES:
         m = min(<Py_ssize_t>LANES, width - j)
-        if not settle_columns(s + j, q + j, m, n, p.eps, &found, <work>0):
+        if not settle_columns(s + j, q + j, m, n, 0, p.eps, &found, <work>0):
             for k in range(m):
                 if not found.sound[k]:
                     row.channels = row.segments = 1
@@ -116,6 +121,8 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
                     if kept != NULL:
                         keep_shifted(x + j + k, p.xs.position, n, 1, shift + j + k, kept + j + k, width)
         for k in range(m):
+            if work is double:
+                recenter(&shift[j + k], &found.delta[k])
             delta[j + k] = <work>found.delta[k]
             scale[j + k] = <work>found.scale[k]
         if p.mean != NULL:

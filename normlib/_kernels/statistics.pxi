@@ -70,6 +70,35 @@ cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) n
     return sound(s[0] / n, s[1] / n, eps, zero)
 
 
+cdef inline bint chance(double d, double q, Py_ssize_t taken) noexcept nogil:
+    """Whether a first mean from `taken` elements is off by no more than d^2 <= var, or less where they are many: then one
+    that is has an outlier among them, in whose gradient the rounding of sums about it would show. False for NaN."""
+    return (1 + max(1., taken / 64.)) * d * d <= q
+
+
+cdef inline void add_up(double* s, double* lost, double u, work zero) noexcept nogil:
+    """s += u; where the working type is float64, lost takes what is rounded off (TwoSum, Knuth 1969)."""
+    cdef double t, v
+    if work is double:
+        t = s[0] + u
+        v = t - s[0]
+        lost[0] += (s[0] - (t - v)) + (u - v)
+        s[0] = t
+    else:
+        s[0] += u
+
+
+cdef inline double regain(double s, double lost, work zero) noexcept nogil:
+    return s + lost if work is double and lost - lost == 0 else s
+
+
+cdef inline void recenter(double* shift, double* delta) noexcept nogil:
+    """In float64 the mean becomes the shift, what that rounds off the delta: then elements lose nothing to it."""
+    cdef double lost = 0
+    add_up(shift, &lost, delta[0], <double>0)
+    delta[0] = lost
+
+
 cdef struct Statistics:
     # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
     double shift, delta, var, rstd, scale
@@ -150,6 +179,8 @@ cdef inline void settle(const double* s, Py_ssize_t n, double eps, work shift, S
     to.var = s[1] / n - to.delta * to.delta
     to.rstd = 1 / sqrt(to.var + eps)
     to.scale = refined(to.var + eps, to.rstd, shift)
+    if work is double:
+        recenter(&to.shift, &to.delta)
 
 
 cdef inline void add_exactly(double* s, double u) noexcept nogil:
