@@ -10,6 +10,7 @@ from libc.math cimport INFINITY
 from libc.stdlib cimport free
 from normlib._kernels.convert cimport narrow, widen
 from normlib._kernels.layout cimport Extent, extent_of, same_strides
+from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, Run
 from normlib._kernels.schedule cimport execute
@@ -18,7 +19,6 @@ from normlib._kernels.schedule cimport execute
 cnp.import_array()
 
 cdef extern from "numpy/arrayobject.h":
-    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
     int PyDataType_ISNOTSWAPPED "PyArray_ISNOTSWAPPED"(cnp.ndarray)
 
 cdef extern from "Python.h":
@@ -120,10 +120,7 @@ cdef cnp.ndarray output(Call* call, cnp.ndarray x, object out):
         for i in range(cnp.PyArray_NDIM(x)):
             if cnp.PyArray_STRIDE(x, i) == 0 and cnp.PyArray_DIM(x, i) > 1:
                 return None     # broadcast: no memory order to keep
-        if cnp.PyArray_IS_C_CONTIGUOUS(x):
-            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), call.type_number, 0)
-        else:
-            y = PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+        y = new_like(x)
     else:
         if not ordinary(out):
             return None

@@ -1,0 +1,141 @@
+"""New arrays for results.
+
+The pages of a large array cost more than its numbers: each is cleared and mapped when it is first touched. So the memory of
+the last large result that was freed is kept for the next, under MADV_FREE: its pages are the kernel's to take whenever
+memory is wanted, and until then they are ready. NORMLIB_KEEP_OUTPUT=0 switches this off.
+"""
+
+import os
+
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_New
+from libc.string cimport strncpy
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #include <string.h>
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+    #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
+    #define NORMLIB_KEEPS 1
+    enum { HUGE_PAGE = 1 << 21, PAGE = 4096 };      /* a page holds the head, the data begin on a huge page */
+
+    typedef struct { size_t length; char *mapping; size_t mapped; } head_t;
+    static head_t *normlib_kept = NULL;
+
+    static head_t *head_of(void *data) { return (head_t *)((char *)data - PAGE); }
+
+    static void unmap(head_t *head) { if (head) munmap(head->mapping, head->mapped); }
+
+    static void *take(void *unused, size_t bytes)
+    {
+        size_t length = (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+        head_t *head = __atomic_exchange_n(&normlib_kept, NULL, __ATOMIC_ACQ_REL);
+        (void)unused;
+        if (head == NULL || head->length != length) {
+            size_t mapped = length + 2 * (size_t)HUGE_PAGE;
+            unmap(head);
+            char *mapping = mapped < length ? MAP_FAILED : mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (mapping == MAP_FAILED)
+                return NULL;
+            char *data = (char *)(((size_t)mapping + PAGE + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1));
+            madvise(data, length, MADV_HUGEPAGE);
+            head = head_of(data);
+            head->length = length;
+            head->mapping = mapping;
+            head->mapped = mapped;
+        }
+        return (char *)head + PAGE;
+    }
+
+    static void give(void *unused, void *data, size_t bytes)
+    {
+        (void)unused;
+        (void)bytes;
+        if (data == NULL)
+            return;
+        head_t *head = head_of(data);
+        if (madvise(data, head->length, MADV_FREE) == 0)
+            head = __atomic_exchange_n(&normlib_kept, head, __ATOMIC_ACQ_REL);
+        unmap(head);
+    }
+
+    static void *take_zeros(void *unused, size_t n, size_t size)
+    {
+        if (size && n > (size_t)-1 / size)
+            return NULL;
+        void *data = take(unused, n * size);
+        return data ? memset(data, 0, n * size) : NULL;
+    }
+
+    static void *resize(void *unused, void *data, size_t bytes)
+    {
+        void *moved = take(unused, bytes);
+        if (moved && data) {
+            size_t length = head_of(data)->length;
+            memcpy(moved, data, bytes < length ? bytes : length);
+            give(unused, data, length);
+        }
+        return moved;
+    }
+    #else
+    #define NORMLIB_KEEPS 0
+    static void *take(void *unused, size_t bytes) { (void)unused; return malloc(bytes); }
+    static void give(void *unused, void *data, size_t bytes) { (void)unused; (void)bytes; free(data); }
+    static void *take_zeros(void *unused, size_t n, size_t size) { (void)unused; return calloc(n, size); }
+    static void *resize(void *unused, void *data, size_t bytes) { (void)unused; return realloc(data, bytes); }
+    #endif
+    """
+    bint NORMLIB_KEEPS
+    void* take(void*, size_t)
+    void* take_zeros(void*, size_t, size_t)
+    void* resize(void*, void*, size_t)
+    void give(void*, void*, size_t)
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyDataMemAllocator:
+        void* ctx
+        void* (*malloc)(void*, size_t)
+        void* (*calloc)(void*, size_t, size_t)
+        void* (*realloc)(void*, void*, size_t)
+        void (*free)(void*, void*, size_t)
+    ctypedef struct PyDataMem_Handler:
+        char name[127]
+        unsigned char version
+        PyDataMemAllocator allocator
+    object PyDataMem_SetHandler(object)
+    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
+
+cdef enum:
+    LARGE = 1 << 23     # bytes from which on the pages cost more than asking for them
+
+cdef PyDataMem_Handler _handler
+strncpy(_handler.name, "normlib", sizeof(_handler.name))
+_handler.version = 1
+_handler.allocator.malloc = take
+_handler.allocator.calloc = take_zeros
+_handler.allocator.realloc = resize
+_handler.allocator.free = give
+cdef object _keeping = PyCapsule_New(&_handler, "mem_handler", NULL)
+cdef bint _keeps = NORMLIB_KEEPS and os.environ.get("NORMLIB_KEEP_OUTPUT", "1") != "0"
+
+
+cdef inline cnp.ndarray allocate(cnp.ndarray x):
+    if cnp.PyArray_IS_C_CONTIGUOUS(x):
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+
+
+cdef cnp.ndarray new_like(cnp.ndarray x):
+    """An array of x's shape and dtype, in its memory order."""
+    if not _keeps or cnp.PyArray_NBYTES(x) < LARGE:
+        return allocate(x)
+    before = PyDataMem_SetHandler(_keeping)
+    try:
+        return allocate(x)
+    finally:
+        PyDataMem_SetHandler(before)
