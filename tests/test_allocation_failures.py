@@ -40,6 +40,16 @@ def test_every_allocation(pool, library, record_property):
     assert not fell
 
 
+@pytest.mark.skipif("cython" not in normlib.backends.available(), reason="the C functions are compiled")
+def test_every_allocation_of_the_c_functions(library, record_property):
+    """A status, no leak, and running statistics that have not moved."""
+    out = python(str(HERE / "allocation_failures_in_c.py"), LD_PRELOAD=library, NORMLIB_NUM_THREADS="1")
+    tried, fell = json.loads(out.splitlines()[-1])
+    record_property("tried", tried)
+    assert not fell
+    assert tried > 30
+
+
 NO_ROOM = """
 import resource, sys
 import numpy as np

@@ -387,12 +387,23 @@ cdef int grouped(Call* call, int axis, Py_ssize_t groups) noexcept nogil:
 
 # ---- the computation ----
 
+cdef inline void lie_together(Plan* p, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    """What `lay_out` says of rows without gaps."""
+    p.form = FEATURE_ROWS
+    p.samples, p.length = rows, cols
+    p.xs.sample = p.ys.sample = p.ds.sample = cols
+
+
 cdef int arrange(Call* call, const normlib_array* y, const normlib_array* dy) noexcept nogil:
     """Choose the loops, once all arrays are known; dy is x in a forward pass. The last of the checks."""
     cdef int status = apart(call)
     if status or call.count == 0:
         return status
     call.plan.y = <char*>y.data
+    if call.kinds[0] == REDUCED or call.kinds[0] == KEPT:
+        if call.region[0].array.strides == NULL and y.strides == NULL and dy.strides == NULL:
+            lie_together(&call.plan, call.statistics, call.parameters)
+            return 0
     if not lay_out(&call.plan, call.kinds, call.ndim, call.shape, strides_of(call, call.region[0].array), strides_of(call, y),
                    strides_of(call, dy)):
         return wrong(NORMLIB_BAD_LAYOUT, NOTHING)
@@ -652,16 +663,13 @@ cdef inline int rows_of(bint centered, int dtype, Py_ssize_t rows, Py_ssize_t co
     memset(p, 0, sizeof(Plan))
     call.owned = 0
     call.parameters = cols
-    p.form = FEATURE_ROWS
+    lie_together(p, rows, cols)
     p.dtype = <Dtype>dtype
     p.itemsize = size
     p.bytes = bytes
     p.centered = centered
     p.eps = eps
-    p.samples = rows
-    p.length = cols
     p.groups = 1
-    p.xs.sample = p.ys.sample = cols
     p.x = <const char*>x
     p.y = <char*>y
     p.weight = <const char*>weight
