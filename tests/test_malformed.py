@@ -152,7 +152,7 @@ def same_memory(a, b):
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    faulthandler.dump_traceback_later(effort(120, 1800), exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(effort(600, 1800), exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
 
