@@ -23,13 +23,14 @@ def library(compiler, *names):
 
 def address():
     """AddressSanitizer and UndefinedBehaviorSanitizer over the suite. Python itself never frees all: no leak check
-    (test_growth.py looks for leaks). Its small objects come from malloc, so that they are watched too."""
+    (test_growth.py looks for leaks). All memory comes from malloc, that of small objects and of large results too, so
+    that it is watched."""
     compiler = found("gcc")
     preloaded = f"{library(compiler, 'libasan.so')} {library(compiler, 'libstdc++.so.6')}"
     root = built("address", CC=compiler, NORMLIB_SANITIZE="address,undefined")
     options = [f"--ignore=tests/{name}" for name in ELSEWHERE]
     return suite(root=root, options=[*options, *SHOWN, "-k", "not Numba and not torch"], effort="suite", workers=2,
-                 LD_PRELOAD=preloaded, PYTHONMALLOC="malloc",
+                 LD_PRELOAD=preloaded, PYTHONMALLOC="malloc", NORMLIB_KEEP_OUTPUT="0",
                  ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="print_stacktrace=1")  # fmt: skip
 
 
