@@ -79,9 +79,9 @@ def built(name, python=sys.executable, **environment):
     """A copy of the tree under build/trust, its kernels compiled in place as `environment` says."""
     folder = WORK / name
     folder.mkdir(parents=True, exist_ok=True)
-    parts = ["normlib", "tests", "docs", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
+    parts = ["normlib", "tests", "docs", "benchmarks", "setup.py", "pyproject.toml", *ROOT.glob("*.md"), "LICENSE"]
     for part in parts:
-        source, target = ROOT / part, folder / part
+        source, target = ROOT / part, folder / Path(part).name
         if source.is_dir():
             if part != "normlib":  # where the kernels of the last build are
                 shutil.rmtree(target, ignore_errors=True)
