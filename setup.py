@@ -22,7 +22,7 @@ SANITIZE = os.environ.get("NORMLIB_SANITIZE", "")
 COVERAGE = os.environ.get("NORMLIB_COVERAGE", "0") not in ("", "0")
 KERNELS = Path("normlib/_kernels")
 HEADER = Path("normlib/include/normlib.h")
-CALLS = ("parallel", "schedule", "layout", "outputs", "arguments", "calls", "capi")
+CALLS = ("parallel", "schedule", "layout", "outputs", "arguments", "calls", "capi", "xla")
 GNU_FLAGS = [
     "-O3",
     "-g0",

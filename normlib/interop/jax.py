@@ -1,0 +1,434 @@
+"""The five norms as functions of JAX: under ``jit``, ``grad`` (reverse mode) and ``vmap``, on the CPU.
+
+Arguments and results are those of :mod:`normlib.ops`, with two differences that follow from JAX: gradients come from
+``jax.grad``, so that there are no backward functions and no statistics to carry, and nothing is changed in place, so
+that running statistics which move are returned.
+
+A result has the bits of the NumPy function of the same name. For the backward pass, statistics are kept in float64, as
+the numerics contract asks, also where JAX has no float64: as two 32-bit integers each.
+"""
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _arguments as a
+from ..ops import OPS
+
+try:
+    from .._kernels import xla
+except ImportError:  # there are no compiled kernels
+    xla = None
+
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+
+
+def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
+    """Layer normalization, :func:`normlib.layer_norm`.
+
+    Parameters
+    ----------
+    x, weight, bias : jax.Array
+        What to normalize, and parameters of its shape over `axis`.
+    axis : int or tuple of int, default -1
+        The axes that are normalized over.
+    eps : float, default 1e-5
+        Added to the variance.
+
+    Returns
+    -------
+    jax.Array
+
+    Examples
+    --------
+    >>> import jax
+    >>> from normlib.interop.jax import layer_norm
+    >>> x = jax.numpy.array([[1.0, 3.0], [10.0, 30.0]])
+    >>> layer_norm(x, eps=0).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    >>> jax.grad(lambda bias: (x * layer_norm(x, bias=bias)).sum())(jax.numpy.zeros(2)).tolist()
+    [11.0, 33.0]
+    """
+    return _feature_norm("layer_norm", x, weight, bias, axis, eps)
+
+
+def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
+    """Root mean square normalization, :func:`normlib.rms_norm`; see :func:`layer_norm` for the arguments."""
+    return _feature_norm("rms_norm", x, weight, None, axis, eps)
+
+
+def batch_norm(
+    x,
+    weight=None,
+    bias=None,
+    *,
+    running_mean=None,
+    running_var=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    channel_axis=1,
+):
+    """Batch normalization, :func:`normlib.batch_norm`.
+
+    Parameters
+    ----------
+    x : jax.Array
+        What to normalize, of two or more axes.
+    weight, bias, running_mean, running_var : jax.Array, optional
+        One value a channel.
+    training : bool, default False
+        Whether to use the statistics of `x` and move the running ones. Static under ``jit``, as are the following.
+    momentum : float, default 0.1
+        The weight of the batch in the update.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        The axis of the channels; -1 for channels-last.
+
+    Returns
+    -------
+    y : jax.Array
+        The normalized array.
+    running_mean, running_var : jax.Array
+        Only in training with running statistics: the new ones, through which no gradient flows.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from normlib.interop.jax import batch_norm
+    >>> zero, one = jax.numpy.zeros(2), jax.numpy.ones(2)
+    >>> x = jax.numpy.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, mean, var = batch_norm(x, running_mean=zero, running_var=one, training=True, momentum=0.5, eps=0)
+    >>> y.tolist(), mean.tolist(), var.tolist()
+    ([[-1.0, -1.0], [1.0, 1.0]], [1.0, 10.0], [1.5, 100.5])
+    """
+    running = running_mean, running_var, training, momentum
+    return _channel_norm("batch_norm", x, weight, bias, eps, channel_axis, running=running)
+
+
+def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1):
+    """Group normalization, :func:`normlib.group_norm`; see :func:`batch_norm` for the arguments."""
+    return _channel_norm("group_norm", x, weight, bias, eps, channel_axis, num_groups=num_groups)
+
+
+def instance_norm(
+    x,
+    weight=None,
+    bias=None,
+    *,
+    running_mean=None,
+    running_var=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
+    channel_axis=1,
+):
+    """Instance normalization, :func:`normlib.instance_norm`; see :func:`batch_norm` for arguments and results.
+
+    `use_input_stats` is what `training` is there.
+    """
+    running = running_mean, running_var, use_input_stats, momentum
+    return _channel_norm("instance_norm", x, weight, bias, eps, channel_axis, running=running)
+
+
+class _Spec(NamedTuple):
+    """What is static of a call. Axes are counted from the end, where a batch axis in front does not change them."""
+
+    op: str
+    axis: tuple[int, ...] | int
+    eps: float
+    num_groups: int | None = None
+    mode: bool = False
+    momentum: float = 0.0
+    operands: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+    @property
+    def backward(self):
+        return "dy" in self.operands
+
+
+# -- checks, as those of the NumPy functions: arrays without memory of their own stand for traced ones ----
+
+
+def _array(op, name, value):
+    if value is None:
+        return None
+    try:
+        return jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
+
+
+def _stand_in(value):
+    return None if value is None else np.broadcast_to(np.zeros((), value.dtype), value.shape)
+
+
+def _feature_norm(op, x, weight, bias, axis, eps):
+    x, weight, bias = (_array(op, *pair) for pair in (("x", x), ("weight", weight), ("bias", bias)))
+    like = a.array(op, _stand_in(x))
+    axes = a.axes(op, axis, x.ndim)
+    shape, words = tuple(x.shape[i] for i in axes), f"the shape of x over axis={axis}"
+    for name, value in (("weight", weight), ("bias", bias)):
+        a.parameter(op, name, _stand_in(value), like, shape, words)
+    last = tuple(range(-len(axes), 0))
+    apart = axes != tuple(range(axes[0], axes[-1] + 1))  # no kernel goes through such axes in place
+    spec = _Spec(op, last if apart else tuple(i - x.ndim for i in axes), a.epsilon(op, eps))
+    y, *_ = _norm(spec, _given(x=jnp.moveaxis(x, axes, last) if apart else x, weight=weight, bias=bias))
+    return jnp.moveaxis(y, last, axes) if apart else y
+
+
+def _channel_norm(op, x, weight, bias, eps, channel_axis, num_groups=None, running=(None, None, True, 0.0)):
+    *statistics, mode, momentum = running
+    x, weight, bias, mean, var = (
+        _array(op, *pair)
+        for pair in zip(
+            ("x", "weight", "bias", "running_mean", "running_var"), (x, weight, bias, *statistics), strict=True
+        )
+    )
+    like = a.array(op, _stand_in(x), ndim=2)
+    axis = a.channel(op, channel_axis, x.ndim)
+    shape, words = (x.shape[axis],), f"the size of x along channel_axis={channel_axis}"
+    for name, value in (("weight", weight), ("bias", bias)):
+        a.parameter(op, name, _stand_in(value), like, shape, words)
+    if num_groups is not None:
+        num_groups = a.groups(op, num_groups, shape[0])
+    if OPS[op].mode is not None:
+        mode = a.flag(op, OPS[op].mode, mode)
+        tracked = a.running(op, _stand_in(mean), _stand_in(var), shape, update=False)
+        if not tracked and not mode and op == "instance_norm":
+            raise ValueError(f"{op}: use_input_stats is False, expected running_mean and running_var, which are None")
+        mode = mode or not tracked
+        if mode and running[2] and x.size == np.prod(OPS[op].statistics_shape(x.shape, axis), dtype=int) > 0:
+            each = "a sample and channel" if OPS[op].per_sample else "a channel"
+            raise ValueError(f"{op}: x has shape {x.shape}, expected more than one value {each}")
+    place = axis if axis in (1, x.ndim - 1) else 1  # the samples come first
+    spec = _Spec(op, place - x.ndim, a.epsilon(op, eps), num_groups, mode, a.fraction(op, momentum))
+    x = jnp.moveaxis(x, axis, place)
+    y, *moved = _norm(spec, _given(x=x, weight=weight, bias=bias, running_mean=mean, running_var=var))
+    y = jnp.moveaxis(y, place, axis)
+    return (y, *map(jax.lax.stop_gradient, moved)) if moved else y
+
+
+def _given(**arrays):
+    """The arrays that are not None; a bias alone gets a weight of ones, whose dtype is then that of its gradient."""
+    if arrays["weight"] is None and arrays["bias"] is not None:
+        arrays["weight"] = jnp.ones_like(arrays["bias"])
+    return {name: value for name, value in arrays.items() if value is not None}
+
+
+# -- the gradient ----
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _norm(spec, arrays):
+    """y, and the running statistics that have moved."""
+    return _bind(spec, arrays, ("y", *_moved(spec, arrays)))
+
+
+def _moved(spec, arrays):
+    return [name for name in ("running_mean", "running_var") if spec.mode and name in arrays]
+
+
+def _norm_forward(spec, arrays):
+    names, moved = OPS[spec.op].statistics, _moved(spec, arrays)
+    y, *results = _bind(spec, arrays, ("y", *moved, *names))
+    statistics = dict(zip(names, results[len(moved) :], strict=True))
+    return (y, *results[: len(moved)]), (arrays, statistics)
+
+
+def _norm_backward(spec, saved, cotangents):
+    arrays, statistics = saved
+    wanted = [f"d{name}" for name in OPS[spec.op].parameters] if "weight" in arrays else []
+    given = {name: arrays[name] for name in ("x", "weight") if name in arrays} | statistics
+    gradients = _bind(spec, {"dy": cotangents[0], **given}, ("dx", *wanted))
+    found = dict(zip(("x", *OPS[spec.op].parameters), gradients, strict=False))
+    constant = {name: jnp.zeros_like(value) for name, value in arrays.items() if name not in found}
+    return ({name: found[name].astype(arrays[name].dtype) for name in arrays.keys() & found} | constant,)
+
+
+_norm.defvjp(_norm_forward, _norm_backward)
+
+
+# -- the batch axis of vmap ----
+
+
+def _bind(spec, arrays, results):
+    spec = spec._replace(operands=tuple(arrays), results=tuple(results))
+    return _batchable(spec)(*arrays.values())
+
+
+@functools.cache
+def _batchable(spec):
+    """The call of `spec`, with a rule for :func:`jax.vmap`."""
+
+    @jax.custom_batching.custom_vmap
+    def call(*operands):
+        return tuple(_call(spec, operands))
+
+    @call.def_vmap
+    def rule(size, batched, *operands):
+        if _joins(spec, batched):
+            results = _joined(spec, size, batched, operands)
+        else:  # one after the other, within JAX
+            chosen = [value for value, is_batched in zip(operands, batched, strict=True) if is_batched]
+
+            def one(values):
+                values = iter(values)
+                return call(*(next(values) if b else o for o, b in zip(operands, batched, strict=True)))
+
+            results = jax.lax.map(one, chosen)
+        return tuple(results), (True,) * len(spec.results)
+
+    return call
+
+
+def _of_samples(spec):
+    """The operands and results that have a place for each sample."""
+    per_sample = OPS[spec.op].kind == "feature" or OPS[spec.op].per_sample
+    return {"x", "dy", "y", "dx"} | ({"mean", "rstd"} if per_sample else set())
+
+
+def _joins(spec, batched):
+    """Whether the members of the batch can be taken for more samples of one call."""
+    op, own = OPS[spec.op], _of_samples(spec)
+    if any(is_batched and name not in own for name, is_batched in zip(spec.operands, batched, strict=True)):
+        return False
+    if op.mode is not None and (not spec.mode or op.name == "batch_norm") and not own.issuperset(spec.results):
+        return False
+    return not (op.name == "batch_norm" and spec.mode)
+
+
+def _joined(spec, size, batched, operands):
+    own, merge = _of_samples(spec), OPS[spec.op].kind == "channel"
+    arrays = {}
+    for name, value, is_batched in zip(spec.operands, operands, batched, strict=True):
+        if name in own and not is_batched:
+            value = jnp.broadcast_to(value, (size, *value.shape))
+        if name in own and merge:
+            value = value.reshape(size * value.shape[1], *value.shape[2:])
+        arrays[name] = value
+
+    def apart(value):
+        return value.reshape(size, value.shape[0] // size, *value.shape[1:]) if merge else value
+
+    found = [name for name in spec.results if name in own]
+    results = dict(zip(found, map(apart, _bind(spec, arrays, found)), strict=True))
+    if len(found) < len(spec.results):  # sums over the samples of each member
+        wide = jnp.promote_types(arrays["x"].dtype, jnp.float32)
+        (z,) = _bind(spec, {"x": arrays["x"].astype(wide)}, ("y",))
+        z, dy = apart(z), apart(arrays["dy"]).astype(wide)
+        reduced = spec.axis if OPS[spec.op].kind == "feature" else (spec.axis,)
+        summed = tuple(i for i in range(1, dy.ndim) if i - dy.ndim not in reduced)
+        dtype = arrays["weight"].dtype
+        results |= {"dweight": (dy * z).sum(summed).astype(dtype), "dbias": dy.sum(summed).astype(dtype)}
+    return [results[name] for name in spec.results]
+
+
+# -- the call ----
+
+
+def _shapes(spec, operands):
+    given = dict(zip(spec.operands, operands, strict=True))
+    x, op = given["x"], OPS[spec.op]
+    for name in spec.results:
+        if name in op.statistics:
+            shape = op.statistics_shape(x.shape, spec.axis, spec.num_groups)
+            yield jax.ShapeDtypeStruct((*shape, 2), np.uint32)
+        else:
+            like = given[{"y": "x", "dx": "x", "dweight": "weight", "dbias": "weight"}.get(name, name)]
+            yield jax.ShapeDtypeStruct(like.shape, like.dtype)
+
+
+def _call(spec, operands):
+    results = tuple(_shapes(spec, operands))
+    if _has_handler():
+        return _through_xla(spec, operands, results)
+    return jax.pure_callback(functools.partial(_on_the_host, spec), results, *operands)
+
+
+@functools.cache
+def _has_handler():
+    """Whether the compiled kernels are there, and XLA takes their handler."""
+    if xla is None:
+        return False
+    jax.devices("cpu")  # if XLA were to start later, a handler that it does not take would keep it from that
+    for version in xla.VERSIONS:
+        xla.declare(version)
+        try:
+            jax.ffi.register_ffi_target("normlib", xla.handler, platform="cpu")
+        except Exception as error:  # whatever this version of XLA raises
+            reason = error
+        else:
+            return True
+    warnings.warn(f"normlib.interop.jax: XLA calls Python for the norms, which takes longer: {reason}", stacklevel=2)
+    return False
+
+
+def _through_xla(spec, operands, results):
+    """The call by the handler of `_kernels/xla.pyx`, which documents the numbers."""
+    op, ndim = OPS[spec.op], operands[spec.operands.index("x")].ndim
+    order = []
+    if op.kind == "channel":
+        axis = spec.axis + ndim
+    else:
+        last = [i + ndim for i in spec.axis]
+        order = [i for i in range(ndim) if i not in last] + last
+        axis = ndim - len(last)
+    reordered = order != sorted(order)
+    numbers = [
+        xla.OPS.index(spec.op + "_backward" * spec.backward),
+        sum(1 << xla.OPERANDS.index(name) for name in spec.operands),
+        sum(1 << xla.RESULTS.index(name) for name in spec.results),
+        axis,
+        spec.num_groups or 0,
+        spec.mode,
+        reordered,
+        *np.array([spec.momentum, spec.eps]).view(np.int64).tolist(),
+        *(order if reordered else ()),
+    ]
+    sent = sorted(range(len(operands)), key=lambda i: xla.OPERANDS.index(spec.operands[i]))
+    got = sorted(range(len(results)), key=lambda i: xla.RESULTS.index(spec.results[i]))
+    aliases = {
+        at: got.index(spec.results.index(spec.operands[i]))
+        for at, i in enumerate(sent)
+        if spec.operands[i].startswith("running_") and spec.operands[i] in spec.results
+    }
+    call = jax.ffi.ffi_call("normlib", [results[i] for i in got], input_output_aliases=aliases)
+    found = call(*(operands[i] for i in sent), spec=np.array(numbers, np.int64))
+    return [found[got.index(i)] for i in range(len(results))]
+
+
+def _on_the_host(spec, *operands):
+    """The call on NumPy arrays."""
+    op = OPS[spec.op]
+    given = dict(zip(spec.operands, map(np.asarray, operands), strict=True))
+    options = {op.axis_name: spec.axis}
+    if op.has_groups:
+        options["num_groups"] = spec.num_groups
+    if op.mode is not None:
+        options[op.mode] = spec.mode
+    if spec.backward:
+        given |= {name: _wide(given[name]) for name in op.statistics}
+        results = op.backward(**given, **options, weight_grads=len(spec.results) > 1)
+        return tuple(results[: len(spec.results)])
+    if op.mode is not None:
+        options["momentum"] = spec.momentum
+    if spec.mode:
+        given |= {name: given[name].copy() for name in spec.results if name in given}
+    y, *statistics = op.forward(**given, **options, eps=spec.eps, return_stats=True)
+    found = given | {"y": y} | {n: _narrow(s) for n, s in zip(op.statistics, statistics, strict=True)}
+    return tuple(found[name] for name in spec.results)
+
+
+def _narrow(statistic):
+    return np.ascontiguousarray(statistic)[..., None].view(np.uint32)
+
+
+def _wide(statistic):
+    return np.ascontiguousarray(statistic).view(np.float64)[..., 0]

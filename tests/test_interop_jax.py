@@ -1,0 +1,331 @@
+"""The norms as functions of JAX: the bits of the NumPy functions, gradients, jit and vmap."""
+
+import doctest
+import functools
+import re
+
+import numpy as np
+import pytest
+
+import normlib
+from normlib.ops import OPS
+
+jax = pytest.importorskip("jax")
+import jax.numpy as jnp  # noqa: E402
+
+from normlib.interop import jax as interop  # noqa: E402
+
+DTYPES = ["float32", "float16", "bfloat16"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def draw(*shape, dtype="float32", seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(1, 2, shape), dtype)
+
+
+def functions(op, shape=(3, 4, 5)):
+    """The function of JAX, the one of NumPy, and x, weight and bias for them."""
+    x = draw(*shape)
+    size = shape[-1] if OPS[op].kind == "feature" else shape[1]
+    parameters = [draw(size, seed=1), draw(size, seed=2)][: len(OPS[op].parameters)]
+    options = {"num_groups": 2} if OPS[op].has_groups else {}
+    if OPS[op].mode is not None:
+        options[OPS[op].mode] = True
+
+    def call(module):
+        def function(x, *parameters):
+            return getattr(module, op)(x, **dict(zip(OPS[op].parameters, parameters, strict=False)), **options)
+
+        return function
+
+    return call(interop), call(normlib), x, parameters
+
+
+def formula(op, x, weight=None, bias=None):
+    """The norm in JAX's own words, of one sample or more."""
+    if OPS[op].kind == "feature":
+        z, axes, shape = x, (-1,), (-1,)
+    else:
+        shape = (-1, *(1 for _ in x.shape[2:]))
+        axes = {"batch_norm": (0, *range(2, x.ndim)), "instance_norm": tuple(range(2, x.ndim))}.get(op)
+        z = x
+        if op == "group_norm":
+            z, axes = x.reshape(x.shape[0], 2, -1), (2,)
+    mean = 0 if op == "rms_norm" else z.mean(axes, keepdims=True)
+    eps = 1e-6 if op == "rms_norm" else 1e-5
+    y = ((z - mean) / jnp.sqrt(((z - mean) ** 2).mean(axes, keepdims=True) + eps)).reshape(x.shape)
+    y = y if weight is None else y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+def loss(function):
+    return lambda *arrays: (jnp.sin(function(*arrays)) ** 2).sum()
+
+
+def close(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def same_bits(found, expected):
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert found.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+def test_the_kernels_are_called_without_python():
+    assert interop._has_handler() == ("cython" in normlib.backends.available())
+
+
+def test_xla_that_takes_no_handler_calls_python(monkeypatch):
+    def refuse(*args, **options):
+        raise ValueError("of another version")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    if interop._has_handler():
+        with pytest.warns(UserWarning, match="XLA calls Python for the norms, which takes longer: of another version"):
+            assert not interop._has_handler.__wrapped__()
+        monkeypatch.undo()
+        assert interop._has_handler.__wrapped__()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_without_kernels_xla_calls_the_numpy_functions(op, monkeypatch):
+    ours, _, x, parameters = functions(op)
+    arrays = (x, *parameters)
+    every = tuple(range(len(arrays)))
+
+    def results():
+        return ours(*arrays), jax.grad(loss(ours), every)(*arrays)
+
+    expected = results()
+    monkeypatch.setattr(interop, "_has_handler", lambda: False)
+    interop._batchable.cache_clear()
+    assert "pure_callback" in str(jax.make_jaxpr(ours)(*arrays))
+    found = results()
+    interop._batchable.cache_clear()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", OPS)
+def test_results_have_the_bits_of_the_numpy_functions(op, dtype):
+    ours, numpys, x, parameters = functions(op)
+    x, *parameters = (array.astype(dtype) for array in (x, *parameters))
+    expected = numpys(np.asarray(x), *map(np.asarray, parameters))
+    same_bits(ours(x, *parameters), expected)
+    same_bits(jax.jit(ours)(x, *parameters), expected)
+    same_bits(ours(x), numpys(np.asarray(x)))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_gradients_are_those_of_the_formula(op):
+    ours, _, x, parameters = functions(op)
+    arrays = (x, *parameters)
+    every = tuple(range(len(arrays)))
+    expected = jax.jit(jax.grad(loss(functools.partial(formula, op)), every))(*arrays)
+    close(jax.jit(jax.grad(loss(ours), every))(*arrays), expected)
+    if op == "layer_norm":  # outside of jit
+        close(jax.grad(loss(ours), every)(*arrays), expected)
+        close(jax.grad(loss(ours))(x), jax.grad(loss(functools.partial(formula, op)))(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_have_the_dtypes_of_what_they_belong_to(dtype):
+    x, weight, bias = draw(4, 6, dtype=dtype), draw(6, seed=1), draw(6, dtype=dtype, seed=2)
+    gradients = jax.jit(jax.grad(loss(interop.layer_norm), (0, 1, 2)))(x, weight, bias)
+    assert [g.dtype.name for g in gradients] == [dtype, "float32", dtype]
+    alone = jax.jit(jax.grad(lambda bias: loss(interop.layer_norm)(x, None, bias)))(bias)
+    assert alone.dtype == bias.dtype
+    expected = jax.jit(jax.grad(lambda bias: loss(functools.partial(formula, "layer_norm"))(x, None, bias)))(bias)
+    np.testing.assert_allclose(alone.astype("float32"), expected.astype("float32"), rtol=0.05, atol=0.1)
+
+
+def test_gradients_far_from_zero_stay_accurate():
+    """The statistics are kept in float64, which a mean of 1e6 needs, though JAX has none."""
+    x, dy = draw(4, 64) + 1e6, draw(4, 64, seed=1)
+    wide, dy_wide = np.asarray(x, np.float64), np.asarray(dy, np.float64)
+    _, mean, rstd = normlib.layer_norm(wide, return_stats=True)
+    expected, *_ = normlib.layer_norm_backward(dy_wide, wide, mean=mean, rstd=rstd)
+    (dx,) = jax.vjp(interop.layer_norm, x)[1](dy)
+    np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("op", OPS)
+def test_vmap_is_the_function_of_each(op, shared):
+    """The values, a gradient for each, and the gradient of all; with one set of parameters, or one for each."""
+    ours, _, _, parameters = functions(op)
+    x = draw(2, 3, 4, 5)
+    if shared:
+        axes, arrays = (0, *(None for _ in parameters)), (x, *parameters)
+    else:
+        axes, arrays = 0, (x, *(jnp.stack([p, p + 1]) for p in parameters))
+    every = tuple(range(len(arrays)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def results(function, *arrays):
+        mapped = jax.vmap(function, axes)
+        each = jax.vmap(jax.grad(loss(function), every), axes)
+        return mapped(*arrays), each(*arrays), jax.grad(loss(mapped), every)(*arrays)
+
+    close(results(ours, *arrays), results(functools.partial(formula, op), *arrays))
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "group_norm", "instance_norm"])
+def test_vmap_makes_one_call_for_all_samples(op):
+    ours, _, _, parameters = functions(op)
+    x = draw(6, 2, 3, 4, 5)
+    inner, outer = ((axis, *(None for _ in parameters)) for axis in (0, 1))
+    twice = jax.vmap(jax.vmap(ours, inner), outer)
+    same_bits(twice(x, *parameters)[1, 2], ours(x[2, 1], *parameters))
+    for function, calls in ((twice, 1), (jax.grad(loss(twice), (0, 1)), 3)):
+        text = str(jax.make_jaxpr(function)(x, *parameters))
+        assert "scan" not in text  # as a call for each would be
+        assert len(re.findall(r" (?:pure_callback|ffi_call)\[", text)) == calls
+
+
+def test_vmap_of_a_function_of_one_row():
+    x, weight = draw(3, 7, 5), draw(5, seed=1)
+    rows = jax.vmap(jax.vmap(lambda row: interop.rms_norm(row, weight)))
+    same_bits(rows(x), normlib.rms_norm(np.asarray(x), np.asarray(weight)))
+
+
+@pytest.mark.parametrize("of_x", [0, None])
+def test_vmap_over_cotangents(of_x):
+    x, dy = draw(4, 6), draw(3, 4, 6, seed=1)
+    x = jnp.stack([x, x + 1, x * 2]) if of_x == 0 else x
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def backward(function, x, dy):
+        return jax.vmap(lambda x, dy: jax.vjp(function, x)[1](dy), (of_x, 0))(x, dy)
+
+    close(backward(interop.layer_norm, x, dy), backward(functools.partial(formula, "layer_norm"), x, dy))
+
+
+@pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
+def test_running_statistics_that_move_are_returned(op):
+    x, mean, var = draw(3, 4, 5), draw(4, seed=1), jnp.abs(draw(4, seed=2)) + 1
+    mode, options = OPS[op].mode, {"momentum": 0.3}
+    expected = [np.array(mean), np.array(var)]
+    y = getattr(normlib, op)(
+        np.asarray(x), running_mean=expected[0], running_var=expected[1], **{mode: True}, **options
+    )
+    step = jax.jit(functools.partial(getattr(interop, op), **{mode: True}, **options))
+    found = step(x, running_mean=mean, running_var=var)
+    for result, value in zip(found, (y, *expected), strict=True):
+        same_bits(result, value)
+
+    def through_running(x):
+        return step(x, running_mean=mean, running_var=var)[1].sum()
+
+    assert not jax.grad(through_running)(x).any()
+
+
+@pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
+def test_running_statistics_in_evaluation_are_constants(op):
+    x, mean, var = draw(3, 4, 5), draw(4, seed=1), jnp.abs(draw(4, seed=2)) + 1
+    weight = draw(4, seed=3)
+    arrays = (x, weight, mean, var)
+
+    def ours(x, weight, mean, var):
+        return getattr(interop, op)(x, weight, running_mean=mean, running_var=var, **{OPS[op].mode: False})
+
+    def theirs(x, weight, mean, var):
+        weight, mean, var = (p[:, None] for p in (weight, mean, var))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * weight
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def results(function, x, *constants):
+        axes, batch, gradient = (0, None, None, None), jnp.stack([x, x + 1]), jax.grad(loss(function), (0, 1))
+        one, all_of_them = (x, *constants), (batch, *constants)
+        mapped = jax.vmap(function, axes)(*all_of_them), jax.vmap(gradient, axes)(*all_of_them)
+        return function(*one), gradient(*one), mapped
+
+    close(results(ours, *arrays), results(theirs, *arrays))
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "shape"),
+    [
+        ("layer_norm", {"axis": 1}, (3, 4, 5)),
+        ("layer_norm", {"axis": (0, -1)}, (3, 4, 5)),
+        ("rms_norm", {"axis": (1, 2)}, (3, 4, 5)),
+        ("batch_norm", {"channel_axis": -1, "training": True}, (3, 5, 4)),
+        ("batch_norm", {"channel_axis": 0, "training": True}, (4, 3, 5)),
+        ("group_norm", {"channel_axis": -1, "num_groups": 2}, (3, 5, 4)),
+        ("instance_norm", {"channel_axis": 0}, (4, 3, 5)),
+    ],
+)
+def test_any_axes(op, options, shape):
+    x = draw(*shape)
+    ours = functools.partial(getattr(interop, op), **options)
+    y, *statistics = getattr(normlib, op)(np.asarray(x), return_stats=True, **options)
+    same_bits(ours(x), y)
+    dy = draw(*shape, seed=1)
+    named = dict(zip(OPS[op].statistics, statistics, strict=True))
+    dx, *_ = getattr(normlib, f"{op}_backward")(np.asarray(dy), np.asarray(x), **named, **options)
+    same_bits(jax.vjp(ours, x)[1](dy)[0], dx)
+    batch = jnp.stack([x, 2 * x])
+    for result, sample in zip(jax.vmap(ours)(batch), batch, strict=True):
+        close(result, ours(sample))
+
+
+def test_an_empty_batch_is_fine():
+    weight = draw(4)
+    assert interop.layer_norm(jnp.ones((0, 4)), weight).shape == (0, 4)
+    dx, dweight = jax.grad(loss(interop.layer_norm), (0, 1))(jnp.ones((0, 4)), weight)
+    assert dx.shape == (0, 4)
+    assert dweight.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: interop.layer_norm("x"), "TypeError: layer_norm: x cannot be made an array"),
+        (lambda x: interop.layer_norm(x.astype(int)), "TypeError: layer_norm: x has dtype int32, expected float64"),
+        (lambda x: interop.layer_norm(x, x), "ValueError: layer_norm: weight has shape (2, 3), expected (3,), the"),
+        (lambda x: interop.rms_norm(x, x[0].astype("float16")), "TypeError: rms_norm: weight has dtype float16"),
+        (lambda x: interop.rms_norm(x[0, 0]), "ValueError: rms_norm: x has shape (), expected at least one axis"),
+        (lambda x: interop.rms_norm(x, axis=2), "ValueError: rms_norm: axis is 2, expected -2 to 1"),
+        (lambda x: interop.rms_norm(x, eps=-1), "ValueError: rms_norm: eps is -1"),
+        (lambda x: interop.group_norm(x, 2), "ValueError: group_norm: num_groups is 2, expected a divisor of the 3"),
+        (lambda x: interop.batch_norm(x, training=1), "TypeError: batch_norm: training is 1, expected True or"),
+        (lambda x: interop.batch_norm(x, training=True, momentum=2), "ValueError: batch_norm: momentum is 2"),
+        (lambda x: interop.batch_norm(x[:1], training=True), "ValueError: batch_norm: x has shape (1, 3), expected"),
+        (lambda x: interop.batch_norm(x, running_mean=x[0]), "ValueError: batch_norm: running_var is None, expected"),
+        (lambda x: interop.instance_norm(x), "ValueError: instance_norm: x has shape (2, 3), expected more than one"),
+        (lambda x: interop.instance_norm(x, use_input_stats=False), "ValueError: instance_norm: use_input_stats is"),
+    ],
+)
+def test_wrong_arguments_name_function_and_argument(call, message):
+    for function in (call, jax.jit(call)):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            function(jnp.ones((2, 3)))
+        assert f"{type(caught.value).__name__}: {caught.value}".startswith(message)
+
+
+def test_in_float64():
+    with jax.enable_x64(True):
+        x = draw(3, 4, dtype="float64")
+        same_bits(interop.layer_norm(x), normlib.layer_norm(np.asarray(x)))
+        dx = jax.jit(jax.grad(loss(interop.layer_norm)))(x)
+        assert dx.dtype == "float64"
+        expected = jax.jit(jax.grad(loss(functools.partial(formula, "layer_norm"))))(x)
+        np.testing.assert_allclose(dx, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_examples_of_the_module():
+    result = doctest.testmod(interop)
+    assert result.attempted > 0
+    assert result.failed == 0
