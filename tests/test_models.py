@@ -96,7 +96,7 @@ def test_smollm2_answers_and_normalizes_61_times_a_token(smollm2, smol, monkeypa
 def test_smollm2_prints_what_it_promises(smollm2, smol, llama, monkeypatch, capsys):
     monkeypatch.setattr(smollm2, "SmolLM2", lambda path: smol)
     monkeypatch.setattr(smollm2, "in_torch", lambda model: llama)
-    out, largest = printed(capsys, smollm2.main, count=2)
+    out, largest = printed(capsys, smollm2.main, length=15, count=2)
     assert "61 RMSNorms a token" in out
     assert "scattering sunlight" in out
     assert "All of them say the same: yes." in out

@@ -168,13 +168,13 @@ def continued_in_torch(llama, prompt, count):
     return found
 
 
-def main(count=16):
+def main(length=60, count=16):
     model = SmolLM2(checkpoint())
     millions, norms = sum(w.size for w in model.weights.values()) / 1e6, 2 * model.layers + 1
     print(f"SmolLM2: {millions:.1f} million weights, {norms} RMSNorms a token, all by normlib (eps {model.eps})\n")
     print(QUESTION)
     ids = []
-    for token in model.generate(CHAT.format(QUESTION), 60):
+    for token in model.generate(CHAT.format(QUESTION), length):
         ids.append(token)
         print(model.tokenizer.decode([token]), end="", flush=True)
 
