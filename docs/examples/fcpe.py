@@ -7,16 +7,14 @@ A model of torch is one call away from normlib: `accelerate` swaps the norms, an
 LayerNorm here gets a transposed view, whose neighbors along the normalized axis lie far apart.
 """
 
-import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from types import ModuleType
-from unittest import mock
 
 import torch
 
-from normlib.examples.report import Watch, difference, on_backends, race
+from normlib.examples.report import Watch, difference, on_backends, race, stand_ins
 from normlib.examples.sound import RATE, compare, voice
 from normlib.interop.torch import accelerate
 
@@ -29,7 +27,7 @@ def load():
     if find_spec("torchaudio") is None:
         absent = {"torchaudio": ModuleType("torchaudio"), "torchaudio.transforms": ModuleType("transforms")}
         absent["torchaudio.transforms"].Resample = None
-    with mock.patch.dict(sys.modules, absent), redirect_stdout(StringIO()):  # it prints what it found
+    with stand_ins(absent), redirect_stdout(StringIO()):  # it prints what it found
         import torchfcpe
 
         return torchfcpe.spawn_bundled_infer_model("cpu")

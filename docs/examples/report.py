@@ -1,6 +1,8 @@
 """What the examples share: a watch for the norms, and a table of the times of whole models."""
 
+import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -22,6 +24,19 @@ class Watch:
         for module in modules:
             module.register_forward_pre_hook(lambda *_: self.__enter__())
             module.register_forward_hook(lambda *_: self.__exit__())
+
+
+@contextmanager
+def stand_ins(modules):
+    """Let `modules`, by name, stand in for packages while something is imported that names them and needs them not."""
+    hidden = {name: sys.modules[name] for name in modules if name in sys.modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:  # what else was imported meanwhile stays
+        for name in modules:
+            del sys.modules[name]
+        sys.modules.update(hidden)
 
 
 def on_backends(run):
