@@ -6,9 +6,8 @@ import subprocess
 from tools import WORK, Unavailable, built, found, suite
 
 # Tests that set what belongs to the whole process, or start processes that do.
-PROCESS = ["test_threads.py", "test_concurrency.py", "test_backends.py", "test_plugins.py", "test_outputs.py"]
-PROGRAMS = ["test_bench.py", "test_cli.py", "test_examples.py", "test_models.py", "test_embedding.py"]
-WANTED = ["numpy<2.5", "cython", "setuptools>=77", "ml_dtypes", "pytest>=8", "pytest-run-parallel", "hypothesis"]
+ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_bench.py", "test_cli.py", "test_examples.py",
+         "test_models.py"]  # fmt: skip
 
 
 def free_threading():
@@ -16,12 +15,13 @@ def free_threading():
     python = os.environ.get("NORMLIB_PYTHON_T") or found("python3.13t")
     site = WORK / "site-3.13t"
     if not site.exists():
-        command = ["pip", "--python", python, "install", "-q", "--only-binary", ":all:", "--target", site, *WANTED]
+        wanted = ["numpy<2.5", "cython", "setuptools>=77", "ml_dtypes", "pytest>=8", "hypothesis", "pytest-run-parallel"]
+        command = ["pip", "--python", python, "install", "-q", "--only-binary", ":all:", "--target", site, *wanted]
         if subprocess.run(command, check=False, capture_output=True, text=True).returncode:
-            raise Unavailable(f"pip could not install {', '.join(WANTED)}")
+            raise Unavailable(f"pip could not install {', '.join(wanted)}")
     root = built("free-threaded", python=python, PYTHONPATH=str(site))
-    options = [f"--ignore=tests/{name}" for name in (*PROCESS, *PROGRAMS)]
+    options = [f"--ignore=tests/{name}" for name in ALONE]
     common = {"root": root, "python": python, "effort": "suite", "PYTHONPATH": str(site)}
     parallel = suite(options=["--parallel-threads=4", *options], **common)
-    alone = suite(*PROCESS, **common)
+    alone = suite("test_threads.py", "test_concurrency.py", "test_backends.py", "test_plugins.py", **common)
     return parallel[0] + alone[0], parallel[1] + alone[1]
