@@ -6,8 +6,6 @@ from ctypes import byref
 
 import numpy as np
 
-from normlib.capi import Array, function
-
 LEAST = 4096  # bytes of an allocation that may fail: scratch
 library = ctypes.CDLL(None)
 
@@ -41,6 +39,8 @@ def calls():
 
 def exhaust(name, arguments):
     """Fail at every allocation in turn; yields what is wrong, then the number of failures."""
+    from normlib.capi import Array, function  # not where the tests are collected: it is compiled
+
     call, text = function(name), function("error_text")
     given = [byref(Array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
     running = arguments[3:5] if name in ("batch_norm", "instance_norm") else []

@@ -1,6 +1,7 @@
 """The C interface, through ctypes: the same bits as the Python functions, and a status for every wrong argument."""
 
 import ctypes
+import doctest
 import re
 from ctypes import byref
 from dataclasses import replace
@@ -34,10 +35,14 @@ STATUS = {name: number for number, name in enumerate(NAMES)}
 C = {name: function(name) for name in FUNCTIONS}
 
 
-def call(name, *arguments):
-    """A function of the interface on NumPy arrays, None and numbers; its status."""
-    found = [byref(Array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
-    return C[name](*found)
+def call(name, *arguments, strides=True):
+    """A function of the interface on NumPy arrays, None and numbers; its status. Without strides: NULL for those of a
+    contiguous array."""
+    found = [Array(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    for a in found:
+        if not strides and isinstance(a, Array) and a.array.flags.c_contiguous:
+            a.strides = None
+    return C[name](*(byref(a) if isinstance(a, Array) else a for a in found))
 
 
 def kind(status):
@@ -62,7 +67,7 @@ def arranged(case, x):
     return order, x.ndim - len(case.geometry.parameter_shape)
 
 
-def in_c(case, x, weight, bias, dy, running, threads=1):
+def in_c(case, x, weight, bias, dy, running, threads=1, strides=True):
     """y, statistics, dx and parameter gradients by the C functions, laid out as by the Python ones; or the status that
     refused them."""
     op = OPS[case.op]
@@ -81,10 +86,10 @@ def in_c(case, x, weight, bias, dy, running, threads=1):
     moved = [running.get("running_mean"), running.get("running_var"), *mode, 0.25] if op.mode else []
     turned, ty, tdx, tdy = (a.transpose(order) for a in (x, y, dx, dy))
     status = call(case.op, turned, *groups, *given, *moved, *([axis] if op.kind == "feature" else []), case.eps,
-                  *([axis] if op.kind == "channel" else []), ty, *statistics, threads)  # fmt: skip
+                  *([axis] if op.kind == "channel" else []), ty, *statistics, threads, strides=strides)  # fmt: skip
     if status == 0:
         given = [weight, *statistics, *mode, axis]
-        status = call(f"{case.op}_backward", tdy, turned, *groups, *given, tdx, *grads, threads)
+        status = call(f"{case.op}_backward", tdy, turned, *groups, *given, tdx, *grads, threads, strides=strides)
     if status:
         return status
     return [y, *(s.transpose(places) for s in statistics), dx, *grads]
@@ -149,13 +154,17 @@ def test_same_bits_with_every_choice_of_parameters(op, dtype):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_same_bits_in_every_shape(op):
+def test_same_bits_in_every_shape_with_strides_and_without(op):
     for shape, options in problems(op):
-        assert_same(Case(op, shape, options))
+        case = Case(op, shape, options)
+        x, weight, bias, dy = case.inputs()
+        assert_same(case)
+        found = [in_c(case, x, weight, bias, dy, {}, strides=strides) for strides in (True, False)]
+        assert found[0] == found[1] if isinstance(found[0], int) else all(map(checks.same_bits, *found)), case
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("threads", [0, 3])
 def test_same_bits_with_threads(op, threads):
     for shape, options in problems(op, "large"):
         assert assert_same(Case(op, shape, options), threads)
@@ -477,6 +486,12 @@ def test_addresses_and_names():
         Array([1.0])
     with pytest.raises(TypeError, match="a has dtype int64, expected float64, "):
         Array(np.zeros(3, int))
+
+
+def test_the_example_of_the_module():
+    failed, tried = doctest.testmod(capi)
+    assert tried > 3
+    assert failed == 0
 
 
 def test_without_kernels():
