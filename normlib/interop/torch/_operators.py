@@ -108,7 +108,8 @@ class _Operators:
         return tensors, _canonical(dict(zip(self.options, arguments[given:], strict=True)))
 
     def moves(self, tensors, options):
-        return bool(self.running) and options[self.op.mode] and tensors["running_mean"] is not None
+        """Whether there are running statistics, which the call updates."""
+        return bool(self.running) and options[self.op.mode] and all(tensors[key] is not None for key in self.running)
 
     # ---- forward ----
 
