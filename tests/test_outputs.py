@@ -1,4 +1,4 @@
-"""The memory of new results: that of the last large one freed is ready for the next, and nobody notices but the clock."""
+"""The memory of new results: that of the last large one freed is ready for the next; nobody notices but the clock."""
 
 import copy
 import pickle

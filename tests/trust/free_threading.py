@@ -15,7 +15,8 @@ def free_threading():
     python = os.environ.get("NORMLIB_PYTHON_T") or found("python3.13t")
     site = WORK / "site-3.13t"
     if not site.exists():
-        wanted = ["numpy<2.5", "cython", "setuptools>=77", "ml_dtypes", "pytest>=8", "hypothesis", "pytest-run-parallel"]
+        wanted = ["numpy<2.5", "cython", "setuptools>=77", "ml_dtypes"]
+        wanted += ["pytest>=8", "hypothesis", "pytest-run-parallel"]
         command = ["pip", "--python", python, "install", "-q", "--only-binary", ":all:", "--target", site, *wanted]
         if subprocess.run(command, check=False, capture_output=True, text=True).returncode:
             raise Unavailable(f"pip could not install {', '.join(wanted)}")
