@@ -151,18 +151,9 @@ def built(folder):
     subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    pytest.importorskip("Cython")
-    pytest.importorskip("setuptools")
-    folder = tmp_path_factory.mktemp("embed")
-    built(folder)
-    return folder
-
-
-@needs_compiler
-def test_the_extension_module_in_c(examples):
-    code = """
+EXTENSION = """
+import sys
+sys.path.insert(0, sys.argv[1])
 import numpy as np, extension, normlib
 x, branch = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
 weight, expected = branch[0].copy(), x + branch
@@ -173,13 +164,17 @@ try:
 except ValueError as error:
     print(error)
 """
-    out = python("-c", f"import sys; sys.path.insert(0, {str(examples)!r})\n{code}")
-    assert out.strip() == "residual: eps: outside its range"
 
 
 @needs_compiler
-def test_the_cython_module(examples, monkeypatch):
-    monkeypatch.syspath_prepend(examples)
+def test_what_setup_builds(tmp_path, monkeypatch):
+    """The extension module in C, the Cython module, and SciPy's callback in it."""
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools")
+    built(tmp_path)
+    assert python("-c", EXTENSION, str(tmp_path)).strip() == "residual: eps: outside its range"
+
+    monkeypatch.syspath_prepend(tmp_path)
     import lines
 
     x = np.random.default_rng(0).normal(size=(3, 7, 10, 16)).astype(np.float32)
@@ -191,11 +186,8 @@ def test_the_cython_module(examples, monkeypatch):
     with pytest.raises(ValueError, match="weight: the number of axes or a size does not fit"):
         lines.rms_norm_heads(heads, x[0, 0, 0, 1:], 1e-6, y)
 
-
-@needs_compiler
-def test_the_scipy_callback(examples):
     pytest.importorskip("scipy")
-    assert "stripes before: 3.01 after: 0.0" in python(str(examples / "scipy_lines.py"))
+    assert "stripes before: 3.01 after: 0.0" in python(str(tmp_path / "scipy_lines.py"))
 
 
 def test_ctypes():

@@ -226,7 +226,7 @@ cdef int dense(Call* call, const normlib_array* a, Argument argument, bint writt
 
 
 cdef void* own(Call* call, Py_ssize_t bytes) noexcept nogil:
-    cdef void* memory = malloc(bytes)
+    cdef void* memory = malloc(max(<Py_ssize_t>1, bytes))
     call.memory[call.owned] = memory
     call.owned += 1
     return memory
@@ -445,7 +445,7 @@ cdef int gradients(Call* call, const normlib_array* dweight, const normlib_array
 cdef void give(Call* call, const double* sums, const normlib_array* a) noexcept nogil:
     if call.count:
         narrow(a.dtype, sums, call.parameters, a.data)
-    else:
+    elif call.parameters:
         memset(a.data, 0, call.parameters * size_of(a.dtype))
 
 
@@ -532,7 +532,7 @@ cdef int moving(Call* call, const normlib_array* running_mean, const normlib_arr
 cdef int kept(Call* call, const normlib_array* running_mean, const normlib_array* running_var) noexcept nogil:
     """Memory for the statistics that are not asked for; the values of those that are given."""
     cdef Plan* p = &call.plan
-    cdef Py_ssize_t i, c, bytes = max(<Py_ssize_t>1, call.statistics) * sizeof(double)
+    cdef Py_ssize_t i, c, bytes = call.statistics * sizeof(double)
     if p.mean == NULL:
         p.mean = <double*>own(call, bytes)
     if p.rstd == NULL:
