@@ -1,4 +1,4 @@
-"""The memory of new results: that of the last large one freed is ready for the next; nobody notices but the clock."""
+"""The memory of new results: that of large ones freed is ready for the next; nobody notices but the clock."""
 
 import copy
 import pickle
@@ -44,6 +44,14 @@ def test_the_last_one_freed_is_taken_again():
     y = new()
     assert address(y) == first
     assert np.array_equal(y, expected)
+
+
+def test_so_are_two_that_were_alive_together():
+    y, z = new(), new()
+    pair = {address(y), address(z)}
+    del y, z
+    y, z = new(), new()
+    assert {address(y), address(z)} == pair
 
 
 def test_what_is_in_use_is_not():

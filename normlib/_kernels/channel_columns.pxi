@@ -65,7 +65,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
     cdef const work* shift
     cdef Tile tile
     cdef double* s
-    cdef Py_ssize_t strip = WIDE if work is double else p.width, j
+    cdef Py_ssize_t strip = WIDE if work is double else WHOLE, j
     tile_of(p, task, &tile)
     if p.state[tile.sample] == SETTLED:
         return
@@ -282,7 +282,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
     cdef const storage* dy
     cdef Tile tile
     cdef double* s
-    cdef Py_ssize_t strip = WIDE if work is double else p.width, j
+    cdef Py_ssize_t strip = WIDE if work is double else WHOLE, j
     tile_of(p, task, &tile)
     s = sums_of(p, tile.sample, tile.block) + tile.column
     table = table_of(p, tile.sample, 0, <work>0) + tile.column

@@ -1,10 +1,12 @@
 # What the two columns families share. The neighbours in memory belong to different statistics, so vectors run across
-# LANES columns, down the positions. A column is summed four positions at a time, to sums of CHUNK positions that stay in
-# registers; chunks are added up in float64 within a block, blocks in their order. Where float64 is the working type, what
-# is rounded off is kept and added at the end.
+# LANES columns, down the positions. Positions are taken in the order of memory, four at a time, to sums of CHUNK positions
+# in the first cache; chunks are added up in float64 within a block, blocks in their order. Where float64 is the working
+# type, what is rounded off is kept and added at the end.
 
 cdef enum:
     CHUNK = 32      # positions summed in the working type
+    ROUND = 4       # of them added to each other first
+    WHOLE = 1024    # columns summed at once, at most; WIDE where the working type is float64
     WINDOW = 8      # positions normalized while the statistics of their columns stay in registers
     KEPT_BYTES = 1 << 19    # of shifted elements that are kept from statistics to normalization, in the second cache
 
@@ -28,15 +30,34 @@ cdef inline void add_sample(const storage* x, Py_ssize_t position, Py_ssize_t n,
             total[j + k] += u[k]
 
 
-cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* shift, bint centered, work* kept, Py_ssize_t ahead,
+cdef struct Ahead:
+    # Which elements to prefetch while a round of positions is summed, from the element at hand: `first`, and so many after it.
+    Py_ssize_t first, column, position
+
+
+cdef inline Ahead look_ahead(bint far, Py_ssize_t position, Py_ssize_t width) noexcept nogil:
+    """What comes next in memory: the next positions, line after line where they lie side by side; far: in memory at all."""
+    cdef Ahead ahead
+    ahead.first = 0 if not far else ROUND * position
+    ahead.column = ROUND - 1 if position == width else 0
+    ahead.position = LANES if position == width else position
+    return ahead
+
+
+cdef inline void prefetch_round(const storage* x, const Ahead* ahead, Py_ssize_t j, work zero) noexcept nogil:
+    cdef Py_ssize_t i, k
+    if ahead.first != 0:
+        for i in range(ROUND):
+            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
+                prefetch(x + ahead.first + j * ahead.column + i * ahead.position + k)
+
+
+cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* shift, bint centered, work* kept,
                                   work* a, work* b, bint first) noexcept nogil:
     """a += x - shift, b += (x - shift)^2, from zero if it is the first; kept: x - shift"""
     cdef work t[LANES]
     cdef work one = unit(shift[0])
     cdef Py_ssize_t k
-    if ahead != 0:
-        for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-            prefetch(x + ahead + k)
     load_some(x, m, t)
     for k in range(LANES):
         if centered:
@@ -47,32 +68,22 @@ cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* sh
         store_some(kept, m, t)
 
 
-cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t m, const work* shift, bint centered,
-                               work* kept, Py_ssize_t keep, Py_ssize_t ahead, double* s, double* q, double* lost) noexcept nogil:
-    """s += sum (x - shift), q += sum (x - shift)^2 over n <= CHUNK positions of m <= LANES columns"""
+cdef inline void round_moments(const storage* x, Py_ssize_t position, Py_ssize_t many, Py_ssize_t m, const work* shift, bint centered,
+                               work* kept, Py_ssize_t keep, const Ahead* ahead, Py_ssize_t j, work* a, work* b, bint first) noexcept nogil:
+    """a += sum (x - shift), b += sum (x - shift)^2 over `many` positions of m <= LANES columns"""
     cdef work v[LANES]
-    cdef work a[LANES]
-    cdef work b[LANES]
-    cdef work a4[LANES]
-    cdef work b4[LANES]
-    cdef Py_ssize_t i = 0, k
+    cdef work ra[LANES]
+    cdef work rb[LANES]
+    cdef Py_ssize_t k
+    prefetch_round(x, ahead, j, shift[0])
     load_some(shift, m, v)
-    clear(a)
-    clear(b)
-    clear(a4)
-    while i + 4 <= n:
-        position_moments(x + i * position, m, v, centered, kept + i * keep if kept != NULL else kept, ahead, a4, b4, True)
-        for k in range(i + 1, i + 4):
-            position_moments(x + k * position, m, v, centered, kept + k * keep if kept != NULL else kept, ahead, a4, b4, False)
-        for k in range(LANES):
-            a[k] += a4[k]
-            b[k] += b4[k]
-        i += 4
-    for i in range(i, n):
-        position_moments(x + i * position, m, v, centered, kept + i * keep if kept != NULL else kept, ahead, a, b, False)
-    for k in range(m):
-        add_up(s + k, lost + k, a[k], a[0])
-        add_up(q + k, lost + WIDE + k, b[k], b[0])
+    clear(ra)
+    position_moments(x, m, v, centered, kept, ra, rb, True)
+    for k in range(1, many):
+        position_moments(x + k * position, m, v, centered, kept + k * keep if kept != NULL else kept, ra, rb, False)
+    for k in range(LANES):
+        a[k] = ra[k] if first else a[k] + ra[k]
+        b[k] = rb[k] if first else b[k] + rb[k]
 
 
 cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width, work zero) noexcept nogil:
@@ -91,39 +102,49 @@ cdef inline void end_sums(double* s, double* q, const double* lost, Py_ssize_t w
             q[j] = regain(q[j], lost[WIDE + j], zero)
 
 
+cdef inline void add_chunk(const work* a, const work* b, Py_ssize_t width, double* s, double* q, double* lost) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(width):
+        add_up(s + j, lost + j, a[j], a[0])
+        add_up(q + j, lost + WIDE + j, b[j], b[0])
+
+
 cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
                                bint centered, bint far, work* kept, Py_ssize_t keep, double* s, double* q) noexcept nogil:
-    """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions; far: from memory, in pieces that
-    hardware does not see as a stream; float64: at most WIDE columns"""
+    """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WHOLE columns"""
+    cdef work a[WHOLE + LANES]
+    cdef work b[WHOLE + LANES]
     cdef double lost[2 * WIDE]
-    cdef Py_ssize_t i, j, m, ahead
+    cdef Ahead ahead = look_ahead(far, position, width)
+    cdef Py_ssize_t i = 0, j, many
     begin_sums(s, q, lost, width, shift[0])
-    for i from 0 <= i < n by CHUNK:
-        m = min(<Py_ssize_t>CHUNK, n - i)
-        ahead = 0 if not far else CHUNK * position if i + CHUNK < n else width - i * position
+    while i < n:
+        many = min(<Py_ssize_t>ROUND, n - i)
         j = 0
-        while j + LANES <= width:
-            chunk_moments(x + i * position + j, position, m, LANES, shift + j, centered,
-                          kept + i * keep + j if kept != NULL else NULL, keep, ahead, s + j, q + j, lost + j)
+        while j + LANES <= width and many == ROUND:
+            if i % CHUNK == 0:
+                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
+                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True)
+            else:
+                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
+                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, False)
             j += LANES
-        if j < width:
-            chunk_moments(x + i * position + j, position, m, width - j, shift + j, centered,
-                          kept + i * keep + j if kept != NULL else NULL, keep, ahead, s + j, q + j, lost + j)
+        for j from j <= j < width by LANES:
+            round_moments(x + i * position + j, position, many, min(<Py_ssize_t>LANES, width - j), shift + j, centered,
+                          kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, i % CHUNK == 0)
+        i += many
+        if i % CHUNK == 0 or i == n:
+            add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
 
 
 cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
-                                    const work* scale, const work* w, bint weighted, Py_ssize_t x_ahead, Py_ssize_t d_ahead,
-                                    work* a, work* b, bint first) noexcept nogil:
+                                    const work* scale, const work* w, bint weighted, work* a, work* b, bint first) noexcept nogil:
     """a += g, b += g * z, from zero if it is the first; w: the weight of the position"""
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work one = unit(shift[0])
     cdef Py_ssize_t k
-    if x_ahead != 0:
-        for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-            prefetch(x + x_ahead + k)
-            prefetch(dy + d_ahead + k)
     load_some(x, m, z)
     load_some(dy, m, g)
     for k in range(LANES):
@@ -134,57 +155,56 @@ cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssiz
         b[k] = z[k] if first else b[k] + z[k]
 
 
-cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n, Py_ssize_t m,
+cdef inline void round_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t many, Py_ssize_t m,
                                  const work* shift, const work* delta, const work* scale, const work* w, bint weighted,
-                                 Py_ssize_t x_ahead, Py_ssize_t d_ahead, double* s, double* q, double* lost) noexcept nogil:
-    """s += sum g, q += sum g * z over n <= CHUNK positions of m <= LANES columns; w: a weight a position"""
+                                 const Ahead* x_ahead, const Ahead* d_ahead, Py_ssize_t j, work* a, work* b, bint first) noexcept nogil:
+    """a += sum g, b += sum g * z over `many` positions of m <= LANES columns; w: a weight a position"""
     cdef work v[LANES]
     cdef work d[LANES]
     cdef work r[LANES]
-    cdef work a[LANES]
-    cdef work b[LANES]
-    cdef work a4[LANES]
-    cdef work b4[LANES]
-    cdef Py_ssize_t i = 0, k
+    cdef work ra[LANES]
+    cdef work rb[LANES]
+    cdef Py_ssize_t k
+    prefetch_round(x, x_ahead, j, shift[0])
+    prefetch_round(dy, d_ahead, j, shift[0])
     load_some(shift, m, v)
     load_some(delta, m, d)
     load_some(scale, m, r)
-    clear(a)
-    clear(b)
-    while i + 4 <= n:
-        position_gradients(x + i * xp, dy + i * dp, m, v, d, r, w + i if weighted else w, weighted, x_ahead, d_ahead, a4, b4, True)
-        for k in range(i + 1, i + 4):
-            position_gradients(x + k * xp, dy + k * dp, m, v, d, r, w + k if weighted else w, weighted, x_ahead, d_ahead, a4, b4, False)
-        for k in range(LANES):
-            a[k] += a4[k]
-            b[k] += b4[k]
-        i += 4
-    for i in range(i, n):
-        position_gradients(x + i * xp, dy + i * dp, m, v, d, r, w + i if weighted else w, weighted, x_ahead, d_ahead, a, b, False)
-    for k in range(m):
-        add_up(s + k, lost + k, a[k], a[0])
-        add_up(q + k, lost + WIDE + k, b[k], b[0])
+    position_gradients(x, dy, m, v, d, r, w, weighted, ra, rb, True)
+    for k in range(1, many):
+        position_gradients(x + k * xp, dy + k * dp, m, v, d, r, at(w, k, weighted), weighted, ra, rb, False)
+    for k in range(LANES):
+        a[k] = ra[k] if first else a[k] + ra[k]
+        b[k] = rb[k] if first else b[k] + rb[k]
 
 
 cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
                                  Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
                                  bint weighted, bint far, double* s, double* q) noexcept nogil:
-    """s[j] = sum g, q[j] = sum g * z over a block of n positions; float64: at most WIDE columns"""
+    """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WHOLE columns"""
+    cdef work a[WHOLE + LANES]
+    cdef work b[WHOLE + LANES]
     cdef double lost[2 * WIDE]
-    cdef Py_ssize_t i, j, m, x_ahead, d_ahead
+    cdef Ahead x_ahead = look_ahead(far, xp, width), d_ahead = look_ahead(far, dp, width)
+    cdef Py_ssize_t i = 0, j, many
     begin_sums(s, q, lost, width, shift[0])
-    for i from 0 <= i < n by CHUNK:
-        m = min(<Py_ssize_t>CHUNK, n - i)
-        x_ahead = 0 if not far else CHUNK * xp if i + CHUNK < n else width - i * xp
-        d_ahead = 0 if not far else CHUNK * dp if i + CHUNK < n else width - i * dp
+    while i < n:
+        many = min(<Py_ssize_t>ROUND, n - i)
         j = 0
-        while j + LANES <= width:
-            chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, m, LANES, shift + j, delta + j, scale + j,
-                            w + i if weighted else NULL, weighted, x_ahead, d_ahead, s + j, q + j, lost + j)
+        while j + LANES <= width and many == ROUND:
+            if i % CHUNK == 0:
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
+                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True)
+            else:
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
+                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, False)
             j += LANES
-        if j < width:
-            chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, m, width - j, shift + j, delta + j, scale + j,
-                            w + i if weighted else NULL, weighted, x_ahead, d_ahead, s + j, q + j, lost + j)
+        for j from j <= j < width by LANES:
+            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, many, min(<Py_ssize_t>LANES, width - j), shift + j, delta + j,
+                            scale + j, at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, i % CHUNK == 0)
+        i += many
+        if i % CHUNK == 0 or i == n:
+            add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
 
 

@@ -1,7 +1,7 @@
 """New arrays for results.
 
 The pages of a large array cost more than its numbers: each is cleared and mapped when it is first touched. So the memory of
-the last large result that was freed is kept for the next, under MADV_FREE: its pages are the kernel's to take whenever
+the last few large results that were freed is kept for the next, under MADV_FREE: its pages are the system's to take whenever
 memory is wanted, and until then they are ready. NORMLIB_KEEP_OUTPUT=0 switches this off.
 """
 
@@ -23,33 +23,55 @@ cdef extern from *:
     #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
     #define NORMLIB_KEEPS 1
     enum { HUGE_PAGE = 1 << 21, PAGE = 4096 };      /* a page holds the head, the data begin on a huge page */
+    enum { KEPT = 4 };      /* a step of training has a few results alive */
 
     typedef struct { size_t length; char *mapping; size_t mapped; } head_t;
-    static head_t *normlib_kept = NULL;
+    static head_t *normlib_kept[KEPT];
+    static unsigned normlib_turn;
 
     static head_t *head_of(void *data) { return (head_t *)((char *)data - PAGE); }
 
     static void unmap(head_t *head) { if (head) munmap(head->mapping, head->mapped); }
 
+    static head_t *exchange(unsigned i, head_t *head) { return __atomic_exchange_n(&normlib_kept[i], head, __ATOMIC_ACQ_REL); }
+
+    static int put_in(unsigned i, head_t *head)
+    {
+        head_t *none = NULL;
+        return __atomic_compare_exchange_n(&normlib_kept[i], &none, head, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+
+    static head_t *map(size_t length)
+    {
+        size_t mapped = length + 2 * (size_t)HUGE_PAGE;
+        char *mapping = mapped < length ? MAP_FAILED : mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapping == MAP_FAILED)
+            return NULL;
+        char *data = (char *)(((size_t)mapping + PAGE + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1));
+        madvise(data, length, MADV_HUGEPAGE);
+        head_t *head = head_of(data);
+        head->length = length;
+        head->mapping = mapping;
+        head->mapped = mapped;
+        return head;
+    }
+
     static void *take(void *unused, size_t bytes)
     {
         size_t length = (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
-        head_t *head = __atomic_exchange_n(&normlib_kept, NULL, __ATOMIC_ACQ_REL);
+        head_t *head = NULL;
         (void)unused;
-        if (head == NULL || head->length != length) {
-            size_t mapped = length + 2 * (size_t)HUGE_PAGE;
-            unmap(head);
-            char *mapping = mapped < length ? MAP_FAILED : mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            if (mapping == MAP_FAILED)
-                return NULL;
-            char *data = (char *)(((size_t)mapping + PAGE + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1));
-            madvise(data, length, MADV_HUGEPAGE);
-            head = head_of(data);
-            head->length = length;
-            head->mapping = mapping;
-            head->mapped = mapped;
+        for (unsigned i = 0; i < KEPT && head == NULL; i++) {
+            head = exchange(i, NULL);
+            if (head && head->length != length) {
+                if (!put_in(i, head))
+                    unmap(head);
+                head = NULL;
+            }
         }
-        return (char *)head + PAGE;
+        if (head == NULL)
+            head = map(length);
+        return head ? (char *)head + PAGE : NULL;
     }
 
     static void give(void *unused, void *data, size_t bytes)
@@ -59,8 +81,12 @@ cdef extern from *:
         if (data == NULL)
             return;
         head_t *head = head_of(data);
-        if (madvise(data, head->length, MADV_FREE) == 0)
-            head = __atomic_exchange_n(&normlib_kept, head, __ATOMIC_ACQ_REL);
+        if (madvise(data, head->length, MADV_FREE) == 0) {
+            for (unsigned i = 0; i < KEPT; i++)
+                if (put_in(i, head))
+                    return;
+            head = exchange(__atomic_fetch_add(&normlib_turn, 1, __ATOMIC_RELAXED) % KEPT, head);
+        }
         unmap(head);
     }
 
@@ -111,7 +137,7 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
 
 cdef enum:
-    LARGE = 1 << 23     # bytes from which on the pages cost more than asking for them
+    LARGE = 1 << 22     # bytes from which on NumPy too asks for huge pages
 
 cdef PyDataMem_Handler _handler
 strncpy(_handler.name, "normlib", sizeof(_handler.name))
