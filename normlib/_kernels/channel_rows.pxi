@@ -14,10 +14,21 @@ cdef inline void group_sample(const storage* x, const Row* row, double* e, work 
 
 cdef inline void group_sums(const storage* x, const Row* row, work shift, double* sums, double* squares) noexcept nogil:
     cdef storage buffer[BLOCK]
-    cdef Py_ssize_t n = count(row), i, m
-    for i from 0 <= i < n by BLOCK:
-        m = min(<Py_ssize_t>BLOCK, n - i)
-        add_moments(fetch(x, row, i, m, buffer), m, sums, squares, i > 0, shift)
+    cdef double e[4][8]     # as in row_sums
+    cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m
+    if work is double and n > step:
+        memset(e, 0, sizeof(e))
+    for i from 0 <= i < n by step:
+        m = min(step, n - i)
+        if work is double and i > 0:
+            add_moments(fetch(x, row, i, m, buffer), m, e[0], e[1], False, shift)
+            add_eight(sums, e[2], e[0])
+            add_eight(squares, e[3], e[1])
+        else:
+            add_moments(fetch(x, row, i, m, buffer), m, sums, squares, i > 0, shift)
+    if work is double and n > step:
+        regain_eight(sums, e[2])
+        regain_eight(squares, e[3])
 
 
 cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, work one, bint past) noexcept nogil:
@@ -88,13 +99,13 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
     """Statistics of m <= TOGETHER groups from r on."""
     cdef Rows rows
     cdef Statistics found
-    cdef Py_ssize_t n = count(row), k
+    cdef Py_ssize_t n = count(row), taken = row.channels * sampled(row.segments * row.length), k
     for k in range(m):
         group_sample(group_of(x, &p.xs, p, r + k), row, rows.sample[k], <work>0)
-    shift_rows(&rows, m, row.channels * sampled(row.segments * row.length), shift)
+    shift_rows(&rows, m, taken, shift)
     for k in range(m):
         group_sums(group_of(x, &p.xs, p, r + k), row, shift[k], rows.sums[k], rows.squares[k])
-    if not settle_rows(&rows, m, n, True, p.eps, shift, delta, scale):
+    if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:
                 group_again(group_of(x, &p.xs, p, r + k), row, p.eps, rows.mean[k], &found, <work>0)

@@ -20,10 +20,23 @@ cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work 
 
 
 cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares) noexcept nogil:
-    cdef Py_ssize_t i
-    block_sums(x, min(n, <Py_ssize_t>BLOCK), centered, shift, sums, squares, False)
-    for i from BLOCK <= i < n by BLOCK:
-        block_sums(x + i, min(<Py_ssize_t>BLOCK, n - i), centered, shift, sums, squares, True)
+    cdef double e[4][8]     # sums and squares of a block, and what is rounded off as blocks are added up
+    cdef Py_ssize_t step = EXACT if work is double else BLOCK, i
+    block_sums(x, min(n, step), centered, shift, sums, squares, False)
+    if work is double and n > step:
+        memset(e, 0, sizeof(e))
+    for i from step <= i < n by step:
+        if work is double:
+            block_sums(x + i, min(step, n - i), centered, shift, e[0], e[1], False)
+            if centered:
+                add_eight(sums, e[2], e[0])
+            add_eight(squares, e[3], e[1])
+        else:
+            block_sums(x + i, min(step, n - i), centered, shift, sums, squares, True)
+    if work is double and n > step:
+        if centered:
+            regain_eight(sums, e[2])
+        regain_eight(squares, e[3])
 
 
 cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, double mean, Statistics* to, work zero) noexcept nogil:
@@ -133,7 +146,7 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
         memset(shift, 0, TOGETHER * sizeof(work))
     for k in range(m):
         row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], rows.sums[k], rows.squares[k])
-    if not settle_rows(&rows, m, n, p.centered, p.eps, shift, delta, scale):
+    if not settle_rows(&rows, m, n, sampled(n), p.centered, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:
                 row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, rows.mean[k], &found, <work>0)

@@ -5,6 +5,7 @@
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
+    EXACT = 8 * LANES           # elements of a float64 row that are summed before what is rounded off is kept
     TOGETHER = 16               # short rows whose statistics are computed together
     TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
 
@@ -92,6 +93,26 @@ cdef inline double regain(double s, double lost, work zero) noexcept nogil:
     return s + lost if work is double and lost - lost == 0 else s
 
 
+cdef inline void add_eight(double* e, double* lost, const double* block) noexcept nogil:
+    """Add a sum in 8 parts where the working type is float64."""
+    cdef double s[8]
+    cdef double u[8]
+    cdef double r[8]
+    cdef Py_ssize_t k
+    for k in range(8):
+        s[k], u[k], r[k] = e[k], block[k], lost[k]
+    for k in range(8):
+        add_up(&s[k], &r[k], u[k], <double>0)
+    for k in range(8):
+        e[k], lost[k] = s[k], r[k]
+
+
+cdef inline void regain_eight(double* e, const double* lost) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(8):
+        e[k] = regain(e[k], lost[k], <double>0)
+
+
 cdef inline void recenter(double* shift, double* delta) noexcept nogil:
     """In float64 the mean becomes the shift, what that rounds off the delta: then elements lose nothing to it."""
     cdef double lost = 0
@@ -146,8 +167,8 @@ cdef inline void shift_rows(Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* sh
         shift[k] = <work>(total[k] / taken)
 
 
-cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, bint centered, double eps,
-                             const work* shift, work* delta, work* scale) noexcept nogil:
+cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t taken, bint centered, double eps,
+                             work* shift, work* delta, work* scale) noexcept nogil:
     """`settle` for m rows of n elements: divisions and square roots run in vectors; whether all are `sound`."""
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
@@ -166,9 +187,11 @@ cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, bint center
         delta[k] = <work>s[k]
         scale[k] = <work>refined(rows.var[k] + eps, rows.rstd[k], <work>0)
     for k in range((m + 7) // 8 * 8):
-        rows.good[k] = sound(s[k], q[k], eps, <work>0)
+        rows.good[k] = sound(s[k], q[k], eps, <work>0) & chance(s[k], q[k], taken)
     for k in range(m):
         good &= rows.good[k]
+        if work is double:
+            recenter(&shift[k], &delta[k])
     return good
 
 
