@@ -132,6 +132,6 @@ print(resident() - before)
 
 
 @pytest.mark.parametrize("keep", ["1", "0"])
-def test_the_kernel_may_have_the_pages(keep):
+def test_the_system_may_have_the_pages(keep):
     """What is kept is marked free: of 64 MB none are held."""
     assert int(python("-c", KEPT, NORMLIB_KEEP_OUTPUT=keep)) < 8

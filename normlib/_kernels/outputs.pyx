@@ -23,7 +23,7 @@ cdef extern from *:
     #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
     #define NORMLIB_KEEPS 1
     enum { HUGE_PAGE = 1 << 21, PAGE = 4096 };      /* a page holds the head, the data begin on a huge page */
-    enum { KEPT = 4 };      /* a step of training has a few results alive */
+    enum { KEPT = 4, LARGEST = 1 << 29 };       /* a step of training has a few results alive; a bound on the address space held */
 
     typedef struct { size_t length; char *mapping; size_t mapped; } head_t;
     static head_t *normlib_kept[KEPT];
@@ -81,13 +81,19 @@ cdef extern from *:
         if (data == NULL)
             return;
         head_t *head = head_of(data);
-        if (madvise(data, head->length, MADV_FREE) == 0) {
+        if (head->length <= LARGEST && madvise(data, head->length, MADV_FREE) == 0) {
             for (unsigned i = 0; i < KEPT; i++)
                 if (put_in(i, head))
                     return;
             head = exchange(__atomic_fetch_add(&normlib_turn, 1, __ATOMIC_RELAXED) % KEPT, head);
         }
         unmap(head);
+    }
+
+    static void give_back(void)
+    {
+        for (unsigned i = 0; i < KEPT; i++)
+            unmap(exchange(i, NULL));
     }
 
     static void *take_zeros(void *unused, size_t n, size_t size)
@@ -112,6 +118,7 @@ cdef extern from *:
     #define NORMLIB_KEEPS 0
     static void *take(void *unused, size_t bytes) { (void)unused; return malloc(bytes); }
     static void give(void *unused, void *data, size_t bytes) { (void)unused; (void)bytes; free(data); }
+    static void give_back(void) { }
     static void *take_zeros(void *unused, size_t n, size_t size) { (void)unused; return calloc(n, size); }
     static void *resize(void *unused, void *data, size_t bytes) { (void)unused; return realloc(data, bytes); }
     #endif
@@ -121,6 +128,7 @@ cdef extern from *:
     void* take_zeros(void*, size_t, size_t)
     void* resize(void*, void*, size_t)
     void give(void*, void*, size_t)
+    void give_back()
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyDataMemAllocator:
@@ -148,6 +156,14 @@ _handler.allocator.realloc = resize
 _handler.allocator.free = give
 cdef object _keeping = PyCapsule_New(&_handler, "mem_handler", NULL)
 cdef bint _keeps = NORMLIB_KEEPS and os.environ.get("NORMLIB_KEEP_OUTPUT", "1") != "0"
+
+
+def keep(bint on):
+    """Whether freed results are kept; False gives back what is, too."""
+    global _keeps
+    _keeps = NORMLIB_KEEPS and on
+    if not on:
+        give_back()
 
 
 cdef inline cnp.ndarray allocate(cnp.ndarray x):
