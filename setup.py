@@ -37,7 +37,7 @@ CALLS_FLAGS = ["-O2", "-fno-builtin-memset"]
 GCC_FLAG = "-fno-tree-loop-distribute-patterns"  # keep the clearing of lanes in registers: no calls of memset
 INSTRUMENTS = [
     *([f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []),
-    *(["--coverage"] if COVERAGE else []),
+    *(["--coverage", "-fprofile-update=atomic"] if COVERAGE else []),  # else threads share the counters of loops
 ]
 LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 
