@@ -8,7 +8,10 @@ import os
 import pytest
 import support
 
-import normlib
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait would take the processors from the other workers
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
+
+import normlib  # noqa: E402 - OpenMP and OpenBLAS read these when they are loaded
 
 
 def pytest_addoption(parser):
