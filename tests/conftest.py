@@ -8,10 +8,11 @@ import os
 import pytest
 import support
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait would take the processors from the other workers
+# Threads that wait would take the processors from the other workers; OpenMP and OpenBLAS read this when they are loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
-import normlib  # noqa: E402 - OpenMP and OpenBLAS read these when they are loaded
+import normlib
 
 
 def pytest_addoption(parser):
