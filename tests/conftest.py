@@ -8,7 +8,7 @@ import os
 import pytest
 import support
 
-# Threads that wait would take the processors from the other workers; OpenMP and OpenBLAS read this when they are loaded.
+# Threads that wait would take the processors from the other workers; OpenMP and OpenBLAS read this when loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
