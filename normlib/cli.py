@@ -48,6 +48,7 @@ DEMOS: dict[str, tuple[str, dict[str, str]]] = {
             "einops": "einops",
             "torchfcpe": "--no-deps torchfcpe",  # asks for torchaudio, which is not used here
             "local_attention": "--no-deps local-attention",
+            "hyper_connections": "--no-deps hyper-connections torch-einops-utils",
         },
     ),
     "brain": ("brain", {"torch": "torch", "deepbet": "--no-deps deepbet"}),

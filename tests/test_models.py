@@ -189,7 +189,7 @@ def test_deepbet_prints_what_it_promises(brain, capsys):
 
 @pytest.fixture(scope="module")
 def fcpe():
-    return example("fcpe", "torch", "einops", "local_attention", "torchfcpe")
+    return example("fcpe", "torch", "einops", "hyper_connections", "local_attention", "torchfcpe")
 
 
 @pytest.fixture(scope="module")

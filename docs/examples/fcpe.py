@@ -1,6 +1,6 @@
 """The pitch of a voice by the real FCPE in torch: a GroupNorm, and LayerNorms on strided input, swapped for normlib's.
 
-pip install torch einops && pip install --no-deps torchfcpe local-attention
+pip install torch einops && pip install --no-deps torchfcpe local-attention hyper-connections torch-einops-utils
 python -m normlib demo fcpe
 
 A model of torch is one call away from normlib: `accelerate` swaps the norms, and keeps parameters and hooks. Each
