@@ -56,6 +56,16 @@ cdef cnp.ndarray backward_arrays(Call* call, const char* kinds, cnp.ndarray dy, 
 
 # ---- feature norms: statistics over `axis` ----
 
+cdef inline bint reduce_axis(Py_ssize_t a, int n, char* kinds) noexcept:
+    """Whether `a` is an axis of n, and not yet reduced."""
+    if a < 0:
+        a += n
+    if not 0 <= a < n or kinds[a] == REDUCED:
+        return False
+    kinds[a] = REDUCED
+    return True
+
+
 cdef bint feature_kinds(object axis, cnp.ndarray x, char* kinds, int* reduced, cnp.npy_intp* shape, int* kept,
                         cnp.npy_intp* rest) except -1:
     """The kind of each axis, the shape over the reduced axes and that over the others."""
@@ -64,10 +74,13 @@ cdef bint feature_kinds(object axis, cnp.ndarray x, char* kinds, int* reduced, c
     if n > 32:
         return False
     memset(kinds, KEPT, n)
-    for a in (axis if type(axis) is tuple else (axis,)):
-        if not -n <= a < n or kinds[a % n if a >= 0 else a + n] == REDUCED:
+    if type(axis) is not tuple:
+        if not reduce_axis(axis, n, kinds):
             return False
-        kinds[a if a >= 0 else a + n] = REDUCED
+    else:
+        for a in axis:
+            if not reduce_axis(a, n, kinds):
+                return False
     reduced[0] = kept[0] = 0
     for i in range(n):
         if kinds[i] == REDUCED:
@@ -105,7 +118,7 @@ cdef object feature_forward(bint centered, object x, object weight, object bias,
     cdef cnp.npy_intp rest[32]
     cdef int reduced, kept
     cdef cnp.ndarray y
-    cdef list made = []
+    cdef list made = [] if return_stats else None
     memset(&call, 0, sizeof(call))
     if not is_axis(axis) or not begin(&call, x, eps):
         return NotImplemented
@@ -250,7 +263,7 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
     cdef Py_ssize_t samples = 1, n, c, i
     cdef bint running = running_mean is not None
     cdef double weight_of_new
-    cdef list made = []
+    cdef list made = [] if return_stats else None
     memset(&call, 0, sizeof(call))
     if (own_stats is not True and own_stats is not False) or running != (running_var is not None):
         return NotImplemented
@@ -361,7 +374,7 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
     cdef cnp.npy_intp channels
     cdef cnp.npy_intp rest[2]
     cdef cnp.ndarray y
-    cdef list made = []
+    cdef list made = [] if return_stats else None
     memset(&call, 0, sizeof(call))
     if type(num_groups) is not int or not begin(&call, x, eps) or not channel_kinds(channel_axis, x, False, kinds, &channels):
         return NotImplemented

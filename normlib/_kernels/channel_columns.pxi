@@ -10,6 +10,7 @@ cdef enum:
     MEAN_G = 4
     MEAN_GZ = 5
     TABLE = 6
+    NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
 
 
 cdef struct Tile:
@@ -198,7 +199,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
 
 
 cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m,
-                              const work* table, Py_ssize_t entry, bint past) noexcept nogil:
+                              const work* table, Py_ssize_t entry, Py_ssize_t ahead, bint past) noexcept nogil:
     """y = ((x - shift) - delta) * scale + offset for a few positions of m <= LANES channels"""
     cdef work t[LANES]
     cdef work v[LANES]
@@ -214,7 +215,7 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
     for i in range(rows):
         if past:
             for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                prefetch(x + (i + WINDOW) * xp + k)
+                prefetch(x + i * xp + ahead + k)
         load_some(x + i * xp, m, t)
         for k in range(LANES):
             t[k] = (minus(t[k], v[k], one) - d[k]) * r[k] + b[k]
@@ -231,19 +232,25 @@ cdef inline bint flat(const Plan* p, const Tile* tile) noexcept nogil:
             and (p.dy == NULL or p.ds.position == p.width))
 
 
+cdef inline Py_ssize_t window_of(const storage* x, Py_ssize_t width, bint past) noexcept nogil:
+    """Positions to normalize while the statistics of their columns stay in registers; past the caches in the order of
+    memory, but for 16 bits, where the arithmetic is the limit and not the memory."""
+    return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, <Py_ssize_t>NEAR // width)) if past and sizeof(storage) > 2 else <Py_ssize_t>WINDOW
+
+
 cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, Py_ssize_t positions, Py_ssize_t width,
                               const work* table, bint past) noexcept nogil:
-    cdef Py_ssize_t i, j, rows
-    for i from 0 <= i < positions by WINDOW:
-        rows = min(<Py_ssize_t>WINDOW, positions - i)
+    cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
+    for i from 0 <= i < positions by window:
+        rows = min(window, positions - i)
         j = 0
         while j + LANES <= width:
             column_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, p.xs.position, p.ys.position, rows, LANES,
-                         table + j, p.padded, past)
+                         table + j, p.padded, window * width, past)
             j += LANES
         if j < width:
             column_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, p.xs.position, p.ys.position, rows, width - j,
-                         table + j, p.padded, False)
+                         table + j, p.padded, 0, False)
 
 
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
@@ -271,7 +278,7 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         for i in range(tile.positions):
             for j from 0 <= j < tile.width by LANES:
                 m = min(<Py_ssize_t>LANES, tile.width - j)
-                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, False)
+                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, 0, False)
                 wrote(&writer, m * sizeof(storage))
         close_writer(&writer)
 
@@ -320,7 +327,7 @@ cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* 
 
 cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,
                                        Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m, const work* table, Py_ssize_t entry,
-                                       bint given, bint past) noexcept nogil:
+                                       Py_ssize_t ahead, bint given, bint past) noexcept nogil:
     """dx = rstd * (g - mean(g) - z * mean(g * z)) for a few positions of m <= LANES channels"""
     cdef work z[LANES]
     cdef work g[LANES]
@@ -342,8 +349,8 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
     for i in range(rows):
         if past:
             for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                prefetch(x + (i + WINDOW) * xp + k)
-                prefetch(dy + (i + WINDOW) * dp + k)
+                prefetch(x + i * xp + ahead + k)
+                prefetch(dy + i * dp + ahead + k)
         load_some(dy + i * dp, m, g)
         if given:
             for k in range(LANES):
@@ -361,17 +368,17 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
 
 cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx, const Plan* p, Py_ssize_t positions,
                                Py_ssize_t width, const work* table, bint given, bint past) noexcept nogil:
-    cdef Py_ssize_t i, j, rows
-    for i from 0 <= i < positions by WINDOW:
-        rows = min(<Py_ssize_t>WINDOW, positions - i)
+    cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
+    for i from 0 <= i < positions by window:
+        rows = min(window, positions - i)
         j = 0
         while j + LANES <= width:
             column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, p.xs.position,
-                                  p.ds.position, p.ys.position, rows, LANES, table + j, p.padded, given, past)
+                                  p.ds.position, p.ys.position, rows, LANES, table + j, p.padded, window * width, given, past)
             j += LANES
         if j < width:
             column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, p.xs.position,
-                                  p.ds.position, p.ys.position, rows, width - j, table + j, p.padded, given, False)
+                                  p.ds.position, p.ys.position, rows, width - j, table + j, p.padded, 0, given, False)
 
 
 cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x, const storage* dy, storage* dx,
@@ -393,7 +400,7 @@ cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x
             for j from 0 <= j < tile.width by LANES:
                 m = min(<Py_ssize_t>LANES, tile.width - j)
                 column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, place(&writer, dx + i * p.ys.position + j),
-                                      0, 0, 0, 1, m, table + j, p.padded, given, False)
+                                      0, 0, 0, 1, m, table + j, p.padded, 0, given, False)
                 wrote(&writer, m * sizeof(storage))
         close_writer(&writer)
 

@@ -31,16 +31,17 @@ cdef inline void group_sums(const storage* x, const Row* row, work shift, double
         regain_eight(squares, e[3])
 
 
-cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, work one, bint past) noexcept nogil:
+cdef inline void run_lanes(const storage* x, storage* y, Py_ssize_t m, work shift, work delta, work scale, work b, work one,
+                           bint part, bint past) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t l
-    load_some(x, m, t)
+    load_lanes(x, m, t, part)
     for l in range(LANES):
         t[l] = (minus(t[l], shift, one) - delta) * scale + b
     if past:
         stream(y, t)
     else:
-        store_some(y, m, t)
+        store_lanes(y, m, t, part)
 
 
 cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work b, Writer* past) noexcept nogil:
@@ -48,19 +49,19 @@ cdef inline void run_apply(const storage* x, storage* y, Py_ssize_t n, work shif
     cdef work one = unit(shift)
     if past != NULL:
         i = to_line(y)
-        run_lanes(x, place(past, y), i, shift, delta, scale, b, one, False)
+        run_lanes(x, place(past, y), i, shift, delta, scale, b, one, True, False)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, one, True)
+            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, one, False, True)
             i += LANES
-        run_lanes(x + i, place(past, y + i), n - i, shift, delta, scale, b, one, False)
+        run_lanes(x + i, place(past, y + i), n - i, shift, delta, scale, b, one, True, False)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, one, False)
+            run_lanes(x + i, y + i, LANES, shift, delta, scale, b, one, False, False)
             i += LANES
         if i < n:
-            run_lanes(x + i, y + i, n - i, shift, delta, scale, b, one, False)
+            run_lanes(x + i, y + i, n - i, shift, delta, scale, b, one, True, False)
 
 
 cdef inline void plan_row(const Plan* p, const Span* span, Row* row) noexcept nogil:
@@ -90,25 +91,34 @@ cdef void group_again(const storage* x, const Row* row, double eps, double mean,
     wide_statistics(x, row, True, eps, to, zero)
 
 
-cdef inline storage* group_of(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
-    return <storage*>x + r // p.groups * span.sample + r % p.groups * p.channels * span.channel
+cdef inline void find_groups(const storage* x, const Span* span, const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage** to) noexcept nogil:
+    """Where m groups from r on begin."""
+    cdef Py_ssize_t step = p.channels * span.channel, g = r % p.groups, k
+    x += r // p.groups * span.sample + g * step
+    for k in range(m):
+        to[k] = x
+        x += step
+        g += 1
+        if g == p.groups:
+            g = 0
+            x += span.sample - p.groups * step
 
 
-cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const Row* row,
+cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage** xs, const Row* row,
                             work* shift, work* delta, work* scale) noexcept nogil:
-    """Statistics of m <= TOGETHER groups from r on."""
+    """Statistics of m <= TOGETHER groups from r on, which begin at `xs`."""
     cdef Rows rows
     cdef Statistics found
     cdef Py_ssize_t n = count(row), taken = row.channels * sampled(row.segments * row.length), k
     for k in range(m):
-        group_sample(group_of(x, &p.xs, p, r + k), row, rows.sample[k], <work>0)
+        group_sample(xs[k], row, rows.sample[k], <work>0)
     shift_rows(&rows, m, taken, shift)
     for k in range(m):
-        group_sums(group_of(x, &p.xs, p, r + k), row, shift[k], rows.sums[k], rows.squares[k])
+        group_sums(xs[k], row, shift[k], rows.sums[k], rows.squares[k])
     if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:
-                group_again(group_of(x, &p.xs, p, r + k), row, p.eps, rows.mean[k], &found, <work>0)
+                group_again(xs[k], row, p.eps, rows.mean[k], &found, <work>0)
                 put(&rows, k, &found, &shift[k], &delta[k], &scale[k])
     if p.mean != NULL:
         memcpy(p.mean + r, rows.mean, m * sizeof(double))
@@ -118,36 +128,50 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
         memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
 
 
-cdef inline void given_statistics(const Plan* p, Py_ssize_t r, work* shift, work* delta, work* scale) noexcept nogil:
-    """Of group r of all samples."""
-    cdef Py_ssize_t k = r % p.groups if p.shared else r
-    shift[0] = <work>p.mean[k]
-    delta[0] = <work>(p.mean[k] - shift[0])
-    scale[0] = <work>p.rstd[k]
+cdef inline void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shift, work* delta, work* scale) noexcept nogil:
+    """Of m groups of all samples from r on."""
+    cdef Py_ssize_t g = r % p.groups if p.shared else r, k
+    for k in range(m):
+        shift[k] = <work>p.mean[g]
+        delta[k] = <work>(p.mean[g] - shift[k])
+        scale[k] = <work>p.rstd[g]
+        g += 1
+        if p.shared and g == p.groups:
+            g = 0
 
 
-cdef void group_normalize(const Plan* p, const storage* x, storage* y, Py_ssize_t group, work shift, work delta, work rstd, const work* w,
-                          Writer* writer) noexcept nogil:
+cdef void groups_normalize(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage** xs, const storage** ys,
+                           const work* shift, const work* delta, const work* rstd, const work* w, Writer* writer) noexcept nogil:
     cdef const work* b = <const work*>p.bias
     cdef const storage* run
     cdef storage* target
-    cdef Py_ssize_t k, i
-    cdef Writer* past = writer if lane_by_lane(p, x) else NULL
+    cdef storage* to
+    cdef Py_ssize_t channels = p.channels, segments = p.segments, length = p.length, c = r % p.groups * channels, k, j, i
+    cdef Span xspan = p.xs, yspan = p.ys
+    cdef Writer* past = writer if lane_by_lane(p, xs[0]) else NULL
     cdef bint staged = p.streaming and past == NULL
     cdef work scale, bias
-    for k in range(group * p.channels, (group + 1) * p.channels):
-        scale = rstd * w[k] if w != NULL else rstd
-        bias = b[k] if b != NULL else 0
-        for i in range(p.segments):
-            run = x + (k - group * p.channels) * p.xs.channel + i * p.xs.segment
-            target = y + (k - group * p.channels) * p.ys.channel + i * p.ys.segment
-            run_apply(run, place(writer, target) if staged else target, p.length, shift, delta, scale, bias, past)
-            if staged:
-                wrote(writer, p.length * sizeof(storage))
+    for k in range(m):
+        run, target = xs[k], <storage*>ys[k]
+        for j in range(channels):
+            scale = rstd[k] * w[c] if w != NULL else rstd[k]
+            bias = b[c] if b != NULL else 0
+            for i in range(segments):
+                to = target + i * yspan.segment
+                run_apply(run + i * xspan.segment, place(writer, to) if staged else to, length, shift[k], delta[k], scale, bias, past)
+                if staged:
+                    wrote(writer, length * sizeof(storage))
+            run += xspan.channel
+            target += yspan.channel
+            c += 1
+        if c == p.parameters:
+            c = 0
 
 
 cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), k, m, most
+    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), m, most
+    cdef const storage* xs[TOGETHER]
+    cdef const storage* ys[TOGETHER]
     cdef work shift[TOGETHER]
     cdef work delta[TOGETHER]
     cdef work scale[TOGETHER]
@@ -158,14 +182,13 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     open_writer(&writer, p.streaming)
     while r < stop:
         m = min(most, stop - r)
+        find_groups(x, &p.xs, p, r, m, xs)
+        find_groups(<const storage*>p.y, &p.ys, p, r, m, ys)
         if p.given:
-            for k in range(m):
-                given_statistics(p, r + k, &shift[k], &delta[k], &scale[k])
+            given_statistics(p, r, m, shift, delta, scale)
         else:
-            groups_statistics(p, r, m, x, &row, shift, delta, scale)
-        for k in range(m):
-            group_normalize(p, group_of(x, &p.xs, p, r + k), group_of(<storage*>p.y, &p.ys, p, r + k), (r + k) % p.groups,
-                            shift[k], delta[k], scale[k], w, &writer)
+            groups_statistics(p, r, m, xs, &row, shift, delta, scale)
+        groups_normalize(p, r, m, xs, ys, shift, delta, scale, w, &writer)
         r += m
     close_writer(&writer)
 
@@ -175,12 +198,8 @@ cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssiz
     cdef work z[LANES]
     cdef work g[LANES]
     cdef int l, many = <int>m
-    if part:
-        load_part(x, m, z)
-        load_part(dy, m, g)
-    else:
-        load(x, z)
-        load(dy, g)
+    load_lanes(x, m, z, part)
+    load_lanes(dy, m, g, part)
     for l in range(LANES):
         a[l] += g[l]
         z[l] = g[l] * ((minus(z[l], shift, one) - delta) * scale)
@@ -218,22 +237,22 @@ cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n
 
 
 cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work delta, work scale,
-                                    work w, work c1, work c2, work one, bint given, bint past) noexcept nogil:
+                                    work w, work c1, work c2, work one, bint given, bint part, bint past) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef Py_ssize_t l
-    load_some(dy, m, g)
+    load_lanes(dy, m, g, part)
     if given:
         for l in range(LANES):
             g[l] = scale * (g[l] * w)
     else:
-        load_some(x, m, z)
+        load_lanes(x, m, z, part)
         for l in range(LANES):
             g[l] = scale * ((g[l] * w - c1) - ((minus(z[l], shift, one) - delta) * scale) * c2)
     if past:
         stream(dx, g)
     else:
-        store_some(dx, m, g)
+        store_lanes(dx, m, g, part)
 
 
 cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
@@ -242,19 +261,19 @@ cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, P
     cdef work one = unit(shift)
     if past != NULL:
         i = to_line(dx)
-        run_backward_lanes(x, dy, place(past, dx), i, shift, delta, scale, w, c1, c2, one, given, False)
+        run_backward_lanes(x, dy, place(past, dx), i, shift, delta, scale, w, c1, c2, one, given, True, False)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, True)
+            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, False, True)
             i += LANES
-        run_backward_lanes(x + i, dy + i, place(past, dx + i), n - i, shift, delta, scale, w, c1, c2, one, given, False)
+        run_backward_lanes(x + i, dy + i, place(past, dx + i), n - i, shift, delta, scale, w, c1, c2, one, given, True, False)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, False)
+            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, False, False)
             i += LANES
         if i < n:
-            run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, one, given, False)
+            run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, one, given, True, False)
 
 
 cdef inline void run_backward(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
@@ -329,8 +348,8 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
         for g from first <= g < stop by most:
             lot = min(most, stop - g)
+            given_statistics(p, sample * p.groups + g, lot, shift, delta, scale)
             for k in range(lot):
-                given_statistics(p, sample * p.groups + g + k, &shift[k], &delta[k], &scale[k])
                 c1[k] = c2[k] = 0
             if not p.given or p.weight_grads:
                 for c from g * p.channels <= c < (g + lot) * p.channels by TOGETHER:

@@ -86,6 +86,27 @@ cdef inline void round_moments(const storage* x, Py_ssize_t position, Py_ssize_t
         b[k] = rb[k] if first else b[k] + rb[k]
 
 
+cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work* shift, work* a, work* b, bint first) noexcept nogil:
+    """round_moments over ROUND positions side by side, in whole lanes: in the order of memory, the sums of the round in the first cache."""
+    cdef work ra[WHOLE]
+    cdef work rb[WHOLE]
+    cdef Py_ssize_t i, j
+    for j from 0 <= j < width by LANES:
+        position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, True)
+    for i in range(1, ROUND):
+        for j from 0 <= j < width by LANES:
+            position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False)
+    for j in range(width):
+        a[j] = ra[j] if first else a[j] + ra[j]
+        b[j] = rb[j] if first else b[j] + rb[j]
+
+
+cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, bint far) noexcept nogil:
+    """Whether to sum positions in the order of memory: where it is far, rounds are too wide for the hardware to see a stream, and
+    the arithmetic is not the limit, as it is with 16 bits."""
+    return far and sizeof(storage) > 2 and position == width and width % LANES == 0 and width >= 4 * LANES
+
+
 cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width, work zero) noexcept nogil:
     memset(s, 0, width * sizeof(double))
     memset(q, 0, width * sizeof(double))
@@ -116,11 +137,15 @@ cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t
     cdef work b[WHOLE + LANES]
     cdef double lost[2 * WIDE]
     cdef Ahead ahead = look_ahead(far, position, width)
+    cdef bint ordered = in_order(x, position, width, far) and centered and kept == NULL
     cdef Py_ssize_t i = 0, j, many
     begin_sums(s, q, lost, width, shift[0])
     while i < n:
         many = min(<Py_ssize_t>ROUND, n - i)
         j = 0
+        if ordered and many == ROUND:
+            ordered_moments(x + i * width, width, shift, a, b, i % CHUNK == 0)
+            j = width
         while j + LANES <= width and many == ROUND:
             if i % CHUNK == 0:
                 round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,

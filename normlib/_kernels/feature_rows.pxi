@@ -61,17 +61,17 @@ cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, d
 
 cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m,
                              work shift, work delta, work scale, work one, bint centered, bint weighted, bint biased,
-                             bint past) noexcept nogil:
+                             bint part, bint past) noexcept nogil:
     """y = ((x - shift) - delta) * scale * w + b for m <= LANES elements; past: past the caches"""
     cdef work t[LANES]
     cdef work v[LANES]
     cdef work c[LANES]
     cdef Py_ssize_t l
-    load_some(x, m, t)
+    load_lanes(x, m, t, part)
     if weighted:
-        load_some(w, m, v)
+        load_lanes(w, m, v, part)
     if biased:
-        load_some(b, m, c)
+        load_lanes(b, m, c, part)
     for l in range(LANES):
         if centered:
             t[l] = minus(t[l], shift, one) - delta
@@ -83,13 +83,13 @@ cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const 
     if past:
         stream(y, t)
     else:
-        store_some(y, m, t)
+        store_lanes(y, m, t, part)
 
 
 cdef void apply_part(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m,
                      work shift, work delta, work scale, bint centered, bint weighted, bint biased) noexcept nogil:
     """The ends of a row that goes past the caches: they need no code of their own for each choice."""
-    apply_lanes(x, y, w, b, m, shift, delta, scale, unit(shift), centered, weighted, biased, False)
+    apply_lanes(x, y, w, b, m, shift, delta, scale, unit(shift), centered, weighted, biased, True, False)
 
 
 cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
@@ -101,16 +101,16 @@ cdef inline void row_apply(const storage* x, storage* y, const work* w, const wo
         apply_part(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, True)
+            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, False, True)
             i += LANES
         apply_part(x + i, place(past, y + i), at(w, i, weighted), at(b, i, biased), n - i, shift, delta, scale, centered, weighted, biased)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, False, False)
             i += LANES
         if i < n:
-            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), n - i, shift, delta, scale, one, centered, weighted, biased, False)
+            apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), n - i, shift, delta, scale, one, centered, weighted, biased, True, False)
 
 
 cdef inline const storage* row_of(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:

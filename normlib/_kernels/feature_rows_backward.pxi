@@ -9,12 +9,8 @@ cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w,
     cdef work z[LANES]
     cdef work g[LANES]
     cdef int l, many = <int>m
-    if part:
-        load_part(x, m, z)
-        load_part(dy, m, g)
-    else:
-        load(x, z)
-        load(dy, g)
+    load_lanes(x, m, z, part)
+    load_lanes(dy, m, g, part)
     for l in range(LANES):
         if centered:
             z[l] = minus(z[l], shift, one) - delta
@@ -39,18 +35,18 @@ cdef inline void slope_step(const storage** x, const storage** dy, const work* w
     cdef work tw[LANES]
     cdef work tb[LANES]
     if weighted:
-        load_some(w + i, m, v)
+        load_lanes(w + i, m, v, part)
     if gradients:
-        load_some(dw + i, m, tw)
+        load_lanes(dw + i, m, tw, part)
         if centered:
-            load_some(db + i, m, tb)
+            load_lanes(db + i, m, tb, part)
     slope_lanes(x[0] + i, dy[0] + i, v, a, q, tw, tb, m, shift[0], delta[0], scale[0], one, centered, weighted, gradients, part)
     if many == 2:
         slope_lanes(x[1] + i, dy[1] + i, v, a1, q1, tw, tb, m, shift[1], delta[1], scale[1], one, centered, weighted, gradients, part)
     if gradients:
-        store_some(dw + i, m, tw)
+        store_lanes(dw + i, m, tw, part)
         if centered:
-            store_some(db + i, m, tb)
+            store_lanes(db + i, m, tb, part)
 
 
 cdef inline void fold_slopes(const work* a, const work* q, const work* a1, const work* q1, double (*sums)[8], double (*products)[8],
@@ -148,15 +144,15 @@ cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* 
 
 cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t m,
                                 work shift, work delta, work scale, work c1, work c2, work one,
-                                bint centered, bint weighted, bint past) noexcept nogil:
+                                bint centered, bint weighted, bint part, bint past) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work v[LANES]
     cdef Py_ssize_t l
-    load_some(x, m, z)
-    load_some(dy, m, g)
+    load_lanes(x, m, z, part)
+    load_lanes(dy, m, g, part)
     if weighted:
-        load_some(w, m, v)
+        load_lanes(w, m, v, part)
     for l in range(LANES):
         if centered:
             z[l] = minus(z[l], shift, one) - delta
@@ -169,13 +165,13 @@ cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx
     if past:
         stream(dx, g)
     else:
-        store_some(dx, m, g)
+        store_lanes(dx, m, g, part)
 
 
 cdef void backward_part(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t m,
                         work shift, work delta, work scale, work c1, work c2, bint centered, bint weighted) noexcept nogil:
     """As apply_part."""
-    backward_lanes(x, dy, dx, w, m, shift, delta, scale, c1, c2, unit(shift), centered, weighted, False)
+    backward_lanes(x, dy, dx, w, m, shift, delta, scale, c1, c2, unit(shift), centered, weighted, True, False)
 
 
 cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t n,
@@ -187,16 +183,16 @@ cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, 
         backward_part(x, dy, place(past, dx), w, i, shift, delta, scale, c1, c2, centered, weighted)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, True)
+            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False, True)
             i += LANES
         backward_part(x + i, dy + i, place(past, dx + i), at(w, i, weighted), n - i, shift, delta, scale, c1, c2, centered, weighted)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False)
+            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False, False)
             i += LANES
         if i < n:
-            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), n - i, shift, delta, scale, c1, c2, one, centered, weighted, False)
+            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), n - i, shift, delta, scale, c1, c2, one, centered, weighted, True, False)
 
 
 cdef inline void rows_descend(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w,

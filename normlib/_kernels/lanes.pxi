@@ -27,6 +27,8 @@ cdef extern from "storage.h" nogil:
     void store_part_bf16(bf16_t*, Py_ssize_t, const float*)
     void fold_f32(const float*, double*, bint)
     void fold_f64(const double*, double*, bint)
+    void fold_all_f32(const float*, double*, bint)
+    void fold_all_f64(const double*, double*, bint)
     double sum_8(const double*)
     void sums_of_8(const double*, double*)
     float one_f32()
@@ -103,6 +105,21 @@ cdef inline void store_part(storage* y, Py_ssize_t n, const work* t) noexcept no
         store_part_f32(y, n, <const float*>t)
 
 
+cdef inline void load_lanes(const storage* x, Py_ssize_t m, work* t, bint part) noexcept nogil:
+    """All lanes, or the first m < LANES: `part` is known to the compiler, so that no ways join."""
+    if part:
+        load_part(x, m, t)
+    else:
+        load(x, t)
+
+
+cdef inline void store_lanes(storage* y, Py_ssize_t m, const work* t, bint part) noexcept nogil:
+    if part:
+        store_part(y, m, t)
+    else:
+        store(y, t)
+
+
 cdef inline void load_some(const storage* x, Py_ssize_t n, work* t) noexcept nogil:
     """n = LANES or fewer."""
     if n >= LANES:
@@ -127,11 +144,10 @@ cdef inline void fold(const work* a, double* e, bint more) noexcept nogil:
 
 
 cdef inline void fold_all(const work* a, double* e, bint more) noexcept nogil:
-    cdef work t[LANES]
-    cdef Py_ssize_t l
-    for l in range(LANES // 2):
-        t[l] = a[l] + a[l + LANES // 2]
-    fold(t, e, more)
+    if work is double:
+        fold_all_f64(a, e, more)
+    else:
+        fold_all_f32(a, e, more)
 
 
 cdef inline work* at(const work* w, Py_ssize_t i, bint there) noexcept nogil:
@@ -181,10 +197,7 @@ cdef inline void clear(work* a) noexcept nogil:
 cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, bint part) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t l
-    if part:
-        load_part(x, m, t)
-    else:
-        load(x, t)
+    load_lanes(x, m, t, part)
     for l in range(LANES):
         q[l] += t[l] * t[l]
 
@@ -214,10 +227,7 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
     cdef work t[LANES]
     cdef work u
     cdef int l, many = <int>m
-    if part:
-        load_part(x, m, t)
-    else:
-        load(x, t)
+    load_lanes(x, m, t, part)
     for l in range(LANES):
         u = minus(t[l], shift, one)
         if part:

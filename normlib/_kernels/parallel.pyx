@@ -3,6 +3,7 @@
 import os
 from contextvars import ContextVar
 
+from cpython.contextvars cimport get_value
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport getenv
 from normlib._kernels.plan cimport Plan, Run, Step
@@ -137,7 +138,7 @@ scoped = _scoped
 
 cdef int current_threads() except -1:
     cdef int n
-    n = <int>_scoped.get()
+    n = <int>get_value(_scoped)
     return n if n else _threads
 
 

@@ -251,6 +251,34 @@ static inline void fold_f64(const double *a, double *e, int more)
     for (int l = 0; l < 8; l++) e[l] = a[l] + a[l + 8] + (more ? e[l] : 0);
 }
 
+/* 32 lanes: the upper half is added to the lower. Said in vectors, for compilers that pair the lanes on their own take
+   vectors across two that were just stored, which wait for the first cache. */
+static inline void fold_all_f32(const float *a, double *e, int more)
+{
+    float t[16];
+#if defined(__AVX512F__)
+    _mm512_storeu_ps(t, _mm512_add_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(a + 16)));
+#elif defined(__AVX__)
+    for (int l = 0; l < 16; l += 8) _mm256_storeu_ps(t + l, _mm256_add_ps(_mm256_loadu_ps(a + l), _mm256_loadu_ps(a + l + 16)));
+#else
+    for (int l = 0; l < 16; l++) t[l] = a[l] + a[l + 16];
+#endif
+    fold_f32(t, e, more);
+}
+
+static inline void fold_all_f64(const double *a, double *e, int more)
+{
+    double t[16];
+#if defined(__AVX512F__)
+    for (int l = 0; l < 16; l += 8) _mm512_storeu_pd(t + l, _mm512_add_pd(_mm512_loadu_pd(a + l), _mm512_loadu_pd(a + l + 16)));
+#elif defined(__AVX__)
+    for (int l = 0; l < 16; l += 4) _mm256_storeu_pd(t + l, _mm256_add_pd(_mm256_loadu_pd(a + l), _mm256_loadu_pd(a + l + 16)));
+#else
+    for (int l = 0; l < 16; l++) t[l] = a[l] + a[l + 16];
+#endif
+    fold_f64(t, e, more);
+}
+
 static inline double sum_8(const double *e)
 {
     return ((e[0] + e[4]) + (e[2] + e[6])) + ((e[1] + e[5]) + (e[3] + e[7]));
