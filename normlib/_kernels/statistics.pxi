@@ -124,13 +124,17 @@ cdef struct Statistics:
     # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
     double shift, delta, var, rstd, scale
 
-cdef inline double refined(double v, double r, work zero) noexcept nogil:
-    """r = 1 / sqrt(v) after a Newton step, its residual 1 - v r^2 taken exactly: where the working type is float64 the
-    roundings of the square root and the division would show."""
-    cdef double h
+cdef inline double refined(double q, double n, double d, double eps, double r, work zero) noexcept nogil:
+    """r = 1 / sqrt(v), v = q / n - d^2 + eps, after a Newton step, its residual 1 - v r^2 taken exactly: where the working type
+    is float64 the roundings of v, of the square root and of the division would show."""
+    cdef double mean, v, lost, h
     if work is double:
+        mean = q / n
+        v = mean - d * d
+        lost = fma(-mean, n, q) / n - ((v - mean) + d * d)
+        add_up(&v, &lost, eps, <double>0)
         h = v * r
-        return r + 0.5 * r * (fma(-h, r, 1) - fma(v, r, -h) * r) if 0 < h < INFINITY else r
+        return r + 0.5 * r * (fma(-h, r, 1) - (fma(v, r, -h) + lost * r) * r) if 0 < h < INFINITY else r
     else:
         return r
 
@@ -172,6 +176,7 @@ cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t 
     """`settle` for m rows of n elements: divisions and square roots run in vectors; whether all are `sound`."""
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
+    cdef double total
     cdef Py_ssize_t k
     cdef bint good = True
     clear_rows(rows.sums, m if centered else 0, m)
@@ -179,13 +184,14 @@ cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t 
     sum_rows(rows.sums, m, s)
     sum_rows(rows.squares, m, q)
     for k in range((m + 7) // 8 * 8):
+        total = q[k]
         s[k] /= n
         q[k] /= n
         rows.mean[k] = shift[k] + s[k]
         rows.var[k] = q[k] - s[k] * s[k]
         rows.rstd[k] = 1 / sqrt(rows.var[k] + eps)
         delta[k] = <work>s[k]
-        scale[k] = <work>refined(rows.var[k] + eps, rows.rstd[k], <work>0)
+        scale[k] = <work>refined(total, n, s[k], eps, rows.rstd[k], <work>0)
     for k in range((m + 7) // 8 * 8):
         rows.good[k] = sound(s[k], q[k], eps, <work>0) & chance(s[k], q[k], taken)
     for k in range(m):
@@ -201,7 +207,7 @@ cdef inline void settle(const double* s, Py_ssize_t n, double eps, work shift, S
     to.delta = s[0] / n
     to.var = s[1] / n - to.delta * to.delta
     to.rstd = 1 / sqrt(to.var + eps)
-    to.scale = refined(to.var + eps, to.rstd, shift)
+    to.scale = refined(s[1], n, to.delta, eps, to.rstd, shift)
     if work is double:
         recenter(&to.shift, &to.delta)
 
