@@ -99,6 +99,7 @@ import json, os, signal, sys, threading, time
 import numpy as np
 import normlib
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 megabytes, backend = int(sys.argv[1]), sys.argv[2]
 normlib.backends.use(backend)
 normlib.set_num_threads(1)

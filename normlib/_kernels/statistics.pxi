@@ -1,7 +1,8 @@
 # From sums to statistics: corrected two-pass (Chan, Golub and LeVeque 1983). With a first mean m0 near the mean,
 #   d = mean(x - m0),   var = mean((x - m0)^2) - d^2,   mean = m0 + d,
 # and elements are normalised as (x - m0) - d. Any m0 with d^2 <= var serves, so the mean of a sample is tried first; the
-# sums tell whether it did, and if not they are taken once more about m0 + d.
+# sums tell whether it did, and if not they are taken once more about m0 + d. Where x has 16 bits, so has the first m0: then
+# x - m0 and sums of a few are exact, where the low bits of m0 would round them all alike.
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
@@ -161,14 +162,18 @@ cdef inline void put(Rows* rows, Py_ssize_t k, const Statistics* found, work* sh
     shift[0], delta[0], scale[0] = <work>found.shift, <work>found.delta, <work>found.scale
 
 
-cdef inline void shift_rows(Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* shift) noexcept nogil:
+cdef inline void shift_rows(const storage* like, Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* shift) noexcept nogil:
     """The first mean of m rows, from `taken` elements of each."""
     cdef double total[TOGETHER]
+    cdef work first[LANES]
     cdef Py_ssize_t k
     clear_rows(rows.sample, m, m)
     sum_rows(rows.sample, m, total)
+    clear(first)
     for k in range((m + 7) // 8 * 8):
-        shift[k] = <work>(total[k] / taken)
+        first[k] = <work>(total[k] / taken)
+    round_lanes(like, first)
+    memcpy(shift, first, TOGETHER * sizeof(work))
 
 
 cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t taken, bint centered, double eps,
