@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def test_every_allocation(pool, library, record_property):
     all calls, the general way included, are tried at the allocations of arrays and scratch alone, since Python and
     NumPy themselves do not survive the failure of every small one. (Nor does NumPy that of its own buffers, so that
     its backend is tried below only.)"""
+    if pool == "malloc" and sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("a free-threaded Python has its own allocator alone")
     out = python(str(HERE / "allocation_failures.py"), "long" if LONG else "short",
                  timeout=1500, LD_PRELOAD=library, PYTHONMALLOC=pool, NORMLIB_NUM_THREADS="1")  # fmt: skip
     tried, fell = json.loads(out.splitlines()[-1])

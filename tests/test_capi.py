@@ -491,6 +491,7 @@ def test_addresses_and_names():
         Array(np.zeros(3, int))
 
 
+@pytest.mark.thread_unsafe(reason="doctest takes the standard output of the process")
 def test_the_example_of_the_module():
     failed, tried = doctest.testmod(capi)
     assert tried > 3

@@ -1,6 +1,7 @@
 """The memory of new results: that of large ones freed is ready for the next; nobody notices but the clock."""
 
 import copy
+import os
 import pickle
 import sys
 import threading
@@ -20,6 +21,16 @@ ROWS = 1 << 12  # of 1024 float32: 16 MB
 rng = np.random.default_rng(0)
 x = rng.standard_normal((ROWS, 1024), dtype=np.float32)
 expected = normlib.layer_norm(x, out=np.empty_like(x))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept():
+    """Also where the environment switches it off, as it does under AddressSanitizer."""
+    from normlib._kernels import outputs
+
+    outputs.keep(True)
+    yield
+    outputs.keep(os.environ.get("NORMLIB_KEEP_OUTPUT", "1") != "0")
 
 
 def address(a):

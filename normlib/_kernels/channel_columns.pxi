@@ -58,8 +58,6 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage*
                 total += sums[c]
             for c in range(g * p.channels, (g + 1) * p.channels):
                 shift[c] = <work>(total * share)
-    for c from 0 <= c < p.width by LANES:
-        round_lanes(x, shift + c)
     p.state[sample] = AGAIN
 
 

@@ -112,7 +112,7 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
     cdef Py_ssize_t n = count(row), taken = row.channels * sampled(row.segments * row.length), k
     for k in range(m):
         group_sample(xs[k], row, rows.sample[k], <work>0)
-    shift_rows(xs[0], &rows, m, taken, shift)
+    shift_rows(&rows, m, taken, shift)
     for k in range(m):
         group_sums(xs[k], row, shift[k], rows.sums[k], rows.squares[k])
     if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):

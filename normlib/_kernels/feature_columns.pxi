@@ -94,8 +94,6 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         add_sample(x, p.xs.position, n, width, s, <work>0)
         for j in range(width):
             shift[j] = <work>(s[j] / sampled(n))
-        for j from 0 <= j < width by LANES:
-            round_lanes(x, shift + j)
         strip_sums(x, p.xs.position, n, width, shift, True, p.streaming, kept, s, q)
         for j from 0 <= j < width by LANES:
             if not settle_columns(s + j, q + j, min(<Py_ssize_t>LANES, width - j), n, sampled(n), p.eps, &found, <work>0):

@@ -141,7 +141,7 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
     if p.centered:
         for k in range(m):
             row_sample(row_of(x, &p.xs, p, r + k), n, rows.sample[k], <work>0)
-        shift_rows(x, &rows, m, sampled(n), shift)
+        shift_rows(&rows, m, sampled(n), shift)
     else:
         memset(shift, 0, TOGETHER * sizeof(work))
     for k in range(m):

@@ -135,14 +135,6 @@ cdef inline void store_some(storage* y, Py_ssize_t n, const work* t) noexcept no
         store_part(y, n, t)
 
 
-cdef inline void round_lanes(const storage* like, work* t) noexcept nogil:
-    """Round to 16 bits, where `like` has them."""
-    cdef storage narrow[LANES]
-    if sizeof(storage) == 2:
-        store(narrow, t)
-        load(narrow, t)
-
-
 cdef inline void fold(const work* a, double* e, bint more) noexcept nogil:
     """The first 16 lanes as 8 sums in float64; more: add them to what is there."""
     if work is double:

@@ -1,8 +1,7 @@
 # From sums to statistics: corrected two-pass (Chan, Golub and LeVeque 1983). With a first mean m0 near the mean,
 #   d = mean(x - m0),   var = mean((x - m0)^2) - d^2,   mean = m0 + d,
 # and elements are normalised as (x - m0) - d. Any m0 with d^2 <= var serves, so the mean of a sample is tried first; the
-# sums tell whether it did, and if not they are taken once more about m0 + d. Where x has 16 bits, so has the first m0: then
-# x - m0 and sums of a few are exact, where the low bits of m0 would round them all alike.
+# sums tell whether it did, and if not they are taken once more about m0 + d.
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
@@ -74,8 +73,9 @@ cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) n
 
 cdef inline bint chance(double d, double q, Py_ssize_t taken) noexcept nogil:
     """Whether a first mean from `taken` elements is off by no more than d^2 <= var, or less where they are many: then one
-    that is has an outlier among them, in whose gradient the rounding of sums about it would show. False for NaN."""
-    return (1 + max(1., taken / 64.)) * d * d <= q
+    that is has an outlier among them, which alone makes d^2 = var n / taken^2, some 30 to 64 / taken. In gradients the rounding
+    of sums about such a mean would show. False for NaN."""
+    return (1 + max(1., taken / 30.)) * d * d <= q
 
 
 cdef inline void add_up(double* s, double* lost, double u, work zero) noexcept nogil:
@@ -162,18 +162,14 @@ cdef inline void put(Rows* rows, Py_ssize_t k, const Statistics* found, work* sh
     shift[0], delta[0], scale[0] = <work>found.shift, <work>found.delta, <work>found.scale
 
 
-cdef inline void shift_rows(const storage* like, Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* shift) noexcept nogil:
+cdef inline void shift_rows(Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* shift) noexcept nogil:
     """The first mean of m rows, from `taken` elements of each."""
     cdef double total[TOGETHER]
-    cdef work first[LANES]
     cdef Py_ssize_t k
     clear_rows(rows.sample, m, m)
     sum_rows(rows.sample, m, total)
-    clear(first)
     for k in range((m + 7) // 8 * 8):
-        first[k] = <work>(total[k] / taken)
-    round_lanes(like, first)
-    memcpy(shift, first, TOGETHER * sizeof(work))
+        shift[k] = <work>(total[k] / taken)
 
 
 cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t taken, bint centered, double eps,

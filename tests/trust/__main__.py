@@ -9,8 +9,9 @@ import argparse
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
-from campaign import ENTRIES
+from campaign import ENTRIES, SINGLE
 from tools import Unavailable
 
 
@@ -26,7 +27,10 @@ def main():
     unknown = [name for name in options.names if name not in ENTRIES]
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}, only {', '.join(ENTRIES)}")
-    rows = [run(name) for name in options.names or ENTRIES]
+    names = options.names or ENTRIES
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(run, [name for name in names if name in SINGLE]))
+    rows += [run(name) for name in names if name not in SINGLE]
     print(f"\n{'entry':14} {'tried':>9} {'fell':>5} {'seconds':>8}  what")
     for name, tried, fell, seconds, note in rows:
         print(f"{name:14} {tried:>9} {len(fell):>5} {seconds:>8.0f}  {note or ENTRIES[name][0]}")
@@ -47,7 +51,7 @@ def run(name):
         tried, fell, note = "-", [], f"not tried: {error}"
     except Exception:
         tried, fell, note = "-", [traceback.format_exc()], ""
-    print(f"   {note or f'{tried} tried, {len(fell)} fell'}", flush=True)
+    print(f"{name}: {note or f'{tried} tried, {len(fell)} fell'}", flush=True)
     return name, tried, fell, time.monotonic() - start, note
 
 

@@ -30,3 +30,4 @@ ENTRIES = {
     "free-threaded": ("the suite on CPython 3.13t, every test in 4 threads at once", free_threading),
     "coverage": ("lines and branches that the suite runs", coverage),
 }
+SINGLE = ["exactness", "aarch64", "interrupts", "large", "threads", "digests"]  # of one process: two at a time

@@ -7,7 +7,7 @@ from tools import WORK, Unavailable, built, found, suite
 
 # Tests that set what belongs to the whole process, or start processes that do.
 ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_bench.py", "test_cli.py", "test_examples.py",
-         "test_models.py"]  # fmt: skip
+         "test_models.py", "test_outputs.py"]  # fmt: skip
 
 
 def free_threading():
@@ -24,5 +24,7 @@ def free_threading():
     options = [f"--ignore=tests/{name}" for name in ALONE]
     common = {"root": root, "python": python, "effort": "suite", "PYTHONPATH": str(site)}
     parallel = suite(options=["--parallel-threads=4", *options], **common)
-    alone = suite("test_threads.py", "test_concurrency.py", "test_backends.py", "test_plugins.py", **common)
+    alone = suite(
+        "test_threads.py", "test_concurrency.py", "test_backends.py", "test_plugins.py", "test_outputs.py", **common
+    )
     return parallel[0] + alone[0], parallel[1] + alone[1]
