@@ -25,6 +25,13 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(autouse=True)
+def narrow():
+    """JAX's default, which the benchmark changes for its process."""
+    with jax.enable_x64(False):
+        yield
+
+
 def draw(*shape, dtype="float32", seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(1, 2, shape), dtype)
 
