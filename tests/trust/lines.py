@@ -25,7 +25,7 @@ def coverage():
     settings = root / ".coveragerc"
     settings.write_text(f"[run]\nbranch = true\nparallel = true\nsource = normlib\npatch = subprocess\nomit = {OMIT}\n")
     module = ["coverage", "run", f"--rcfile={settings}", "-m"]
-    # Without optimization more than 2^31 elements take hours, and a signal at any time may leave coverage's own lock locked.
+    # Unoptimized, more than 2^31 elements take hours; and a signal may leave coverage's own lock locked.
     options = ["--ignore=tests/test_large.py", "--ignore=tests/test_interrupts.py"]
     tried, fell = suite(root=root, effort="suite", module=module, workers=2, options=options, timeout=1500)
     python = of_python(root, settings)
