@@ -10,7 +10,7 @@ from tools import Unavailable, built, found, suite
 
 WANTED = 95  # per cent
 # Programs that lean on peers which tests need not have.
-OMIT = "normlib/bench/peers/*,normlib/bench/plot.py,*/tests/*,docs/*"
+OMIT = "*/normlib/bench/peers/*,*/normlib/bench/plot.py,*/tests/*,*/docs/*"
 
 
 def coverage():
@@ -23,7 +23,9 @@ def coverage():
     for counted in (*root.rglob("*.gcda"), *root.glob(".coverage.*")):  # by a run before this one
         counted.unlink()
     settings = root / ".coveragerc"
-    settings.write_text(f"[run]\nbranch = true\nparallel = true\nsource = normlib\npatch = subprocess\nomit = {OMIT}\n")
+    settings.write_text(
+        f"[run]\nbranch = true\nparallel = true\nsource = normlib\npatch = subprocess\n[report]\nomit = {OMIT}\n"
+    )
     module = ["coverage", "run", f"--rcfile={settings}", "-m"]
     # Unoptimized, more than 2^31 elements take hours; and a signal may leave coverage's own lock locked.
     options = ["--ignore=tests/test_large.py", "--ignore=tests/test_interrupts.py"]
