@@ -27,7 +27,7 @@ def coverage():
         f"[run]\nbranch = true\nparallel = true\nsource = normlib\npatch = subprocess\n[report]\nomit = {OMIT}\n"
     )
     module = ["coverage", "run", f"--rcfile={settings}", "-m"]
-    # Unoptimized, more than 2^31 elements take hours; coverage itself stands no signal at any time and no lack of memory.
+    # Unoptimized, more than 2^31 elements take hours; coverage itself stands neither signals nor a lack of memory.
     options = [f"--ignore=tests/test_{name}.py" for name in ("large", "interrupts", "allocation_failures")]
     tried, fell = suite(root=root, effort="suite", module=module, workers=2, options=options, timeout=1500)
     python = of_python(root, settings)
