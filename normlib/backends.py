@@ -114,20 +114,16 @@ class _Default(Table):
             raise AttributeError(attribute)
         name = os.environ.get("NORMLIB_BACKEND") or ("numpy" if missing() else "cython")
         try:
-            self.become(Table(name))
+            _resolve(Table(name))
         except (ImportError, ValueError) as error:
             raise type(error)(f"NORMLIB_BACKEND: {error}") from error
         return getattr(self, attribute)
 
-    def become(self, table):
-        self.__dict__ = table.__dict__  # one assignment: other threads see all of it or nothing
-        self.__class__ = _Chosen
 
-
-class _Chosen(Table):
-    """A default that is resolved: `__getattr__` would cost each call a tenth of a microsecond."""
-
-    become = _Default.become
+def _resolve(table):
+    """Make the default this table."""
+    _default.__dict__ = table.__dict__  # one assignment: other threads see all of it or nothing
+    _default.__class__ = Table  # a class with `__getattr__` would cost each call some 20 ns
 
 
 def _decline(*_):
@@ -399,7 +395,7 @@ def set_default(name: str, *, strict: bool = False) -> None:
     strict : bool, default False
         As in :func:`use`.
     """
-    _default.become(Table(name, strict))
+    _resolve(Table(name, strict))
 
 
 def run(op, args, results):

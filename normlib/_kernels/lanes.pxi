@@ -121,18 +121,12 @@ cdef inline void store_lanes(storage* y, Py_ssize_t m, const work* t, bint part)
 
 
 cdef inline void load_some(const storage* x, Py_ssize_t n, work* t) noexcept nogil:
-    """n = LANES or fewer."""
-    if n >= LANES:
-        load(x, t)
-    else:
-        load_part(x, n, t)
+    """Where only the number at hand says whether there are LANES."""
+    load_lanes(x, n, t, n < LANES)
 
 
 cdef inline void store_some(storage* y, Py_ssize_t n, const work* t) noexcept nogil:
-    if n >= LANES:
-        store(y, t)
-    else:
-        store_part(y, n, t)
+    store_lanes(y, n, t, n < LANES)
 
 
 cdef inline void fold(const work* a, double* e, bint more) noexcept nogil:

@@ -5,9 +5,9 @@ import subprocess
 
 from tools import WORK, Unavailable, built, found, suite
 
-# Tests that set what belongs to the whole process, or start processes that do.
-ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_bench.py", "test_cli.py", "test_examples.py",
-         "test_models.py", "test_outputs.py"]  # fmt: skip
+# Tests that set what belongs to the whole process, and those that start processes which do.
+ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_outputs.py"]
+ELSEWHERE = ["test_bench.py", "test_cli.py", "test_examples.py", "test_models.py"]
 
 
 def free_threading():
@@ -21,10 +21,7 @@ def free_threading():
         if subprocess.run(command, check=False, capture_output=True, text=True).returncode:
             raise Unavailable(f"pip could not install {', '.join(wanted)}")
     root = built("free-threaded", python=python, PYTHONPATH=str(site))
-    options = [f"--ignore=tests/{name}" for name in ALONE]
     common = {"root": root, "python": python, "effort": "suite", "PYTHONPATH": str(site)}
-    parallel = suite(options=["--parallel-threads=4", *options], **common)
-    alone = suite(
-        "test_threads.py", "test_concurrency.py", "test_backends.py", "test_plugins.py", "test_outputs.py", **common
-    )
+    parallel = suite(without=ALONE + ELSEWHERE, options=["--parallel-threads=4"], **common)
+    alone = suite("test_concurrency.py", *ALONE, **common)
     return parallel[0] + alone[0], parallel[1] + alone[1]

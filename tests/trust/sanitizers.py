@@ -29,8 +29,7 @@ def address():
     compiler = found("gcc")
     preloaded = f"{library(compiler, 'libasan.so')} {library(compiler, 'libstdc++.so.6')}"
     root = built("address", CC=compiler, NORMLIB_SANITIZE="address,undefined")
-    options = [f"--ignore=tests/{name}" for name in ELSEWHERE]
-    return suite(root=root, options=[*options, *SHOWN, "-k", "not Numba and not torch"], effort="suite", workers=2,
+    return suite(without=ELSEWHERE, root=root, options=[*SHOWN, "-k", "not Numba and not torch"], effort="suite", workers=2,
                  LD_PRELOAD=preloaded, PYTHONMALLOC="malloc", NORMLIB_KEEP_OUTPUT="0",
                  ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="print_stacktrace=1")  # fmt: skip
 

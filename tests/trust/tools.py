@@ -26,10 +26,11 @@ def found(*names):
     raise Unavailable(f"{' or '.join(names)} is not installed")
 
 
-def suite(*files, root=ROOT, python=sys.executable, options=(), effort="long", workers=1, module=(), timeout=3000,
-          **environment):  # fmt: skip
-    """Run test files, or all, in `workers` processes at once where pytest-xdist is installed; (how often they tried,
-    what failed). A test that says nothing has tried once."""
+def suite(*files, without=(), root=ROOT, python=sys.executable, options=(), effort="long", workers=1, module=(),
+          timeout=3000, **environment):  # fmt: skip
+    """Run test files, or all but those `without`, in `workers` processes at once where pytest-xdist is installed; (how
+    often they tried, what failed). A test that says nothing has tried once."""
+    options = [*(f"--ignore=tests/{file}" for file in without), *options]
     if workers > 1 and find_spec("xdist"):
         options = [f"-n{workers}", "--dist=worksteal", *options]
     path = [str(root), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
