@@ -2,13 +2,22 @@
 #   dx = rstd * (g - mean(g) - z * mean(g * z)), where RMSNorm drops mean(g); dweight = sum dy * z, dbias = sum dy
 # A first pass over a row takes all sums, a second writes dx.
 
-cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w, work* a, work* q, work* dw, work* db, Py_ssize_t m,
-                             work shift, work delta, work scale, work one,
+cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t m,
+                             work shift, work delta, work scale, work one, work* a, work* q,
                              bint centered, bint weighted, bint gradients, bint part) noexcept nogil:
-    """What LANES elements, or the last m, add to the lanes of sum g (a), sum g * z (q), dweight and dbias"""
+    """What LANES elements, or the last m, add to the lanes of sum g (a) and sum g * z (q), to dweight and dbias"""
     cdef work z[LANES]
     cdef work g[LANES]
+    cdef work v[LANES]
+    cdef work tw[LANES]
+    cdef work tb[LANES]
     cdef int l, many = <int>m
+    if weighted:
+        load_lanes(w, m, v, part)
+    if gradients:
+        load_lanes(dw, m, tw, part)
+        if centered:
+            load_lanes(db, m, tb, part)
     load_lanes(x, m, z, part)
     load_lanes(dy, m, g, part)
     for l in range(LANES):
@@ -16,56 +25,28 @@ cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w,
             z[l] = minus(z[l], shift, one) - delta
         z[l] *= scale
         if gradients:
-            dw[l] += g[l] * z[l]
+            tw[l] += g[l] * z[l]
             if centered:
-                db[l] += g[l]
+                tb[l] += g[l]
         if weighted:
-            g[l] *= w[l]
+            g[l] *= v[l]
         a[l] += g[l]
         z[l] *= g[l]
         if part:
             z[l] = z[l] if l < many else 0
         q[l] += z[l]
-
-
-cdef inline void slope_step(const storage** x, const storage** dy, const work* w, work* dw, work* db, Py_ssize_t i, Py_ssize_t m,
-                            const work* shift, const work* delta, const work* scale, work* a, work* q, work* a1, work* q1, work one,
-                            Py_ssize_t many, bint centered, bint weighted, bint gradients, bint part) noexcept nogil:
-    cdef work v[LANES]
-    cdef work tw[LANES]
-    cdef work tb[LANES]
-    if weighted:
-        load_lanes(w + i, m, v, part)
     if gradients:
-        load_lanes(dw + i, m, tw, part)
+        store_lanes(dw, m, tw, part)
         if centered:
-            load_lanes(db + i, m, tb, part)
-    slope_lanes(x[0] + i, dy[0] + i, v, a, q, tw, tb, m, shift[0], delta[0], scale[0], one, centered, weighted, gradients, part)
-    if many == 2:
-        slope_lanes(x[1] + i, dy[1] + i, v, a1, q1, tw, tb, m, shift[1], delta[1], scale[1], one, centered, weighted, gradients, part)
-    if gradients:
-        store_lanes(dw + i, m, tw, part)
-        if centered:
-            store_lanes(db + i, m, tb, part)
+            store_lanes(db, m, tb, part)
 
 
-cdef inline void fold_slopes(const work* a, const work* q, const work* a1, const work* q1, double (*sums)[8], double (*products)[8],
-                             Py_ssize_t many, bint more) noexcept nogil:
-    fold_all(a, sums[0], more)
-    fold_all(q, products[0], more)
-    if many == 2:
-        fold_all(a1, sums[1], more)
-        fold_all(q1, products[1], more)
-
-
-cdef inline void add_slopes(const storage** x, const storage** dy, const work* w, work* dw, work* db, Py_ssize_t n,
-                            const work* shift, const work* delta, const work* scale, double (*sums)[8], double (*products)[8],
-                            Py_ssize_t many, bint centered, bint weighted, bint gradients) noexcept nogil:
-    """sum g and sum g * z of one row or two: two share the reading and writing of dweight and dbias. As add_moments."""
+cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t n,
+                            work shift, work delta, work scale, double* sums, double* products,
+                            bint centered, bint weighted, bint gradients) noexcept nogil:
+    """sum g and sum g * z of a row. As add_moments."""
     cdef work a[LANES]
     cdef work q[LANES]
-    cdef work a1[LANES]
-    cdef work q1[LANES]
     cdef work one = unit(<work>0)
     cdef Py_ssize_t i, first, stop
     for first from 0 <= first < n by BLOCK:
@@ -73,66 +54,59 @@ cdef inline void add_slopes(const storage** x, const storage** dy, const work* w
         i = first
         clear(a)
         clear(q)
-        clear(a1)
-        clear(q1)
-        if i + LANES > stop:
-            slope_step(x, dy, w, dw, db, i, stop - i, shift, delta, scale, a, q, a1, q1, one, many, centered, weighted, gradients, True)
-            fold_slopes(a, q, a1, q1, sums, products, many, first > 0)
-            continue
-        while True:
-            slope_step(x, dy, w, dw, db, i, LANES, shift, delta, scale, a, q, a1, q1, one, many, centered, weighted, gradients, False)
-            i += LANES
-            if i + LANES > stop:
-                break
-        if i == stop:
-            fold_slopes(a, q, a1, q1, sums, products, many, first > 0)
-        else:
-            slope_step(x, dy, w, dw, db, i, stop - i, shift, delta, scale, a, q, a1, q1, one, many, centered, weighted, gradients, True)
-            fold_slopes(a, q, a1, q1, sums, products, many, first > 0)
+        if i + LANES <= stop:
+            while True:
+                slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
+                            one, a, q, centered, weighted, gradients, False)
+                i += LANES
+                if i + LANES > stop:
+                    break
+            if i == stop:
+                fold_all(a, sums, first > 0)
+                fold_all(q, products, first > 0)
+                continue
+        slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), stop - i, shift, delta, scale,
+                    one, a, q, centered, weighted, gradients, True)
+        fold_all(a, sums, first > 0)
+        fold_all(q, products, first > 0)
 
 
-cdef inline void row_slopes(const storage** x, const storage** dy, const work* w, work* dw, Py_ssize_t n,
-                            const work* shift, const work* delta, const work* scale, double (*sums)[8], double (*products)[8],
-                            Py_ssize_t many, bint centered, bint gradients) noexcept nogil:
+cdef inline void row_slopes(const storage* x, const storage* dy, const work* w, work* dw, Py_ssize_t n,
+                            work shift, work delta, work scale, double* sums, double* products,
+                            bint centered, bint gradients) noexcept nogil:
     cdef work* db = at(dw, n, gradients)
     if centered and w != NULL:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, many, True, True, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, True, True, gradients)
     elif centered:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, many, True, False, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, True, False, gradients)
     elif w != NULL:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, many, False, True, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, False, True, gradients)
     else:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, many, False, False, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, False, False, gradients)
 
 
 cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, work* dw,
                       work* shift, work* delta, work* scale, work* c1, work* c2) noexcept nogil:
     """Statistics, mean(g) and mean(g * z) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
-    cdef const storage* xs[2]
-    cdef const storage* dys[2]
+    cdef const storage* row
+    cdef const storage* drow
     cdef Rows rows
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef double mean
-    cdef Py_ssize_t n = p.length, k, j, many
+    cdef Py_ssize_t n = p.length, k
     for k in range(m):
         mean = p.mean[r + k] if p.centered else 0
         shift[k] = <work>mean
         delta[k] = <work>(mean - shift[k])
         scale[k] = <work>p.rstd[r + k]
-    k = 0
-    while k < m:
-        many = 2 if p.weight_grads and k + 2 <= m else 1
-        for j in range(many):
-            xs[j] = row_of(x, &p.xs, p, r + k + j)
-            dys[j] = row_of(<const storage*>p.dy, &p.ds, p, r + k + j)
-        if not p.weight_grads:
-            row_slopes(xs, dys, w, dw, n, &shift[k], &delta[k], &scale[k], &rows.sums[k], &rows.squares[k], 1, p.centered, False)
-        elif many == 2:
-            row_slopes(xs, dys, w, dw, n, &shift[k], &delta[k], &scale[k], &rows.sums[k], &rows.squares[k], 2, p.centered, True)
+    for k in range(m):
+        row = row_of(x, &p.xs, p, r + k)
+        drow = row_of(<const storage*>p.dy, &p.ds, p, r + k)
+        if p.weight_grads:
+            row_slopes(row, drow, w, dw, n, shift[k], delta[k], scale[k], rows.sums[k], rows.squares[k], p.centered, True)
         else:
-            row_slopes(xs, dys, w, dw, n, &shift[k], &delta[k], &scale[k], &rows.sums[k], &rows.squares[k], 1, p.centered, True)
-        k += many
+            row_slopes(row, drow, w, dw, n, shift[k], delta[k], scale[k], rows.sums[k], rows.squares[k], p.centered, False)
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
@@ -229,7 +203,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
     cdef work c1[TOGETHER]
     cdef work c2[TOGETHER]
     cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
-    cdef Py_ssize_t most = max(<Py_ssize_t>(1 if p.streaming else 2), together(2 * n, p.streaming))
+    cdef Py_ssize_t most = together(2 * n, p.streaming)
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, p.weight_grads)
     cdef Writer writer
     open_writer(&writer, p.streaming)
