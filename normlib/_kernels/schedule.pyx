@@ -9,12 +9,12 @@ from normlib._kernels.plan cimport (
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
-    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS,
 )
 
 cdef enum:
     THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
-    STREAM_BYTES = 1 << 23      # outputs from this size on go past the caches
+    STREAM_BYTES = 1 << 24      # of memory traffic from which on outputs go past the caches
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
     WATCH_BYTES = 1 << 26       # passes from this size on can be interrupted, between tasks of at most so much
@@ -27,19 +27,22 @@ cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil
 
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     """Compute the pass; -1 where memory is short, and then nothing is written, or where a signal's handler has raised."""
-    cdef Py_ssize_t worth
+    cdef Py_ssize_t traffic, worth
     cdef Watch watch
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
+    traffic = (3 if backward else 2) * p.bytes
     # 16 bits take as long as 32: the arithmetic is the same.
-    worth = (3 if backward else 2) * (2 if p.itemsize == 2 else 1) * p.bytes // THREAD_BYTES
+    worth = (2 if p.itemsize == 2 else 1) * traffic // THREAD_BYTES
     if worth < 2 and not backward and p.form == FEATURE_ROWS:
         # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
         p.parameters = p.length
         p.batch = p.samples * p.groups
         run(FEATURE_ROWS_FORWARD, p, 0)
         return 0
+    if p.given and not backward:
+        run(ROOTS, p, 0)
     if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS:
         p.parameters = p.length
     else:
@@ -50,7 +53,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
         p.shared = True
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
-    p.streaming = p.bytes >= STREAM_BYTES
+    p.streaming = traffic >= STREAM_BYTES
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0

@@ -3,21 +3,27 @@
 
 cdef enum:
     LINE = 64
-    LONG = 1024         # bytes of a run that goes past the caches lane by lane; a shorter one is staged whole
+    LONG = 512          # bytes of a run that goes past the caches lane by lane; a shorter one is staged whole
     STAGE_BYTES = 1024  # bytes staged before they leave
-    STAGE = 320         # float64 elements: STAGE_BYTES, as many more and more than a line
+    STAGE = 2 * STAGE_BYTES + 3 * LINE  # STAGE_BYTES and as many more, from any place in a line on
 
 cdef struct Writer:
     bint streaming
     char* to                # where the staged bytes belong
+    char* stage             # a line; the staged bytes lie to it as they belong to the lines of the output
     Py_ssize_t staged
-    double stage[STAGE]
+    char room[STAGE]
 
 
 cdef inline void open_writer(Writer* writer, bint streaming) noexcept nogil:
     writer.streaming = streaming
     writer.to = NULL
+    writer.stage = writer.room + <Py_ssize_t>(-<size_t>writer.room % LINE)
     writer.staged = 0
+
+
+cdef inline char* first_staged(const Writer* writer) noexcept nogil:
+    return writer.stage + <Py_ssize_t>(<size_t>writer.to % LINE)
 
 
 cdef inline void flush(Writer* writer, bint rest) noexcept nogil:
@@ -25,8 +31,8 @@ cdef inline void flush(Writer* writer, bint rest) noexcept nogil:
     cdef Py_ssize_t bytes = writer.staged, kept = 0
     if not rest:
         kept = <Py_ssize_t>((<size_t>writer.to + bytes) % LINE)
-    stream_copy(writer.to, writer.stage, bytes - kept)
-    memcpy(writer.stage, <char*>writer.stage + bytes - kept, kept)
+    stream_copy(writer.to, first_staged(writer), bytes - kept)
+    memcpy(writer.stage, first_staged(writer) + bytes - kept, kept)
     writer.to += bytes - kept
     writer.staged = kept
 
@@ -38,7 +44,7 @@ cdef inline storage* place(Writer* writer, storage* target) noexcept nogil:
     if writer.to + writer.staged != <char*>target:
         flush(writer, True)
         writer.to = <char*>target
-    return <storage*>(<char*>writer.stage + writer.staged)
+    return <storage*>(first_staged(writer) + writer.staged)
 
 
 cdef inline void wrote(Writer* writer, Py_ssize_t bytes) noexcept nogil:
