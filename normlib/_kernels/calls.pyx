@@ -2,13 +2,12 @@
 
 cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongAndOverflow
-from libc.math cimport sqrt
 from libc.string cimport memset
 from normlib._kernels.arguments cimport (
     Call, begin, clear_of, gradient, kernels_in_use, new_statistic, output, own, parameter, perform, release, shape_of,
     statistic, strides_of,
 )
-from normlib._kernels.convert cimport move, value_at
+from normlib._kernels.convert cimport move, take
 from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, lay_out
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport COPY, F32, F64, Plan
@@ -243,10 +242,6 @@ cdef inline int kind_of(cnp.ndarray running) noexcept:
     return F64 if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT64 else F32
 
 
-cdef inline double at(cnp.ndarray running, Py_ssize_t i) noexcept:
-    return value_at(kind_of(running), cnp.PyArray_DATA(running), i)
-
-
 cdef inline void update(cnp.ndarray running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum,
                         double factor) noexcept:
     move(kind_of(running), cnp.PyArray_DATA(running), batch, samples, channels, momentum, factor)
@@ -260,7 +255,7 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
     cdef cnp.npy_intp channels
     cdef cnp.npy_intp rest[2]
     cdef cnp.ndarray y
-    cdef Py_ssize_t samples = 1, n, c, i
+    cdef Py_ssize_t samples = 1, n
     cdef bint running = running_mean is not None
     cdef double weight_of_new
     cdef list made = [] if return_stats else None
@@ -299,10 +294,9 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
             call.plan.mean = <double*>own(&call, samples * channels * sizeof(double))
             call.plan.rstd = <double*>own(&call, samples * channels * sizeof(double))
         if call.plan.given:
-            for i in range(samples):
-                for c in range(channels):
-                    call.plan.mean[i * channels + c] = at(running_mean, c)
-                    call.plan.rstd[i * channels + c] = 1 / sqrt(at(running_var, c) + call.plan.eps)
+            call.plan.var = call.plan.rstd
+            take(kind_of(running_mean), cnp.PyArray_DATA(running_mean), samples, channels, call.plan.mean)
+            take(kind_of(running_var), cnp.PyArray_DATA(running_var), samples, channels, call.plan.var)
         elif return_stats == "var":
             call.plan.var = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
         else:

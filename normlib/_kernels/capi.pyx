@@ -5,11 +5,11 @@ A call runs through a chain `check(...) or check(...) or compute(...)`, in which
 
 from cpython.bytes cimport PyBytes_AsString
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport INFINITY, NAN, sqrt
+from libc.math cimport INFINITY, NAN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from normlib._kernels.arguments cimport kernels_in_use
-from normlib._kernels.convert cimport move, narrow, value_at, widen
+from normlib._kernels.convert cimport move, narrow, take, widen
 from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, Extent, extent_of, lay_out, same_strides
 from normlib._kernels.parallel cimport default_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, FEATURE_ROWS, Dtype, Plan, Run
@@ -532,7 +532,7 @@ cdef int moving(Call* call, const normlib_array* running_mean, const normlib_arr
 cdef int kept(Call* call, const normlib_array* running_mean, const normlib_array* running_var) noexcept nogil:
     """Memory for the statistics that are not asked for; the values of those that are given."""
     cdef Plan* p = &call.plan
-    cdef Py_ssize_t i, c, bytes = call.statistics * sizeof(double)
+    cdef Py_ssize_t samples = call.statistics // max(<Py_ssize_t>1, call.parameters), bytes = call.statistics * sizeof(double)
     if p.mean == NULL:
         p.mean = <double*>own(call, bytes)
     if p.rstd == NULL:
@@ -542,10 +542,9 @@ cdef int kept(Call* call, const normlib_array* running_mean, const normlib_array
     if p.mean == NULL or p.rstd == NULL or (p.var == NULL and not p.given):
         return wrong(NORMLIB_NO_MEMORY, NOTHING)
     if p.given:
-        for i in range(call.statistics):
-            c = i % call.parameters
-            p.mean[i] = value_at(running_mean.dtype, running_mean.data, c)
-            p.rstd[i] = 1 / sqrt(value_at(running_var.dtype, running_var.data, c) + p.eps)
+        p.var = p.rstd
+        take(running_mean.dtype, running_mean.data, samples, call.parameters, p.mean)
+        take(running_var.dtype, running_var.data, samples, call.parameters, p.var)
     return 0
 
 

@@ -45,6 +45,17 @@ cdef inline double value_at(int dtype, const void* a, Py_ssize_t i) noexcept nog
     return (<const double*>a)[i] if dtype == F64 else (<const float*>a)[i]
 
 
+cdef inline void take(int dtype, const void* running, Py_ssize_t samples, Py_ssize_t channels, double* to) noexcept nogil:
+    """to = a running statistic, once a sample"""
+    cdef Py_ssize_t n, c
+    for n in range(samples):
+        if dtype == F64:
+            memcpy(to + n * channels, running, channels * sizeof(double))
+        else:
+            for c in range(channels):
+                to[n * channels + c] = (<const float*>running)[c]
+
+
 cdef inline void move(int dtype, void* running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum,
                       double factor) noexcept nogil:
     """running = (1 - momentum) * running + momentum * the mean over the samples of factor * batch"""

@@ -6,7 +6,7 @@ from normlib._kernels.plan cimport (
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
-    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, COPY,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, COPY,
 )
 
 include "lanes.pxi"
@@ -29,6 +29,13 @@ cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
         if p.dbias != NULL:
             for i in range(task * BLOCK, stop):
                 p.dbias[i] += p.dbias[part * p.parameters + i]
+
+
+cdef void roots(const Plan* p) noexcept nogil:
+    """rstd of batch norm in evaluation."""
+    cdef Py_ssize_t i
+    for i in range(p.samples * p.groups):
+        p.rstd[i] = 1 / sqrt(p.var[i] + p.eps)
 
 
 cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
@@ -102,6 +109,8 @@ cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x,
 cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:
     if step == ADD_PARTS:
         add_parts(p, task)
+    elif step == ROOTS:
+        roots(p)
     elif step == COPY:
         copy(p, task)
     elif p.dtype == F32:

@@ -51,7 +51,7 @@ cdef struct Plan:
     const char* bias
     double* mean
     double* rstd
-    double* var
+    double* var             # where the statistics are given, a forward pass takes rstd from it; the two may be one array
     Py_ssize_t batch        # rows (or samples, or strips) a task takes
     Py_ssize_t strip        # neighbouring columns (or groups) a task takes
     Py_ssize_t parameters   # length of weight and bias
@@ -87,6 +87,7 @@ cdef enum Step:
     CHANNEL_COLUMNS_PARTS
     CHANNEL_COLUMNS_BACKWARD
     ADD_PARTS
+    ROOTS
     COPY
 
 # What an ISA level provides: one task of one step of a plan.
