@@ -35,6 +35,11 @@ cdef struct Ahead:
     Py_ssize_t first, column, position
 
 
+cdef inline bint far(const Plan* p, const storage* x) noexcept nogil:
+    """Whether to prefetch what comes next: with 16 bits the loads have time to spare, wherever x is."""
+    return p.streaming or sizeof(storage) == 2
+
+
 cdef inline Ahead look_ahead(bint far, Py_ssize_t position, Py_ssize_t width) noexcept nogil:
     """What comes next in memory: the next positions, line after line where they lie side by side; far: in memory at all."""
     cdef Ahead ahead
