@@ -121,6 +121,7 @@ cdef cnp.ndarray output(Call* call, cnp.ndarray x, object out):
             if cnp.PyArray_STRIDE(x, i) == 0 and cnp.PyArray_DIM(x, i) > 1:
                 return None     # broadcast: no memory order to keep
         y = new_like(x)
+        call.plan.fresh = <char*>cnp.PyArray_DATA(y)
     else:
         if not ordinary(out):
             return None

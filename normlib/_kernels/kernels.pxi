@@ -2,11 +2,11 @@
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step,
+    BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
-    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, COPY,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY,
 )
 
 include "lanes.pxi"
@@ -18,6 +18,9 @@ include "channel_rows.pxi"
 include "columns.pxi"
 include "feature_columns.pxi"
 include "channel_columns.pxi"
+
+cdef enum:
+    PAGE = 4096
 
 
 cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
@@ -36,6 +39,13 @@ cdef void roots(const Plan* p) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(p.samples * p.groups):
         p.rstd[i] = 1 / sqrt(p.var[i] + p.eps)
+
+
+cdef void map_pages(const Plan* p, Py_ssize_t task) noexcept nogil:
+    """Have the system map and clear the pages of a new result."""
+    cdef Py_ssize_t i, first = task * WATCH_BYTES
+    for i from first <= i < min(first + WATCH_BYTES, p.bytes) by PAGE:
+        p.fresh[i] = 0
 
 
 cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
@@ -111,6 +121,8 @@ cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:
         add_parts(p, task)
     elif step == ROOTS:
         roots(p)
+    elif step == MAP:
+        map_pages(p, task)
     elif step == COPY:
         copy(p, task)
     elif p.dtype == F32:

@@ -6,6 +6,7 @@ cdef enum:
     WIDE = 256      # neighbouring columns that one task of feature columns takes, at most
     PARTS = 32      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
+    WATCH_BYTES = 1 << 26   # passes from this size on can be interrupted, between tasks of at most so much
     SETTLED = 0
     AGAIN = 1
     LAST = 2
@@ -68,6 +69,7 @@ cdef struct Plan:
     char* table             # samples x 6 x padded, in the working type
     int* state              # samples: SETTLED, or why the sums are taken again
     bint interruptible      # a call from Python: a long pass looks for signals
+    char* fresh             # the memory of a new result, NULL for one that was given
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
 cdef enum Step:
@@ -88,6 +90,7 @@ cdef enum Step:
     CHANNEL_COLUMNS_BACKWARD
     ADD_PARTS
     ROOTS
+    MAP
     COPY
 
 # What an ISA level provides: one task of one step of a plan.

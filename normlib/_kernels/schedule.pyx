@@ -5,11 +5,11 @@ Results do not depend on the number of threads: weight gradients are summed over
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
-    BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WIDE, Plan, Run, Watch,
+    BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE, Plan, Run, Watch,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
-    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
 )
 
 cdef enum:
@@ -17,7 +17,7 @@ cdef enum:
     STREAM_BYTES = 1 << 24      # of memory traffic from which on outputs go past the caches
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
-    WATCH_BYTES = 1 << 26       # passes from this size on can be interrupted, between tasks of at most so much
+    MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
     TABLES = 6                  # tables a sample of channel columns
 
 
@@ -58,6 +58,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
         p.watch = &watch
+        if p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.form == CHANNEL_ROWS):
+            # One task would touch them all.
+            parallel_for(run, MAP, p, parts_of(p.bytes, WATCH_BYTES), threads)
     if backward and p.weight_grads:
         p.dweight = <double*>calloc(p.parts * p.parameters, sizeof(double))
         p.dbias = <double*>calloc(p.parts * p.parameters, sizeof(double)) if p.centered else NULL
