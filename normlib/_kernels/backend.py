@@ -8,6 +8,8 @@ import numpy as np
 
 from . import calls
 
+COPY_BYTES = 1 << 26  # copied at once
+
 direct = {
     name: getattr(calls, name)
     for norm in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
@@ -21,16 +23,23 @@ def _memory_order(x, axis):
     return (*sorted(kept, key=lambda i: -abs(x.strides[i])), *axis)
 
 
+def _copy(a, to):
+    """to = a, in parts along the longest axis: between them Python looks for signals."""
+    axis = int(np.argmax(a.shape))
+    source, target = np.moveaxis(a, axis, 0), np.moveaxis(to, axis, 0)
+    part = max(1, len(source) * COPY_BYTES // a.nbytes)
+    for first in range(0, len(source), part):
+        target[first : first + part] = source[first : first + part]
+    return to
+
+
 def _dense(arrays):
     """Copies without gaps, with the axes in the order that they have in the memory of x: it decides the last bits."""
-    copies = [np.empty_like(arrays[-1]) for _ in arrays]
-    for copy, a in zip(copies, arrays, strict=True):
-        copy[...] = a
-    return copies
+    return [_copy(a, np.empty_like(arrays[-1])) for a in arrays]
 
 
 def _contiguous(arrays):
-    return [np.ascontiguousarray(a) for a in arrays]
+    return [a if a.flags.c_contiguous else _copy(a, np.empty(a.shape, a.dtype)) for a in arrays]
 
 
 def _feature(function, arrays, statistics, axis, out):
@@ -52,7 +61,7 @@ def _feature(function, arrays, statistics, axis, out):
         result = function(moved, [s.transpose(ranks).copy() for s in statistics], last, target)
         if result is not NotImplemented:
             if arranged is not None:
-                out.transpose(order)[...] = result[0]
+                _copy(result[0], out.transpose(order))
             if not statistics:
                 back = np.argsort(ranks)
                 result = (result[0], *(s.transpose(back) for s in result[1:]))
@@ -68,7 +77,7 @@ def _channel(function, arrays, channel_axis, out):
         moved = arranged([np.moveaxis(a, channel_axis, 1) for a in arrays])
         result = function(moved, 1, None)
         if result is not NotImplemented:
-            np.moveaxis(out, channel_axis, 1)[...] = result[0]
+            _copy(result[0], np.moveaxis(out, channel_axis, 1))
     return result
 
 
