@@ -149,7 +149,8 @@ cdef void backward_part(const storage* x, const storage* dy, storage* dx, const 
 
 
 cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t n,
-                              work shift, work delta, work scale, work c1, work c2, bint centered, bint weighted, Writer* past) noexcept nogil:
+                              work shift, work delta, work scale, work c1, work c2, bint centered, bint weighted,
+                              Writer* past, Py_ssize_t ahead, Py_ssize_t dahead) noexcept nogil:
     cdef Py_ssize_t i = 0
     cdef work one = unit(shift)
     if past != NULL:
@@ -157,6 +158,8 @@ cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, 
         backward_part(x, dy, place(past, dx), w, i, shift, delta, scale, c1, c2, centered, weighted)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
+            prefetch_lanes(x + ahead + i)
+            prefetch_lanes(dy + dahead + i)
             backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False, True)
             i += LANES
         backward_part(x + i, dy + i, place(past, dx + i), at(w, i, weighted), n - i, shift, delta, scale, c1, c2, centered, weighted)
@@ -179,7 +182,8 @@ cdef inline void rows_descend(const Plan* p, Py_ssize_t r, Py_ssize_t m, const s
     for k in range(m):
         dx = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
         row_backward(row_of(x, &p.xs, p, r + k), row_of(<const storage*>p.dy, &p.ds, p, r + k), place(writer, dx) if staged else dx,
-                     w, n, shift[k], delta[k], scale[k], c1[k], c2[k], centered, weighted, past)
+                     w, n, shift[k], delta[k], scale[k], c1[k], c2[k], centered, weighted,
+                     past, m * row_step(&p.xs, p), m * row_step(&p.ds, p))
         if staged:
             wrote(writer, n * sizeof(storage))
 
