@@ -260,10 +260,11 @@ def test_nothing(op):
             case = Case(op, empty, options)
             if OPS[op].has_groups and 0 in case.geometry.parameter_shape:
                 continue
-            x, weight, bias, dy = case.inputs()
-            found = in_c(case, x, weight, bias, dy, {})
-            expected = in_python(case, x, weight, bias, dy, {})
-            assert all(checks.same_bits(a, b) for a, b in zip(found, expected, strict=True)), case
+            for one in (case, constant(case)) if OPS[op].mode else (case,):
+                x, weight, bias, dy = one.inputs()
+                found = in_c(one, x, weight, bias, dy, checks.running(one))
+                expected = in_python(one, x, weight, bias, dy, checks.running(one))
+                assert all(checks.same_bits(a, b) for a, b in zip(found, expected, strict=True)), one
 
 
 # ---- what is wrong ----

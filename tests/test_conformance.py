@@ -42,6 +42,19 @@ def test_layout(backend, op, dtype, layout, affine):
 
 
 @each_op
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_copies_in_parts(op, layout, monkeypatch):
+    """What no kernel takes as it lies is copied, a large array in parts."""
+    backend = pytest.importorskip("normlib._kernels.backend", exc_type=ImportError)
+    monkeypatch.setattr(backend, "COPY_BYTES", 100)
+    with normlib.backends.use("cython"):
+        for case in (replace(case, layout=layout) for case in with_modes(op, "float32")):
+            if _possible(case):
+                checks.check_forward(case)
+                checks.check_backward(case)
+
+
+@each_op
 @each_dtype
 @pytest.mark.parametrize("out", OUTPUTS[1:])
 def test_out(backend, op, dtype, out):

@@ -24,8 +24,8 @@ def _memory_order(x, axis):
 
 
 def _copy(a, to):
-    """to = a, in parts along the longest axis: between them Python looks for signals."""
-    axis = int(np.argmax(a.shape))
+    """to = a, in parts along its outermost axis in memory: between them Python looks for signals."""
+    axis = max(range(a.ndim), key=lambda i: (a.shape[i] > 1, abs(to.strides[i])))
     source, target = np.moveaxis(a, axis, 0), np.moveaxis(to, axis, 0)
     part = max(1, len(source) * COPY_BYTES // a.nbytes)
     for first in range(0, len(source), part):

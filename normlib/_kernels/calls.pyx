@@ -7,7 +7,7 @@ from normlib._kernels.arguments cimport (
     Call, begin, clear_of, gradient, kernels_in_use, new_statistic, output, own, parameter, perform, release, shape_of,
     statistic, strides_of,
 )
-from normlib._kernels.convert cimport move, take
+from normlib._kernels.convert cimport move, repeat
 from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, lay_out
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport COPY, F32, F64, Plan
@@ -295,8 +295,8 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
             call.plan.rstd = <double*>own(&call, samples * channels * sizeof(double))
         if call.plan.given:
             call.plan.var = call.plan.rstd
-            take(kind_of(running_mean), cnp.PyArray_DATA(running_mean), samples, channels, call.plan.mean)
-            take(kind_of(running_var), cnp.PyArray_DATA(running_var), samples, channels, call.plan.var)
+            repeat(kind_of(running_mean), cnp.PyArray_DATA(running_mean), samples, channels, call.plan.mean)
+            repeat(kind_of(running_var), cnp.PyArray_DATA(running_var), samples, channels, call.plan.var)
         elif return_stats == "var":
             call.plan.var = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
         else:

@@ -9,10 +9,10 @@ from libc.math cimport INFINITY, NAN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from normlib._kernels.arguments cimport kernels_in_use
-from normlib._kernels.convert cimport move, narrow, take, widen
+from normlib._kernels.convert cimport move, narrow, repeat, widen
 from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, Extent, extent_of, lay_out, same_strides
 from normlib._kernels.parallel cimport default_threads
-from normlib._kernels.plan cimport BF16, F16, F32, F64, FEATURE_ROWS, Dtype, Plan, Run
+from normlib._kernels.plan cimport BF16, F16, F32, F64, FEATURE_ROWS, ROOTS, Dtype, Plan, Run
 from normlib._kernels.schedule cimport execute
 
 cdef extern from "normlib.h":
@@ -419,6 +419,9 @@ cdef int compute(Call* call) noexcept nogil:
                 p.mean[i] = NAN
             if p.rstd != NULL:
                 p.rstd[i] = NAN
+        if p.given and p.dy == NULL:
+            p.samples, p.groups = 1, call.statistics
+            _run(ROOTS, p, 0)
         return 0
     return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, p, call.threads) else 0
 
@@ -543,8 +546,8 @@ cdef int kept(Call* call, const normlib_array* running_mean, const normlib_array
         return wrong(NORMLIB_NO_MEMORY, NOTHING)
     if p.given:
         p.var = p.rstd
-        take(running_mean.dtype, running_mean.data, samples, call.parameters, p.mean)
-        take(running_var.dtype, running_var.data, samples, call.parameters, p.var)
+        repeat(running_mean.dtype, running_mean.data, samples, call.parameters, p.mean)
+        repeat(running_var.dtype, running_var.data, samples, call.parameters, p.var)
     return 0
 
 

@@ -74,7 +74,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
     shift = table_of(p, tile.sample, SHIFT, <work>0) + tile.column
     x += start_of(&tile, &p.xs)
     for j from 0 <= j < tile.width by strip:
-        block_moments(x + j, p.xs.position, tile.positions, min(strip, tile.width - j), shift + j, True, far(p, x), <work*>NULL, 0,
+        block_moments(x + j, p.xs.position, tile.positions, min(strip, tile.width - j), shift + j, True, prefetching(p, x), <work*>NULL, 0,
                       s + j, s + p.width + j)
 
 
@@ -297,7 +297,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
     dy = <const storage*>p.dy + start_of(&tile, &p.ds)
     for j from 0 <= j < tile.width by strip:
         block_gradients(x + j, dy + j, p.xs.position, p.ds.position, tile.positions, min(strip, tile.width - j), table + j,
-                        table + DELTA * p.padded + j, table + SCALE * p.padded + j, w, False, far(p, x), s + j, s + p.width + j)
+                        table + DELTA * p.padded + j, table + SCALE * p.padded + j, w, False, prefetching(p, x), s + j, s + p.width + j)
 
 
 cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
@@ -349,7 +349,8 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
     for i in range(rows):
         if past:
             for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                prefetch(x + i * xp + ahead + k)
+                if not given:
+                    prefetch(x + i * xp + ahead + k)
                 prefetch(dy + i * dp + ahead + k)
         load_some(dy + i * dp, m, g)
         if given:

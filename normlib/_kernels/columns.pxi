@@ -35,7 +35,7 @@ cdef struct Ahead:
     Py_ssize_t first, column, position
 
 
-cdef inline bint far(const Plan* p, const storage* x) noexcept nogil:
+cdef inline bint prefetching(const Plan* p, const storage* x) noexcept nogil:
     """Whether to prefetch what comes next: with 16 bits the loads have time to spare, wherever x is."""
     return p.streaming or sizeof(storage) == 2
 

@@ -45,7 +45,7 @@ cdef inline double value_at(int dtype, const void* a, Py_ssize_t i) noexcept nog
     return (<const double*>a)[i] if dtype == F64 else (<const float*>a)[i]
 
 
-cdef inline void take(int dtype, const void* running, Py_ssize_t samples, Py_ssize_t channels, double* to) noexcept nogil:
+cdef inline void repeat(int dtype, const void* running, Py_ssize_t samples, Py_ssize_t channels, double* to) noexcept nogil:
     """to = a running statistic, once a sample"""
     cdef Py_ssize_t n, c
     for n in range(samples):

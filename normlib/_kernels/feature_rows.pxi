@@ -129,7 +129,7 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
 
 
 cdef inline Py_ssize_t row_step(const Span* span, const Plan* p) noexcept nogil:
-    """From a row to the next, in a sample."""
+    """From a row to the next."""
     return span.channel if p.groups > 1 else span.sample
 
 

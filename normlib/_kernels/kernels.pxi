@@ -35,10 +35,13 @@ cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
 
 
 cdef void roots(const Plan* p) noexcept nogil:
-    """rstd of batch norm in evaluation."""
+    """rstd from the running variances."""
+    cdef const double* var = p.var
+    cdef double* rstd = p.rstd
+    cdef double eps = p.eps
     cdef Py_ssize_t i
     for i in range(p.samples * p.groups):
-        p.rstd[i] = 1 / sqrt(p.var[i] + p.eps)
+        rstd[i] = 1 / sqrt(var[i] + eps)
 
 
 cdef void map_pages(const Plan* p, Py_ssize_t task) noexcept nogil:

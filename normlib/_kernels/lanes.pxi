@@ -106,7 +106,7 @@ cdef inline void store_part(storage* y, Py_ssize_t n, const work* t) noexcept no
 
 
 cdef inline void load_lanes(const storage* x, Py_ssize_t m, work* t, bint part) noexcept nogil:
-    """All lanes, or the first m < LANES: `part` is known to the compiler, so that no ways join."""
+    """All lanes, or the first m < LANES; in the loops `part` is known to the compiler, so that no ways join."""
     if part:
         load_part(x, m, t)
     else:

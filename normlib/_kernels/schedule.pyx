@@ -26,13 +26,14 @@ cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil
 
 
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
-    """Compute the pass; -1 where memory is short, and then nothing is written, or where a signal's handler has raised."""
+    """Compute the pass; -1 where memory is short, and then no more than given statistics are written, or where a signal's handler
+    has raised."""
     cdef Py_ssize_t traffic, worth
     cdef Watch watch
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
-    traffic = (3 if backward else 2) * p.bytes
+    traffic = (3 if backward and (p.weight_grads or not p.given) else 2) * p.bytes
     # 16 bits take as long as 32: the arithmetic is the same.
     worth = (2 if p.itemsize == 2 else 1) * traffic // THREAD_BYTES
     if worth < 2 and not backward and p.form == FEATURE_ROWS:
@@ -58,9 +59,6 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
         p.watch = &watch
-        if p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.form == CHANNEL_ROWS):
-            # One task would touch them all.
-            parallel_for(run, MAP, p, parts_of(p.bytes, WATCH_BYTES), threads)
     if backward and p.weight_grads:
         p.dweight = <double*>calloc(p.parts * p.parameters, sizeof(double))
         p.dbias = <double*>calloc(p.parts * p.parameters, sizeof(double)) if p.centered else NULL
@@ -69,6 +67,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         if p.dweight == NULL or (p.centered and p.dbias == NULL) or (p.form == FEATURE_ROWS and p.scratch == NULL):
             failed = -1
     if failed == 0:
+        if p.watch != NULL and p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
+            # One task would touch them all.
+            parallel_for(run, MAP, p, parts_of(p.bytes, WATCH_BYTES), threads)
         if p.form == FEATURE_ROWS:
             if backward:
                 parallel_for(run, FEATURE_ROWS_BACKWARD, p, p.parts, threads)

@@ -7,7 +7,7 @@ from tools import WORK, Unavailable, built, found, suite
 
 # Tests that set what belongs to the whole process, and those that start processes which do.
 ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_outputs.py"]
-ELSEWHERE = ["test_bench.py", "test_cli.py", "test_examples.py", "test_models.py"]
+LEFT_OUT = ["test_bench.py", "test_cli.py", "test_examples.py", "test_models.py"]
 
 
 def free_threading():
@@ -22,6 +22,6 @@ def free_threading():
             raise Unavailable(f"pip could not install {', '.join(wanted)}")
     root = built("free-threaded", python=python, PYTHONPATH=str(site))
     common = {"root": root, "python": python, "effort": "suite", "PYTHONPATH": str(site)}
-    parallel = suite(without=ALONE + ELSEWHERE, options=["--parallel-threads=4"], **common)
+    parallel = suite(without=ALONE + LEFT_OUT, options=["--parallel-threads=4"], **common)
     alone = suite("test_concurrency.py", *ALONE, **common)
     return parallel[0] + alone[0], parallel[1] + alone[1]
