@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import normlib
 from normlib.bench import figures, limit, main, peers, report, runner
 from normlib.bench.calls import Contender, arrays, call
 from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, GROWTH, LARGE, MODELS, Case, cases
+from normlib.bench.peers import build
 from normlib.bench.progress import Progress
 from normlib.ops import OPS
 
@@ -283,6 +285,24 @@ def test_peers_compute_the_named_pass(name):
         timed += name in result.seconds
     compiled = normlib.backends.which("layer_norm") != "numpy"
     assert timed >= 8 if name != "numpy" or compiled else timed == 0
+
+
+def test_another_build(tmp_path):
+    """Its functions are its own, the arrays ours; and what `import` finds stays as it was."""
+    shutil.copytree(Path(normlib.__file__).parent, tmp_path / "normlib")
+    before = {name: module for name, module in sys.modules.items() if name.startswith("normlib")}
+    peer = build.Peer(1, str(tmp_path))
+    assert {name: module for name, module in sys.modules.items() if name.startswith("normlib")} == before
+    assert peer.other.__file__ == str(tmp_path / "normlib" / "__init__.py")
+    for case in tiny_cases():
+        ours = call(case, arrays(case))
+        theirs = peer.prepare(case, arrays(case))
+        assert theirs.call.func is not ours.call.func
+        for a, b in zip(theirs.outputs(theirs.call()), ours.outputs(ours.call()), strict=True):
+            assert a.tobytes() == b.tobytes()
+    with pytest.raises(ImportError, match="there is no package normlib in"):
+        build.Peer(1, str(tmp_path / "elsewhere"))
+    assert main(["--beside", str(tmp_path / "elsewhere"), "--only", "digits", "--peers", "none"]) == 2
 
 
 def test_missing_peers_are_told(monkeypatch):

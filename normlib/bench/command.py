@@ -10,6 +10,7 @@ import normlib
 from normlib import backends
 from normlib.bench import limit, peers, report, runner
 from normlib.bench.cases import DTYPES, cases
+from normlib.bench.peers import build
 from normlib.bench.progress import Progress
 
 __all__ = ["main"]
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help=f"which of {', '.join(peers.PEERS)}, or none; by default all that are installed but torch.compile",
     )
+    parser.add_argument("--beside", metavar="DIRECTORY", help="a peer more: the build of normlib in this directory")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
@@ -97,6 +99,12 @@ def main(argv: list[str] | None = None) -> int:
     threads = options.threads or normlib.get_num_threads()
     names = () if options.peers == ("none",) else options.peers
     beside, missing = peers.load(names, threads)
+    if options.beside:
+        try:
+            beside["other build"] = build.Peer(threads, options.beside)
+        except ImportError as error:
+            print(f"--beside: {error}", file=sys.stderr)
+            return 2
     about = {
         "normlib": normlib.__version__,
         "backend": str(backends.which("layer_norm")),
