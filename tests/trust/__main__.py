@@ -34,9 +34,6 @@ def main():
     print(f"\n{'entry':14} {'tried':>9} {'fell':>5} {'seconds':>8}  what")
     for name, tried, fell, seconds, note in rows:
         print(f"{name:14} {tried:>9} {len(fell):>5} {seconds:>8.0f}  {note or ENTRIES[name][0]}")
-    for name, _, fell, *_ in rows:
-        for what in fell:
-            print(f"\n{name} fell: {what}")
     return any(fell for _, _, fell, *_ in rows)
 
 
@@ -51,6 +48,8 @@ def run(name):
         tried, fell, note = "-", [], f"not tried: {error}"
     except Exception:
         tried, fell, note = "-", [traceback.format_exc()], ""
+    for what in fell:
+        print(f"{name} fell: {what}\n")
     print(f"{name}: {note or f'{tried} tried, {len(fell)} fell'}", flush=True)
     return name, tried, fell, time.monotonic() - start, note
 
