@@ -6,7 +6,7 @@ import subprocess
 from tools import WORK, Unavailable, built, found, suite
 
 # Tests that set what belongs to the whole process, and those that start processes which do.
-ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_outputs.py"]
+ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_outputs.py", "test_memory.py"]
 LEFT_OUT = ["test_bench.py", "test_cli.py", "test_examples.py", "test_models.py"]
 
 
