@@ -34,8 +34,7 @@ def _load(directory: str):
     """Import a second normlib; the first remains the one that `import` finds."""
     if not (Path(directory) / "normlib" / "__init__.py").is_file():
         raise ImportError(f"there is no package normlib in {directory}")
-    names = [name for name in sys.modules if name.partition(".")[0] == "normlib"]
-    own = {name: sys.modules.pop(name) for name in names}
+    own = _forgotten()
     sys.path.insert(0, directory)
     try:
         other = importlib.import_module("normlib")
@@ -45,6 +44,10 @@ def _load(directory: str):
         return other
     finally:
         sys.path.remove(directory)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "normlib"]:
-            del sys.modules[name]
+        _forgotten()
         sys.modules.update(own)
+
+
+def _forgotten():
+    """The modules of normlib, which `import` finds no longer."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "normlib"}
