@@ -59,8 +59,8 @@ def test_the_process_does_not_grow(backend, record_property):
     tried = 0
     for name, function, arguments in CALLS:
         repeat(function, arguments, 100)
-        times = times_of(name, backend)
-        for _ in range(3):  # what Python keeps for later use comes and goes; a leak shows each time
+        few = times_of(name, backend)
+        for times in (few, 4 * few, 16 * few):  # a leak grows with the calls, what Python keeps for later does not
             blocks, taken, grown = growth(function, arguments, times)
             tried += times
             if blocks < times // 4 and taken < 4 * times and grown < 1 << 20:
