@@ -238,3 +238,24 @@ def test_channels_or_samples_are_tried_apart():
     for op in OPS:
         samples = [case for case in all_cases(op, "float32", "typical") if independent(case)]
         assert bool(samples) == (op != "batch_norm")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", [49, 1500])
+def test_channels_beside_a_channel(dtype, length):
+    """In channels-last memory few channels are taken several positions at once, and many are not."""
+    x = np.random.default_rng(3).standard_normal((2, length, 320), dtype=np.float32).astype(dtype)
+    dy = x[:, ::-1]
+    y, mean, rstd = normlib.instance_norm(x, channel_axis=-1, return_stats=True)
+    weight = np.ones(320, mean.dtype if dtype == "float64" else np.float32)
+    gradients = normlib.batch_norm_backward(dy, x, weight, mean=mean[0], rstd=rstd[0], channel_axis=-1)
+    for width in (2, 3, 7, 8, 11, 16, 17, 24, 33, 44, 88, 120):
+        for array in (np.array, np.asarray):
+            part, dpart = array(x[..., :width]), array(dy[..., :width])
+            found = normlib.instance_norm(part, channel_axis=-1, return_stats=True)
+            for a, b in zip(found, (y, mean, rstd), strict=True):
+                assert np.array_equal(a, b[..., :width])
+            own = {name: value[:width] for name, value in {"weight": weight, "mean": mean[0], "rstd": rstd[0]}.items()}
+            found = normlib.batch_norm_backward(dpart, part, **own, channel_axis=-1)
+            for a, b in zip(found, gradients, strict=True):
+                assert np.array_equal(a, b[..., :width])

@@ -10,12 +10,19 @@ cdef enum:
     MEAN_G = 4
     MEAN_GZ = 5
     TABLE = 6
+    PACKED = 2048   # elements of narrow positions that are summed side by side
     NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
 
 
 cdef struct Tile:
     # One task: a block of positions of a sample, a strip of channels.
     Py_ssize_t sample, block, position, positions, column, width
+
+
+cdef struct Cut:
+    # A tile as the element-wise steps see it: `positions` of `width` elements, as many apart as `xp`, `dp` and `yp` say, and the
+    # `rest` of one more. Where positions lie side by side, p.abreast of them are one.
+    Py_ssize_t positions, width, rest, xp, dp, yp
 
 
 cdef inline void tile_of(const Plan* p, Py_ssize_t task, Tile* tile) noexcept nogil:
@@ -40,6 +47,39 @@ cdef inline double* sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t block) 
     return p.sums + (sample * p.blocks + block) * 2 * p.width
 
 
+cdef inline void cut_of(const Plan* p, const Tile* tile, Cut* cut) noexcept nogil:
+    cut.xp, cut.yp = p.xs.position, p.ys.position
+    cut.dp = p.xs.position if p.dy == NULL else p.ds.position
+    cut.positions, cut.width, cut.rest = tile.positions, tile.width, 0
+    if p.abreast > 1 and cut.xp == p.width and cut.dp == p.width and cut.yp == p.width:
+        cut.positions, cut.rest = tile.positions // p.abreast, tile.positions % p.abreast * p.width
+        cut.width = cut.xp = cut.dp = cut.yp = p.abreast * p.width
+
+
+cdef inline bint flat(const Cut* cut) noexcept nogil:
+    """Whether a tile is one stretch of memory, in whole lanes: then lanes may begin at any channel, on a line of the output,
+    and go round from the last channel of a position to the first of the next."""
+    return cut.positions > 0 and cut.width % LANES == 0 and cut.xp == cut.width and cut.dp == cut.width and cut.yp == cut.width
+
+
+cdef inline void pack(const storage* x, Py_ssize_t position, Py_ssize_t width, Py_ssize_t n, Py_ssize_t many, work* packed,
+                      Py_ssize_t row) noexcept nogil:
+    """The next n positions of each of `many` chunks: a row of those that come first in their chunk, then those that come second."""
+    cdef work t[LANES]
+    cdef Py_ssize_t i, k
+    for k in range(many):
+        for i in range(n):
+            load_part(x + (k * CHUNK + i) * position, width, t)
+            store(packed + i * row + k * width, t)      # the next chunk overwrites what is too much
+
+
+cdef inline void repeat_channels(const Plan* p, work* entry) noexcept nogil:
+    """The table begins again behind its end."""
+    cdef Py_ssize_t c
+    for c in range(p.width, p.padded):
+        entry[c] = entry[c - p.width]
+
+
 cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """The first mean of each group, from a sample of its elements."""
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
@@ -58,24 +98,49 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage*
                 total += sums[c]
             for c in range(g * p.channels, (g + 1) * p.channels):
                 shift[c] = <work>(total * share)
+    repeat_channels(p, shift)
     p.state[sample] = AGAIN
 
 
 cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     """Sums about the first mean; task: a tile."""
+    cdef work a[WHOLE]
+    cdef work b[WHOLE]
+    cdef double lost[2 * WHOLE]
+    cdef work packed[PACKED]
     cdef const work* shift
     cdef Tile tile
     cdef double* s
-    cdef Py_ssize_t strip = WIDE if work is double else WHOLE, j
+    cdef double* q
+    cdef Py_ssize_t position = p.xs.position, i, j, k, m, many, row, n, step
     tile_of(p, task, &tile)
     if p.state[tile.sample] == SETTLED:
         return
-    s = sums_of(p, tile.sample, tile.block) + tile.column
     shift = table_of(p, tile.sample, SHIFT, <work>0) + tile.column
     x += start_of(&tile, &p.xs)
-    for j from 0 <= j < tile.width by strip:
-        block_moments(x + j, p.xs.position, tile.positions, min(strip, tile.width - j), shift + j, True, prefetching(p, x), <work*>NULL, 0,
-                      s + j, s + p.width + j)
+    for j from 0 <= j < tile.width by WHOLE:
+        m = min(<Py_ssize_t>WHOLE, tile.width - j)
+        s = sums_of(p, tile.sample, tile.block) + tile.column + j
+        q = s + p.width
+        begin_sums(s, q, lost, m, <work>0)
+        i = 0
+        while i < tile.positions:
+            many = min(p.abreast, (tile.positions - i) // CHUNK) if 2 * p.width <= LANES else 1
+            if many > 1:
+                row = many * m + LANES
+                step = min(<Py_ssize_t>CHUNK, PACKED // row // ROUND * ROUND)
+                for k from 0 <= k < CHUNK by step:
+                    n = min(step, CHUNK - k)
+                    pack(x + (i + k) * position, position, m, n, many, packed, row)
+                    chunk_moments(packed, row, n, many * m, shift, True, False, <work*>NULL, 0, a, b, k == 0)
+            else:
+                many = 1
+                chunk_moments(x + i * position + j, position, min(<Py_ssize_t>CHUNK, tile.positions - i), m, shift + j, True,
+                              prefetching(p, x), <work*>NULL, 0, a, b, True)
+            for k in range(many):
+                add_chunk(a + k * m, b + k * m, m, s, q, lost)
+            i += many * CHUNK
+        end_sums(s, q, lost, m, <work>0)
 
 
 cdef inline void spread(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, work zero) noexcept nogil:
@@ -89,10 +154,9 @@ cdef inline void spread(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const St
 
 
 cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, const work* offset, work default) noexcept nogil:
-    """Parameters to the table: a factor of the scale, an offset; the table begins again behind its end."""
+    """Parameters to the table: a factor of the scale, an offset."""
     cdef work* scale = table_of(p, sample, SCALE, default)
     cdef work* to = table_of(p, sample, OFFSET, default)
-    cdef work* entry
     cdef Py_ssize_t e, c
     if factor != NULL:
         for c in range(p.width):
@@ -100,9 +164,7 @@ cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, 
     for c in range(p.width):
         to[c] = offset[c] if offset != NULL else default
     for e in range(TABLE):
-        entry = table_of(p, sample, e, default)
-        for c in range(p.width, p.padded):
-            entry[c] = entry[c - p.width]
+        repeat_channels(p, table_of(p, sample, e, default))
 
 
 cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const work* w, double* s, work zero) noexcept nogil:
@@ -225,31 +287,24 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
             store_some(y + i * yp, m, t)
 
 
-cdef inline bint flat(const Plan* p, const Tile* tile) noexcept nogil:
-    """Whether the positions of a tile are one stretch of memory, in whole lanes: then lanes may begin at any channel,
-    on a line of the output, and go round from the last channel of a position to the first of the next."""
-    return (tile.width == p.width and p.width % LANES == 0 and p.xs.position == p.width and p.ys.position == p.width
-            and (p.dy == NULL or p.ds.position == p.width))
-
-
 cdef inline Py_ssize_t window_of(const storage* x, Py_ssize_t width, bint past) noexcept nogil:
     """Positions to normalize while the statistics of their columns stay in registers; past the caches in the order of
     memory, but for 16 bits, where the arithmetic is the limit and not the memory."""
     return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, <Py_ssize_t>NEAR // width)) if past and sizeof(storage) > 2 else <Py_ssize_t>WINDOW
 
 
-cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, Py_ssize_t positions, Py_ssize_t width,
+cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, const Cut* cut, Py_ssize_t positions, Py_ssize_t width,
                               const work* table, bint past) noexcept nogil:
     cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
     for i from 0 <= i < positions by window:
         rows = min(window, positions - i)
         j = 0
         while j + LANES <= width:
-            column_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, p.xs.position, p.ys.position, rows, LANES,
+            column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, LANES,
                          table + j, p.padded, window * width, past)
             j += LANES
         if j < width:
-            column_lanes(x + i * p.xs.position + j, y + i * p.ys.position + j, p.xs.position, p.ys.position, rows, width - j,
+            column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, width - j,
                          table + j, p.padded, 0, False)
 
 
@@ -258,20 +313,24 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     cdef storage* y = <storage*>p.y
     cdef const work* table
     cdef Tile tile
+    cdef Cut cut
     cdef Writer writer
     cdef Py_ssize_t i, j, m, head
     tile_of(p, task, &tile)
     x += start_of(&tile, &p.xs)
     y += start_of(&tile, &p.ys)
     table = table_of(p, tile.sample, 0, <work>0) + tile.column
+    cut_of(p, &tile, &cut)
     if not p.streaming:
-        forward_rows(x, y, p, tile.positions, tile.width, table, False)
-    elif flat(p, &tile):
+        forward_rows(x, y, p, &cut, cut.positions, cut.width, table, False)
+        m = cut.positions * cut.width
+        forward_rows(x + m, y + m, p, &cut, cut.rest > 0, cut.rest, table, False)
+    elif flat(&cut):
         head = to_line(y)
-        forward_rows(x, y, p, 1, head, table, False)
-        forward_rows(x + head, y + head, p, tile.positions - 1, tile.width, table + head, True)
-        m = (tile.positions - 1) * tile.width + head
-        forward_rows(x + m, y + m, p, 1, tile.width - head, table + head, False)
+        forward_rows(x, y, p, &cut, 1, head, table, False)
+        forward_rows(x + head, y + head, p, &cut, cut.positions - 1, cut.width, table + head, True)
+        m = (cut.positions - 1) * cut.width + head
+        forward_rows(x + m, y + m, p, &cut, 1, cut.width - head + cut.rest, table + head, False)
         stream_fence()
     else:
         open_writer(&writer, True)
@@ -281,143 +340,3 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
                 column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, 0, False)
                 wrote(&writer, m * sizeof(storage))
         close_writer(&writer)
-
-
-cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """Sums of dy and dy * z; task: a tile."""
-    cdef const work* table
-    cdef const storage* dy
-    cdef Tile tile
-    cdef double* s
-    cdef Py_ssize_t strip = WIDE if work is double else WHOLE, j
-    tile_of(p, task, &tile)
-    s = sums_of(p, tile.sample, tile.block) + tile.column
-    table = table_of(p, tile.sample, 0, <work>0) + tile.column
-    x += start_of(&tile, &p.xs)
-    dy = <const storage*>p.dy + start_of(&tile, &p.ds)
-    for j from 0 <= j < tile.width by strip:
-        block_gradients(x + j, dy + j, p.xs.position, p.ds.position, tile.positions, min(strip, tile.width - j), table + j,
-                        table + DELTA * p.padded + j, table + SCALE * p.padded + j, w, False, prefetching(p, x), s + j, s + p.width + j)
-
-
-cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
-    """mean(g) and mean(g * z) of each group; the sums of a channel end up in the first block."""
-    cdef Py_ssize_t g, c
-    cdef double s[2]
-    add_blocks(p, sample, <work>0)
-    for g in range(p.groups):
-        group_sums_of(p, sample, g, w, s, <work>0)
-        s[0] /= p.channels * p.length
-        s[1] /= p.channels * p.length
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, MEAN_G, <work>0)[c] = <work>s[0]
-            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>s[1]
-    complete(p, sample, <const work*>NULL, w, <work>1)
-
-
-cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* x, const work* w) noexcept nogil:
-    """Add the samples' sums to the weight gradients; task: a block of channels."""
-    cdef Py_ssize_t sample, c, part
-    for sample in range(p.samples):
-        part = (p.first + sample) // p.batch * p.width
-        for c in range(block * BLOCK, min((block + 1) * BLOCK, p.width)):
-            p.dbias[part + c] += sums_of(p, sample, 0)[c]
-            p.dweight[part + c] += sums_of(p, sample, 0)[p.width + c]
-
-
-cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,
-                                       Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m, const work* table, Py_ssize_t entry,
-                                       Py_ssize_t ahead, bint given, bint past) noexcept nogil:
-    """dx = rstd * (g - mean(g) - z * mean(g * z)) for a few positions of m <= LANES channels"""
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef work v[LANES]
-    cdef work d[LANES]
-    cdef work r[LANES]
-    cdef work u[LANES]
-    cdef work c1[LANES]
-    cdef work c2[LANES]
-    cdef work one = unit(table[0])
-    cdef Py_ssize_t i, k
-    load(table + SCALE * entry, r)
-    load(table + OFFSET * entry, u)
-    if not given:
-        load(table, v)
-        load(table + DELTA * entry, d)
-        load(table + MEAN_G * entry, c1)
-        load(table + MEAN_GZ * entry, c2)
-    for i in range(rows):
-        if past:
-            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                if not given:
-                    prefetch(x + i * xp + ahead + k)
-                prefetch(dy + i * dp + ahead + k)
-        load_some(dy + i * dp, m, g)
-        if given:
-            for k in range(LANES):
-                g[k] = r[k] * (g[k] * u[k])
-        else:
-            load_some(x + i * xp, m, z)
-            for k in range(LANES):
-                z[k] = (minus(z[k], v[k], one) - d[k]) * r[k]
-                g[k] = r[k] * (minus(g[k] * u[k], c1[k], one) - z[k] * c2[k])
-        if past:
-            stream(dx + i * yp, g)
-        else:
-            store_some(dx + i * yp, m, g)
-
-
-cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx, const Plan* p, Py_ssize_t positions,
-                               Py_ssize_t width, const work* table, bint given, bint past) noexcept nogil:
-    cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
-    for i from 0 <= i < positions by window:
-        rows = min(window, positions - i)
-        j = 0
-        while j + LANES <= width:
-            column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, p.xs.position,
-                                  p.ds.position, p.ys.position, rows, LANES, table + j, p.padded, window * width, given, past)
-            j += LANES
-        if j < width:
-            column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, p.xs.position,
-                                  p.ds.position, p.ys.position, rows, width - j, table + j, p.padded, 0, given, False)
-
-
-cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x, const storage* dy, storage* dx,
-                               const work* table, bint given) noexcept nogil:
-    cdef Writer writer
-    cdef Py_ssize_t i, j, m, head
-    if not p.streaming:
-        backward_rows(x, dy, dx, p, tile.positions, tile.width, table, given, False)
-    elif flat(p, tile):
-        head = to_line(dx)
-        backward_rows(x, dy, dx, p, 1, head, table, given, False)
-        backward_rows(x + head, dy + head, dx + head, p, tile.positions - 1, tile.width, table + head, given, True)
-        m = (tile.positions - 1) * tile.width + head
-        backward_rows(x + m, dy + m, dx + m, p, 1, tile.width - head, table + head, given, False)
-        stream_fence()
-    else:
-        open_writer(&writer, True)
-        for i in range(tile.positions):
-            for j from 0 <= j < tile.width by LANES:
-                m = min(<Py_ssize_t>LANES, tile.width - j)
-                column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, place(&writer, dx + i * p.ys.position + j),
-                                      0, 0, 0, 1, m, table + j, p.padded, 0, given, False)
-                wrote(&writer, m * sizeof(storage))
-        close_writer(&writer)
-
-
-cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """dx from the sums; task: a tile."""
-    cdef const storage* dy = <const storage*>p.dy
-    cdef storage* dx = <storage*>p.y
-    cdef const work* table
-    cdef Tile tile
-    tile_of(p, task, &tile)
-    x += start_of(&tile, &p.xs)
-    dy += start_of(&tile, &p.ds)
-    dx += start_of(&tile, &p.ys)
-    table = table_of(p, tile.sample, 0, <work>0) + tile.column
-    if p.given:
-        backward_tile(p, &tile, x, dy, dx, table, True)
-    else:
-        backward_tile(p, &tile, x, dy, dx, table, False)

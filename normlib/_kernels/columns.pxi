@@ -6,7 +6,7 @@
 cdef enum:
     CHUNK = 32      # positions summed in the working type
     ROUND = 4       # of them added to each other first
-    WHOLE = 1024    # columns summed at once, at most; WIDE where the working type is float64
+    WHOLE = 1024    # columns summed at once, at most
     WINDOW = 8      # positions normalized while the statistics of their columns stay in registers
     KEPT_BYTES = 1 << 19    # of shifted elements that are kept from statistics to normalization, in the second cache
 
@@ -40,10 +40,11 @@ cdef inline bint prefetching(const Plan* p, const storage* x) noexcept nogil:
     return p.streaming or sizeof(storage) == 2
 
 
-cdef inline Ahead look_ahead(bint far, Py_ssize_t position, Py_ssize_t width) noexcept nogil:
-    """What comes next in memory: the next positions, line after line where they lie side by side; far: in memory at all."""
+cdef inline Ahead look_ahead(bint far, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
+    """What comes next where it is far, the next positions: line after line where they lie side by side, which the hardware does as
+    well where the loads have no time to spare."""
     cdef Ahead ahead
-    ahead.first = 0 if not far else ROUND * position
+    ahead.first = ROUND * position if far and (position != width or sizeof(storage) == 2) else 0
     ahead.column = ROUND - 1 if position == width else 0
     ahead.position = LANES if position == width else position
     return ahead
@@ -58,34 +59,34 @@ cdef inline void prefetch_round(const storage* x, const Ahead* ahead, Py_ssize_t
 
 
 cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* shift, bint centered, work* kept,
-                                  work* a, work* b, bint first) noexcept nogil:
+                                  work* a, work* b, bint part, bint first) noexcept nogil:
     """a += x - shift, b += (x - shift)^2, from zero if it is the first; kept: x - shift"""
     cdef work t[LANES]
     cdef work one = unit(shift[0])
     cdef Py_ssize_t k
-    load_some(x, m, t)
+    load_lanes(x, m, t, part)
     for k in range(LANES):
         if centered:
             t[k] = minus(t[k], shift[k], one)
             a[k] = t[k] if first else a[k] + t[k]
         b[k] = t[k] * t[k] if first else b[k] + t[k] * t[k]
     if kept != NULL:
-        store_some(kept, m, t)
+        store_lanes(kept, m, t, part)
 
 
 cdef inline void round_moments(const storage* x, Py_ssize_t position, Py_ssize_t many, Py_ssize_t m, const work* shift, bint centered,
-                               work* kept, Py_ssize_t keep, const Ahead* ahead, Py_ssize_t j, work* a, work* b, bint first) noexcept nogil:
+                               work* kept, Py_ssize_t keep, const Ahead* ahead, Py_ssize_t j, work* a, work* b, bint part, bint first) noexcept nogil:
     """a += sum (x - shift), b += sum (x - shift)^2 over `many` positions of m <= LANES columns"""
     cdef work v[LANES]
     cdef work ra[LANES]
     cdef work rb[LANES]
     cdef Py_ssize_t k
     prefetch_round(x, ahead, j, shift[0])
-    load_some(shift, m, v)
+    load_lanes(shift, m, v, part)
     clear(ra)
-    position_moments(x, m, v, centered, kept, ra, rb, True)
+    position_moments(x, m, v, centered, kept, ra, rb, part, True)
     for k in range(1, many):
-        position_moments(x + k * position, m, v, centered, kept + k * keep if kept != NULL else kept, ra, rb, False)
+        position_moments(x + k * position, m, v, centered, kept + k * keep if kept != NULL else kept, ra, rb, part, False)
     for k in range(LANES):
         a[k] = ra[k] if first else a[k] + ra[k]
         b[k] = rb[k] if first else b[k] + rb[k]
@@ -97,10 +98,10 @@ cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work*
     cdef work rb[WHOLE]
     cdef Py_ssize_t i, j
     for j from 0 <= j < width by LANES:
-        position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, True)
+        position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, True)
     for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
-            position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False)
+            position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
     for j in range(width):
         a[j] = ra[j] if first else a[j] + ra[j]
         b[j] = rb[j] if first else b[j] + rb[j]
@@ -109,7 +110,7 @@ cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work*
 cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, bint far) noexcept nogil:
     """Whether to sum positions in the order of memory: where it is far, rounds are too wide for the hardware to see a stream, and
     the arithmetic is not the limit, as it is with 16 bits."""
-    return far and sizeof(storage) > 2 and position == width and width % LANES == 0 and width >= 4 * LANES
+    return far and sizeof(storage) > 2 and position == width and width % LANES == 0 and width >= 3 * LANES
 
 
 cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width, work zero) noexcept nogil:
@@ -117,7 +118,7 @@ cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width
     memset(q, 0, width * sizeof(double))
     if work is double:
         memset(lost, 0, width * sizeof(double))
-        memset(lost + WIDE, 0, width * sizeof(double))
+        memset(lost + WHOLE, 0, width * sizeof(double))
 
 
 cdef inline void end_sums(double* s, double* q, const double* lost, Py_ssize_t width, work zero) noexcept nogil:
@@ -125,58 +126,75 @@ cdef inline void end_sums(double* s, double* q, const double* lost, Py_ssize_t w
     if work is double:
         for j in range(width):
             s[j] = regain(s[j], lost[j], zero)
-            q[j] = regain(q[j], lost[WIDE + j], zero)
+            q[j] = regain(q[j], lost[WHOLE + j], zero)
 
 
 cdef inline void add_chunk(const work* a, const work* b, Py_ssize_t width, double* s, double* q, double* lost) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(width):
         add_up(s + j, lost + j, a[j], a[0])
-        add_up(q + j, lost + WIDE + j, b[j], b[0])
+        add_up(q + j, lost + WHOLE + j, b[j], b[0])
+
+
+cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
+                               bint centered, bint far, work* kept, Py_ssize_t keep, work* a, work* b, bint begin) noexcept nogil:
+    """a[j] += sum (x - shift[j]), b[j] += sum (x - shift[j])^2 over n positions, from zero where a chunk begins"""
+    cdef Ahead ahead = look_ahead(far, position, width, x)
+    cdef bint ordered = in_order(x, position, width, far) and centered and kept == NULL, first
+    cdef Py_ssize_t i, j, m, many
+    for i from 0 <= i < n by ROUND:
+        many = min(<Py_ssize_t>ROUND, n - i)
+        first = begin and i == 0
+        j = 0
+        if ordered and many == ROUND:
+            ordered_moments(x + i * width, width, shift, a, b, first)
+            j = width
+        if many < ROUND:
+            for j from 0 <= j < width by LANES:
+                m = min(<Py_ssize_t>LANES, width - j)
+                round_moments(x + i * position + j, position, many, m, shift + j, centered,
+                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, m < LANES, first)
+            break
+        while j + LANES <= width:
+            if first:
+                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
+                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, False, True)
+            else:
+                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
+                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, False, False)
+            j += LANES
+        if j < width and first:
+            round_moments(x + i * position + j, position, ROUND, width - j, shift + j, centered,
+                          kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True, True)
+        elif j < width:
+            round_moments(x + i * position + j, position, ROUND, width - j, shift + j, centered,
+                          kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True, False)
 
 
 cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                               bint centered, bint far, work* kept, Py_ssize_t keep, double* s, double* q) noexcept nogil:
-    """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WHOLE columns"""
-    cdef work a[WHOLE + LANES]
-    cdef work b[WHOLE + LANES]
-    cdef double lost[2 * WIDE]
-    cdef Ahead ahead = look_ahead(far, position, width)
-    cdef bint ordered = in_order(x, position, width, far) and centered and kept == NULL
-    cdef Py_ssize_t i = 0, j, many
+                               bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
+    """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WIDE columns"""
+    cdef work a[WIDE + LANES]
+    cdef work b[WIDE + LANES]
+    cdef double lost[2 * WHOLE]
+    cdef Py_ssize_t i
     begin_sums(s, q, lost, width, shift[0])
-    while i < n:
-        many = min(<Py_ssize_t>ROUND, n - i)
-        j = 0
-        if ordered and many == ROUND:
-            ordered_moments(x + i * width, width, shift, a, b, i % CHUNK == 0)
-            j = width
-        while j + LANES <= width and many == ROUND:
-            if i % CHUNK == 0:
-                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
-                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True)
-            else:
-                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
-                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, False)
-            j += LANES
-        for j from j <= j < width by LANES:
-            round_moments(x + i * position + j, position, many, min(<Py_ssize_t>LANES, width - j), shift + j, centered,
-                          kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, i % CHUNK == 0)
-        i += many
-        if i % CHUNK == 0 or i == n:
-            add_chunk(a, b, width, s, q, lost)
+    for i from 0 <= i < n by CHUNK:
+        chunk_moments(x + i * position, position, min(<Py_ssize_t>CHUNK, n - i), width, shift, centered, far,
+                      kept + i * width if kept != NULL else kept, width, a, b, True)
+        add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
 
 
 cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
-                                    const work* scale, const work* w, bint weighted, work* a, work* b, bint first) noexcept nogil:
+                                    const work* scale, const work* w, bint weighted, work* a, work* b, bint part, bint first) noexcept nogil:
     """a += g, b += g * z, from zero if it is the first; w: the weight of the position"""
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work one = unit(shift[0])
     cdef Py_ssize_t k
-    load_some(x, m, z)
-    load_some(dy, m, g)
+    load_lanes(x, m, z, part)
+    load_lanes(dy, m, g, part)
     for k in range(LANES):
         if weighted:
             g[k] *= w[0]
@@ -187,7 +205,8 @@ cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssiz
 
 cdef inline void round_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t many, Py_ssize_t m,
                                  const work* shift, const work* delta, const work* scale, const work* w, bint weighted,
-                                 const Ahead* x_ahead, const Ahead* d_ahead, Py_ssize_t j, work* a, work* b, bint first) noexcept nogil:
+                                 const Ahead* x_ahead, const Ahead* d_ahead, Py_ssize_t j, work* a, work* b,
+                                 bint part, bint first) noexcept nogil:
     """a += sum g, b += sum g * z over `many` positions of m <= LANES columns; w: a weight a position"""
     cdef work v[LANES]
     cdef work d[LANES]
@@ -197,44 +216,83 @@ cdef inline void round_gradients(const storage* x, const storage* dy, Py_ssize_t
     cdef Py_ssize_t k
     prefetch_round(x, x_ahead, j, shift[0])
     prefetch_round(dy, d_ahead, j, shift[0])
-    load_some(shift, m, v)
-    load_some(delta, m, d)
-    load_some(scale, m, r)
-    position_gradients(x, dy, m, v, d, r, w, weighted, ra, rb, True)
+    load_lanes(shift, m, v, part)
+    load_lanes(delta, m, d, part)
+    load_lanes(scale, m, r, part)
+    position_gradients(x, dy, m, v, d, r, w, weighted, ra, rb, part, True)
     for k in range(1, many):
-        position_gradients(x + k * xp, dy + k * dp, m, v, d, r, at(w, k, weighted), weighted, ra, rb, False)
+        position_gradients(x + k * xp, dy + k * dp, m, v, d, r, at(w, k, weighted), weighted, ra, rb, part, False)
     for k in range(LANES):
         a[k] = ra[k] if first else a[k] + ra[k]
         b[k] = rb[k] if first else b[k] + rb[k]
 
 
+cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize_t width, const work* shift, const work* delta,
+                                   const work* scale, const work* w, bint weighted, work* a, work* b, bint first) noexcept nogil:
+    """round_gradients in the order of memory, as ordered_moments."""
+    cdef work ra[WHOLE]
+    cdef work rb[WHOLE]
+    cdef Py_ssize_t i, j
+    for j from 0 <= j < width by LANES:
+        position_gradients(x + j, dy + j, LANES, shift + j, delta + j, scale + j, w, weighted, ra + j, rb + j, False, True)
+    for i in range(1, ROUND):
+        for j from 0 <= j < width by LANES:
+            position_gradients(x + i * width + j, dy + i * width + j, LANES, shift + j, delta + j, scale + j, at(w, i, weighted), weighted,
+                               ra + j, rb + j, False, False)
+    for j in range(width):
+        a[j] = ra[j] if first else a[j] + ra[j]
+        b[j] = rb[j] if first else b[j] + rb[j]
+
+
+cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n, Py_ssize_t width,
+                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted, bint far,
+                                 work* a, work* b, bint begin) noexcept nogil:
+    """a[j] += sum g, b[j] += sum g * z over n positions, from zero where a chunk begins"""
+    cdef Ahead x_ahead = look_ahead(far, xp, width, x), d_ahead = look_ahead(far, dp, width, x)
+    cdef Py_ssize_t i, j, m, many
+    cdef bint first, ordered = in_order(x, xp, width, far) and dp == width
+    for i from 0 <= i < n by ROUND:
+        many = min(<Py_ssize_t>ROUND, n - i)
+        first = begin and i == 0
+        j = 0
+        if ordered and many == ROUND:
+            ordered_gradients(x + i * width, dy + i * width, width, shift, delta, scale, at(w, i, weighted), weighted, a, b, first)
+            j = width
+        if many < ROUND:
+            for j from 0 <= j < width by LANES:
+                m = min(<Py_ssize_t>LANES, width - j)
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, many, m, shift + j, delta + j, scale + j,
+                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, m < LANES, first)
+            break
+        while j + LANES <= width:
+            if first:
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
+                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, False, True)
+            else:
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
+                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, False, False)
+            j += LANES
+        if j < width and first:
+            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, delta + j, scale + j,
+                            at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True, True)
+        elif j < width:
+            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, delta + j, scale + j,
+                            at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True, False)
+
+
 cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
                                  Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
                                  bint weighted, bint far, double* s, double* q) noexcept nogil:
-    """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WHOLE columns"""
-    cdef work a[WHOLE + LANES]
-    cdef work b[WHOLE + LANES]
-    cdef double lost[2 * WIDE]
-    cdef Ahead x_ahead = look_ahead(far, xp, width), d_ahead = look_ahead(far, dp, width)
-    cdef Py_ssize_t i = 0, j, many
+    """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WIDE columns"""
+    cdef work a[WIDE + LANES]
+    cdef work b[WIDE + LANES]
+    cdef double lost[2 * WHOLE]
+    cdef Py_ssize_t i
     begin_sums(s, q, lost, width, shift[0])
-    while i < n:
-        many = min(<Py_ssize_t>ROUND, n - i)
-        j = 0
-        while j + LANES <= width and many == ROUND:
-            if i % CHUNK == 0:
-                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
-                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True)
-            else:
-                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
-                                at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, False)
-            j += LANES
-        for j from j <= j < width by LANES:
-            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, many, min(<Py_ssize_t>LANES, width - j), shift + j, delta + j,
-                            scale + j, at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, i % CHUNK == 0)
-        i += many
-        if i % CHUNK == 0 or i == n:
-            add_chunk(a, b, width, s, q, lost)
+    for i from 0 <= i < n by CHUNK:
+        chunk_gradients(x + i * xp, dy + i * dp, xp, dp, min(<Py_ssize_t>CHUNK, n - i), width, shift, delta, scale,
+                        at(w, i, weighted), weighted, far, a, b, True)
+        add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
 
 

@@ -5,18 +5,19 @@ cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n,
                             bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
     cdef double sb[WIDE]
     cdef double qb[WIDE]
-    cdef double lost[2 * WIDE]
+    cdef double lost[2 * WHOLE]
     cdef Py_ssize_t p, j
-    block_moments(x, position, min(<Py_ssize_t>BLOCK, n), width, shift, centered, far, kept, width, s, q)
+    block_moments(x, position, min(<Py_ssize_t>BLOCK, n), width, shift, centered, far, kept, s, q)
     if n <= BLOCK:
         return
-    memset(lost, 0, sizeof(lost))
+    memset(lost, 0, width * sizeof(double))
+    memset(lost + WHOLE, 0, width * sizeof(double))
     for p from BLOCK <= p < n by BLOCK:
         block_moments(x + p * position, position, min(<Py_ssize_t>BLOCK, n - p), width, shift, centered, far,
-                      kept + p * width if kept != NULL else NULL, width, sb, qb)
+                      kept + p * width if kept != NULL else NULL, sb, qb)
         for j in range(width):
             add_up(s + j, lost + j, sb[j], shift[0])
-            add_up(q + j, lost + WIDE + j, qb[j], shift[0])
+            add_up(q + j, lost + WHOLE + j, qb[j], shift[0])
     end_sums(s, q, lost, width, shift[0])
 
 

@@ -2,7 +2,7 @@
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES,
+    ABREAST, BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -18,6 +18,7 @@ include "channel_rows.pxi"
 include "columns.pxi"
 include "feature_columns.pxi"
 include "channel_columns.pxi"
+include "channel_columns_backward.pxi"
 
 cdef enum:
     PAGE = 4096

@@ -4,6 +4,7 @@ cdef enum:
     LANES = 32      # accumulators of a sum
     BLOCK = 1024    # elements summed in lanes before the lanes are added up in float64
     WIDE = 256      # neighbouring columns that one task of feature columns takes, at most
+    ABREAST = 512   # columns of positions taken as one, at most
     PARTS = 32      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
     WATCH_BYTES = 1 << 26   # passes from this size on can be interrupted, between tasks of at most so much
@@ -58,7 +59,8 @@ cdef struct Plan:
     Py_ssize_t parameters   # length of weight and bias
     Py_ssize_t parts        # partial sums of the weight gradients
     Py_ssize_t blocks       # blocks of positions
-    Py_ssize_t padded       # width in whole lanes, and as many more
+    Py_ssize_t abreast      # positions of channel columns that are taken as one, to fill the lanes
+    Py_ssize_t padded       # their width in whole lanes, and more: the length of a table
     bint weight_grads
     double* dweight         # parts x parameters; the first part ends up with the sum
     double* dbias

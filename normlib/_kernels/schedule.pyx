@@ -5,8 +5,8 @@ Results do not depend on the number of threads: weight gradients are summed over
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
-    BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE, Plan, Run, Watch,
-    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
+    ABREAST, BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
+    Plan, Run, Watch, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
@@ -121,6 +121,14 @@ cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
         p.strip = parts_of(p.groups, parts_of(least, p.parts))
 
 
+cdef inline Py_ssize_t abreast(Py_ssize_t width) noexcept nogil:
+    """The fewest positions that fill whole lanes; 1 where they would be more than ABREAST columns."""
+    cdef Py_ssize_t many = 1
+    while many * width % LANES != 0:
+        many *= 2
+    return many if many * width <= ABREAST else 1
+
+
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
     """The samples in chunks that stay in cache from one step to the next."""
     cdef Plan p = whole[0]
@@ -133,7 +141,9 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     p.strip = p.width
     while p.strip > WIDE and chunk * p.blocks * parts_of(p.width, p.strip) < threads:
         p.strip = (p.strip // 2 + LANES - 1) // LANES * LANES
-    p.padded = (p.width + LANES - 1) // LANES * LANES + LANES
+    p.abreast = abreast(p.width)
+    # Lanes may begin at any channel of the last positions, and end in what is left of one more.
+    p.padded = (2 * p.abreast * p.width if p.abreast > 1 else (p.width + LANES - 1) // LANES * LANES) + LANES
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
     p.table = <char*>calloc(chunk * TABLES * p.padded, working)
     p.state = <int*>malloc(chunk * sizeof(int))

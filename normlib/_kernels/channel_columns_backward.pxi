@@ -1,0 +1,175 @@
+# The backward passes in channels-last memory: sums of dy and dy * z of each channel, by blocks of positions, which are dbias and
+# dweight and, weighted, the means that dx needs; then dx = rstd * (g - mean(g) - z * mean(g * z)).
+
+cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    """Sums of dy and dy * z; task: a tile."""
+    cdef work a[WHOLE]
+    cdef work b[WHOLE]
+    cdef double lost[2 * WHOLE]
+    cdef work packed[PACKED]
+    cdef work dpacked[PACKED]
+    cdef const storage* dy = <const storage*>p.dy
+    cdef const work* table
+    cdef const work* delta
+    cdef const work* scale
+    cdef Tile tile
+    cdef double* s
+    cdef double* q
+    cdef Py_ssize_t xp = p.xs.position, dp = p.ds.position, i, j, k, m, many, row, n, step
+    tile_of(p, task, &tile)
+    table = table_of(p, tile.sample, SHIFT, <work>0) + tile.column
+    delta, scale = table + DELTA * p.padded, table + SCALE * p.padded
+    x += start_of(&tile, &p.xs)
+    dy += start_of(&tile, &p.ds)
+    for j from 0 <= j < tile.width by WHOLE:
+        m = min(<Py_ssize_t>WHOLE, tile.width - j)
+        s = sums_of(p, tile.sample, tile.block) + tile.column + j
+        q = s + p.width
+        begin_sums(s, q, lost, m, <work>0)
+        i = 0
+        while i < tile.positions:
+            many = min(p.abreast, (tile.positions - i) // CHUNK) if 2 * p.width <= LANES else 1
+            if many > 1:
+                row = many * m + LANES
+                step = min(<Py_ssize_t>CHUNK, PACKED // row // ROUND * ROUND)
+                for k from 0 <= k < CHUNK by step:
+                    n = min(step, CHUNK - k)
+                    pack(x + (i + k) * xp, xp, m, n, many, packed, row)
+                    pack(dy + (i + k) * dp, dp, m, n, many, dpacked, row)
+                    chunk_gradients(packed, dpacked, row, row, n, many * m, table, delta, scale, w, False, False,
+                                    a, b, k == 0)
+            else:
+                many = 1
+                chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, min(<Py_ssize_t>CHUNK, tile.positions - i), m,
+                                table + j, delta + j, scale + j, w, False, prefetching(p, x), a, b, True)
+            for k in range(many):
+                add_chunk(a + k * m, b + k * m, m, s, q, lost)
+            i += many * CHUNK
+        end_sums(s, q, lost, m, <work>0)
+
+
+cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
+    """mean(g) and mean(g * z) of each group; the sums of a channel end up in the first block."""
+    cdef Py_ssize_t g, c
+    cdef double s[2]
+    add_blocks(p, sample, <work>0)
+    for g in range(p.groups):
+        group_sums_of(p, sample, g, w, s, <work>0)
+        s[0] /= p.channels * p.length
+        s[1] /= p.channels * p.length
+        for c in range(g * p.channels, (g + 1) * p.channels):
+            table_of(p, sample, MEAN_G, <work>0)[c] = <work>s[0]
+            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>s[1]
+    complete(p, sample, <const work*>NULL, w, <work>1)
+
+
+cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* x, const work* w) noexcept nogil:
+    """Add the samples' sums to the weight gradients; task: a block of channels."""
+    cdef Py_ssize_t sample, c, part
+    for sample in range(p.samples):
+        part = (p.first + sample) // p.batch * p.width
+        for c in range(block * BLOCK, min((block + 1) * BLOCK, p.width)):
+            p.dbias[part + c] += sums_of(p, sample, 0)[c]
+            p.dweight[part + c] += sums_of(p, sample, 0)[p.width + c]
+
+
+cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,
+                                       Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m, const work* table, Py_ssize_t entry,
+                                       Py_ssize_t ahead, bint given, bint past) noexcept nogil:
+    """dx = rstd * (g - mean(g) - z * mean(g * z)) for a few positions of m <= LANES channels"""
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef work v[LANES]
+    cdef work d[LANES]
+    cdef work r[LANES]
+    cdef work u[LANES]
+    cdef work c1[LANES]
+    cdef work c2[LANES]
+    cdef work one = unit(table[0])
+    cdef Py_ssize_t i, k
+    load(table + SCALE * entry, r)
+    load(table + OFFSET * entry, u)
+    if not given:
+        load(table, v)
+        load(table + DELTA * entry, d)
+        load(table + MEAN_G * entry, c1)
+        load(table + MEAN_GZ * entry, c2)
+    for i in range(rows):
+        if past:
+            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
+                if not given:
+                    prefetch(x + i * xp + ahead + k)
+                prefetch(dy + i * dp + ahead + k)
+        load_some(dy + i * dp, m, g)
+        if given:
+            for k in range(LANES):
+                g[k] = r[k] * (g[k] * u[k])
+        else:
+            load_some(x + i * xp, m, z)
+            for k in range(LANES):
+                z[k] = (minus(z[k], v[k], one) - d[k]) * r[k]
+                g[k] = r[k] * (minus(g[k] * u[k], c1[k], one) - z[k] * c2[k])
+        if past:
+            stream(dx + i * yp, g)
+        else:
+            store_some(dx + i * yp, m, g)
+
+
+cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx, const Plan* p, const Cut* cut,
+                               Py_ssize_t positions, Py_ssize_t width, const work* table, bint given, bint past) noexcept nogil:
+    cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
+    for i from 0 <= i < positions by window:
+        rows = min(window, positions - i)
+        j = 0
+        while j + LANES <= width:
+            column_backward_lanes(x + i * cut.xp + j, dy + i * cut.dp + j, dx + i * cut.yp + j, cut.xp, cut.dp, cut.yp,
+                                  rows, LANES, table + j, p.padded, window * width, given, past)
+            j += LANES
+        if j < width:
+            column_backward_lanes(x + i * cut.xp + j, dy + i * cut.dp + j, dx + i * cut.yp + j, cut.xp, cut.dp, cut.yp,
+                                  rows, width - j, table + j, p.padded, 0, given, False)
+
+
+cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x, const storage* dy, storage* dx,
+                               const work* table, bint given) noexcept nogil:
+    cdef Writer writer
+    cdef Cut cut
+    cdef Py_ssize_t i, j, m, head
+    cut_of(p, tile, &cut)
+    if not p.streaming:
+        backward_rows(x, dy, dx, p, &cut, cut.positions, cut.width, table, given, False)
+        m = cut.positions * cut.width
+        backward_rows(x + m, dy + m, dx + m, p, &cut, cut.rest > 0, cut.rest, table, given, False)
+    elif flat(&cut):
+        head = to_line(dx)
+        backward_rows(x, dy, dx, p, &cut, 1, head, table, given, False)
+        backward_rows(x + head, dy + head, dx + head, p, &cut, cut.positions - 1, cut.width, table + head, given, True)
+        m = (cut.positions - 1) * cut.width + head
+        backward_rows(x + m, dy + m, dx + m, p, &cut, 1, cut.width - head + cut.rest, table + head, given, False)
+        stream_fence()
+    else:
+        open_writer(&writer, True)
+        for i in range(tile.positions):
+            for j from 0 <= j < tile.width by LANES:
+                m = min(<Py_ssize_t>LANES, tile.width - j)
+                column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, place(&writer, dx + i * p.ys.position + j),
+                                      0, 0, 0, 1, m, table + j, p.padded, 0, given, False)
+                wrote(&writer, m * sizeof(storage))
+        close_writer(&writer)
+
+
+cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    """dx from the sums; task: a tile."""
+    cdef const storage* dy = <const storage*>p.dy
+    cdef storage* dx = <storage*>p.y
+    cdef const work* table
+    cdef Tile tile
+    tile_of(p, task, &tile)
+    x += start_of(&tile, &p.xs)
+    dy += start_of(&tile, &p.ds)
+    dx += start_of(&tile, &p.ys)
+    table = table_of(p, tile.sample, 0, <work>0) + tile.column
+    if p.given:
+        backward_tile(p, &tile, x, dy, dx, table, True)
+    else:
+        backward_tile(p, &tile, x, dy, dx, table, False)
