@@ -16,6 +16,7 @@ import pytest
 import normlib
 from normlib import backends
 
+pytestmark = pytest.mark.thread_unsafe(reason="registers and chooses backends for the process")
 X = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 
 

@@ -3,6 +3,7 @@
 What is computed here is compared bit for bit with the plain way to compute it, and with the digests that are stored.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -241,21 +242,26 @@ def test_channels_or_samples_are_tried_apart():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [49, 1500])
-def test_channels_beside_a_channel(dtype, length):
-    """In channels-last memory few channels are taken several positions at once, and many are not."""
-    x = np.random.default_rng(3).standard_normal((2, length, 320), dtype=np.float32).astype(dtype)
+@pytest.mark.parametrize(
+    "shape", [(2, 49, 320), (2, 1500, 320), (1, 12000, 256), (1, 22000, 96), (1, 3000, 1056)], ids=str
+)
+def test_channels_beside_a_channel(dtype, shape):
+    """In channels-last memory few channels are taken several positions at once, many are not, and from 16 MB on
+    positions are read in the order of memory."""
+    x = np.random.default_rng(3).standard_normal(shape, dtype=np.float32).astype(dtype)
+    x[0, :, ::5] += np.asarray(40, dtype)
+    x[0, 0, 3] = 3e4  # a first mean that an outlier puts off is taken again, for this channel alone
     dy = x[:, ::-1]
     y, mean, rstd = normlib.instance_norm(x, channel_axis=-1, return_stats=True)
-    weight = np.ones(320, mean.dtype if dtype == "float64" else np.float32)
+    weight = np.ones(shape[-1], np.float64 if dtype == "float64" else np.float32)
     gradients = normlib.batch_norm_backward(dy, x, weight, mean=mean[0], rstd=rstd[0], channel_axis=-1)
-    for width in (2, 3, 7, 8, 11, 16, 17, 24, 33, 44, 88, 120):
-        for array in (np.array, np.asarray):
-            part, dpart = array(x[..., :width]), array(dy[..., :width])
+    for width in (2, 3, 7, 8, 11, 16, 17, 24, 33, 44, 88):
+        for array, few in itertools.product((np.array, np.asarray), (slice(width), slice(-width, None))):
+            part, dpart = array(x[..., few]), array(dy[..., few])
             found = normlib.instance_norm(part, channel_axis=-1, return_stats=True)
             for a, b in zip(found, (y, mean, rstd), strict=True):
-                assert np.array_equal(a, b[..., :width])
-            own = {name: value[:width] for name, value in {"weight": weight, "mean": mean[0], "rstd": rstd[0]}.items()}
+                assert np.array_equal(a, b[..., few])
+            own = {name: value[few] for name, value in {"weight": weight, "mean": mean[0], "rstd": rstd[0]}.items()}
             found = normlib.batch_norm_backward(dpart, part, **own, channel_axis=-1)
             for a, b in zip(found, gradients, strict=True):
-                assert np.array_equal(a, b[..., :width])
+                assert np.array_equal(a, b[..., few])

@@ -16,6 +16,7 @@ from normlib.bench.calls import arrays, call
 from normlib.bench.cases import DTYPES, Case
 from normlib.ops import OPS
 
+pytestmark = pytest.mark.thread_unsafe(reason="measures the peak of the process")
 THREADS = 2
 CHANNELS = 128
 SHAPES = {  # a million elements each

@@ -15,6 +15,7 @@ import normlib
 pytestmark = [
     pytest.mark.skipif("cython" not in normlib.backends.available(), reason="needs the compiled kernels"),
     pytest.mark.skipif(sys.platform != "linux", reason="memory is kept on Linux alone"),
+    pytest.mark.thread_unsafe(reason="sets what the process keeps"),
 ]
 
 ROWS = 1 << 12  # of 1024 float32: 16 MB

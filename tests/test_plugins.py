@@ -10,6 +10,7 @@ import pytest
 import normlib
 from normlib import backends
 
+pytestmark = pytest.mark.thread_unsafe(reason="registers backends with the process")
 X = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 NORMAL = (np.zeros((3, 4)), np.ones((3, 4)))
 

@@ -12,6 +12,7 @@ import pytest
 
 import normlib
 
+pytestmark = pytest.mark.thread_unsafe(reason="sets the threads of the process")
 COMPILED = "cython" in normlib.backends.available()
 compiled = pytest.mark.skipif(not COMPILED, reason="without compiled kernels there are no threads")
 

@@ -10,7 +10,7 @@ cdef enum:
     MEAN_G = 4
     MEAN_GZ = 5
     TABLE = 6
-    PACKED = 2048   # elements of narrow positions that are summed side by side
+    PACKED = 2048   # elements of narrow positions that are summed side by side: ROUND rows of 32 x 15 channels and a lane's
     NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
 
 
@@ -57,8 +57,8 @@ cdef inline void cut_of(const Plan* p, const Tile* tile, Cut* cut) noexcept nogi
 
 
 cdef inline bint flat(const Cut* cut) noexcept nogil:
-    """Whether a tile is one stretch of memory, in whole lanes: then lanes may begin at any channel, on a line of the output,
-    and go round from the last channel of a position to the first of the next."""
+    """Whether a tile is one stretch of memory, in whole lanes but for the rest: then lanes may begin at any channel, on a line
+    of the output, and go round from the last channel of a position to the first of the next."""
     return cut.positions > 0 and cut.width % LANES == 0 and cut.xp == cut.width and cut.dp == cut.width and cut.yp == cut.width
 
 
@@ -71,6 +71,11 @@ cdef inline void pack(const storage* x, Py_ssize_t position, Py_ssize_t width, P
         for i in range(n):
             load_part(x + (k * CHUNK + i) * position, width, t)
             store(packed + i * row + k * width, t)      # the next chunk overwrites what is too much
+
+
+cdef inline Py_ssize_t chunks_abreast(const Plan* p, Py_ssize_t positions) noexcept nogil:
+    """Chunks to sum side by side, of so many positions: where half of the lanes would be idle in one."""
+    return max(<Py_ssize_t>1, min(p.abreast, positions // CHUNK)) if 2 * p.width <= LANES else 1
 
 
 cdef inline void repeat_channels(const Plan* p, work* entry) noexcept nogil:
@@ -125,7 +130,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
         begin_sums(s, q, lost, m, <work>0)
         i = 0
         while i < tile.positions:
-            many = min(p.abreast, (tile.positions - i) // CHUNK) if 2 * p.width <= LANES else 1
+            many = chunks_abreast(p, tile.positions - i)
             if many > 1:
                 row = many * m + LANES
                 step = min(<Py_ssize_t>CHUNK, PACKED // row // ROUND * ROUND)
@@ -134,7 +139,6 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
                     pack(x + (i + k) * position, position, m, n, many, packed, row)
                     chunk_moments(packed, row, n, many * m, shift, True, False, <work*>NULL, 0, a, b, k == 0)
             else:
-                many = 1
                 chunk_moments(x + i * position + j, position, min(<Py_ssize_t>CHUNK, tile.positions - i), m, shift + j, True,
                               prefetching(p, x), <work*>NULL, 0, a, b, True)
             for k in range(many):
@@ -239,9 +243,11 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
                 p.var[sample * p.groups + g + k] = found.var
             if p.rstd != NULL:
                 p.rstd[sample * p.groups + g + k] = found.rstd
-            if work is double:
-                recenter(&found.shift, &found.delta)
             spread(p, sample, g + k, &found, <work>0)
+    if work is double:
+        if p.state[sample] == SETTLED:      # the sums that are taken again are about the first means
+            for c in range(p.width):
+                recenter(shift + c, shift + DELTA * p.padded + c)
     complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
 
 

@@ -28,7 +28,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
         begin_sums(s, q, lost, m, <work>0)
         i = 0
         while i < tile.positions:
-            many = min(p.abreast, (tile.positions - i) // CHUNK) if 2 * p.width <= LANES else 1
+            many = chunks_abreast(p, tile.positions - i)
             if many > 1:
                 row = many * m + LANES
                 step = min(<Py_ssize_t>CHUNK, PACKED // row // ROUND * ROUND)
@@ -39,7 +39,6 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
                     chunk_gradients(packed, dpacked, row, row, n, many * m, table, delta, scale, w, False, False,
                                     a, b, k == 0)
             else:
-                many = 1
                 chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, min(<Py_ssize_t>CHUNK, tile.positions - i), m,
                                 table + j, delta + j, scale + j, w, False, prefetching(p, x), a, b, True)
             for k in range(many):

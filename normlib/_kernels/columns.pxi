@@ -41,8 +41,8 @@ cdef inline bint prefetching(const Plan* p, const storage* x) noexcept nogil:
 
 
 cdef inline Ahead look_ahead(bint far, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
-    """What comes next where it is far, the next positions: line after line where they lie side by side, which the hardware does as
-    well where the loads have no time to spare."""
+    """What comes next where it is far: the next positions, line after line where they lie side by side. But there the hardware sees
+    the stream, so with 16 bits alone, where the arithmetic leaves the loads time."""
     cdef Ahead ahead
     ahead.first = ROUND * position if far and (position != width or sizeof(storage) == 2) else 0
     ahead.column = ROUND - 1 if position == width else 0
@@ -171,21 +171,6 @@ cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t
                           kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True, False)
 
 
-cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                               bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
-    """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WIDE columns"""
-    cdef work a[WIDE + LANES]
-    cdef work b[WIDE + LANES]
-    cdef double lost[2 * WHOLE]
-    cdef Py_ssize_t i
-    begin_sums(s, q, lost, width, shift[0])
-    for i from 0 <= i < n by CHUNK:
-        chunk_moments(x + i * position, position, min(<Py_ssize_t>CHUNK, n - i), width, shift, centered, far,
-                      kept + i * width if kept != NULL else kept, width, a, b, True)
-        add_chunk(a, b, width, s, q, lost)
-    end_sums(s, q, lost, width, shift[0])
-
-
 cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
                                     const work* scale, const work* w, bint weighted, work* a, work* b, bint part, bint first) noexcept nogil:
     """a += g, b += g * z, from zero if it is the first; w: the weight of the position"""
@@ -278,22 +263,6 @@ cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t
         elif j < width:
             round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, delta + j, scale + j,
                             at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True, False)
-
-
-cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
-                                 Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
-                                 bint weighted, bint far, double* s, double* q) noexcept nogil:
-    """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WIDE columns"""
-    cdef work a[WIDE + LANES]
-    cdef work b[WIDE + LANES]
-    cdef double lost[2 * WHOLE]
-    cdef Py_ssize_t i
-    begin_sums(s, q, lost, width, shift[0])
-    for i from 0 <= i < n by CHUNK:
-        chunk_gradients(x + i * xp, dy + i * dp, xp, dp, min(<Py_ssize_t>CHUNK, n - i), width, shift, delta, scale,
-                        at(w, i, weighted), weighted, far, a, b, True)
-        add_chunk(a, b, width, s, q, lost)
-    end_sums(s, q, lost, width, shift[0])
 
 
 cdef struct Settled:

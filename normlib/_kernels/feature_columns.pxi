@@ -1,6 +1,21 @@
 # LayerNorm and RMSNorm over a strided axis (channels of a channels-first image): the neighbours in memory belong to
 # other statistics. A task takes a strip of columns through statistics and normalization, while it is in cache.
 
+cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
+                               bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
+    """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WIDE columns"""
+    cdef work a[WIDE]
+    cdef work b[WIDE]
+    cdef double lost[2 * WHOLE]
+    cdef Py_ssize_t i
+    begin_sums(s, q, lost, width, shift[0])
+    for i from 0 <= i < n by CHUNK:
+        chunk_moments(x + i * position, position, min(<Py_ssize_t>CHUNK, n - i), width, shift, centered, far,
+                      kept + i * width if kept != NULL else kept, width, a, b, True)
+        add_chunk(a, b, width, s, q, lost)
+    end_sums(s, q, lost, width, shift[0])
+
+
 cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
                             bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
     cdef double sb[WIDE]
@@ -153,6 +168,22 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     free(kept)
     if past:
         stream_fence()
+
+
+cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
+                                 Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
+                                 bint weighted, bint far, double* s, double* q) noexcept nogil:
+    """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WIDE columns"""
+    cdef work a[WIDE]
+    cdef work b[WIDE]
+    cdef double lost[2 * WHOLE]
+    cdef Py_ssize_t i
+    begin_sums(s, q, lost, width, shift[0])
+    for i from 0 <= i < n by CHUNK:
+        chunk_gradients(x + i * xp, dy + i * dp, xp, dp, min(<Py_ssize_t>CHUNK, n - i), width, shift, delta, scale,
+                        at(w, i, weighted), weighted, far, a, b, True)
+        add_chunk(a, b, width, s, q, lost)
+    end_sums(s, q, lost, width, shift[0])
 
 
 cdef inline void backward_columns(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, const work* shift,

@@ -121,12 +121,13 @@ cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
         p.strip = parts_of(p.groups, parts_of(least, p.parts))
 
 
-cdef inline Py_ssize_t abreast(Py_ssize_t width) noexcept nogil:
-    """The fewest positions that fill whole lanes; 1 where they would be more than ABREAST columns."""
+cdef inline Py_ssize_t abreast(Py_ssize_t width, Py_ssize_t length) noexcept nogil:
+    """The fewest positions that fill whole lanes; 1 where they would be more than ABREAST columns, or the tables longer than is
+    worth while for so few positions."""
     cdef Py_ssize_t many = 1
     while many * width % LANES != 0:
         many *= 2
-    return many if many * width <= ABREAST else 1
+    return many if many * width <= ABREAST and 16 * many <= length else 1
 
 
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
@@ -141,8 +142,8 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     p.strip = p.width
     while p.strip > WIDE and chunk * p.blocks * parts_of(p.width, p.strip) < threads:
         p.strip = (p.strip // 2 + LANES - 1) // LANES * LANES
-    p.abreast = abreast(p.width)
-    # Lanes may begin at any channel of the last positions, and end in what is left of one more.
+    p.abreast = abreast(p.width, p.length)
+    # Lanes may begin at any channel of the last positions, and end in the last of the `rest` of one more (Cut).
     p.padded = (2 * p.abreast * p.width if p.abreast > 1 else (p.width + LANES - 1) // LANES * LANES) + LANES
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
     p.table = <char*>calloc(chunk * TABLES * p.padded, working)

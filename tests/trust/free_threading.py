@@ -1,12 +1,10 @@
-"""The suite on a CPython without the GIL, every test in several threads at once."""
+"""The suite on a CPython without the GIL, every test in several threads at once but those marked `thread_unsafe`."""
 
 import os
 import subprocess
 
 from tools import WORK, Unavailable, built, found, suite
 
-# Tests that set what belongs to the whole process, and those that start processes which do.
-ALONE = ["test_threads.py", "test_backends.py", "test_plugins.py", "test_outputs.py", "test_memory.py"]
 LEFT_OUT = ["test_bench.py", "test_cli.py", "test_examples.py", "test_models.py"]
 
 
@@ -21,7 +19,5 @@ def free_threading():
         if subprocess.run(command, check=False, capture_output=True, text=True).returncode:
             raise Unavailable(f"pip could not install {', '.join(wanted)}")
     root = built("free-threaded", python=python, PYTHONPATH=str(site))
-    common = {"root": root, "python": python, "effort": "suite", "PYTHONPATH": str(site)}
-    parallel = suite(without=ALONE + LEFT_OUT, options=["--parallel-threads=4"], **common)
-    alone = suite("test_concurrency.py", *ALONE, **common)
-    return parallel[0] + alone[0], parallel[1] + alone[1]
+    options = ["--parallel-threads=4"]
+    return suite(without=LEFT_OUT, options=options, root=root, python=python, effort="suite", PYTHONPATH=str(site))
