@@ -4,6 +4,7 @@
 """
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import support
@@ -43,3 +44,17 @@ def backend(request):
     """The name of a backend that is in use, strictly: what it does not take is an error."""
     with normlib.backends.use(request.param, strict=True):
         yield request.param
+
+
+@pytest.fixture
+def register():
+    """Registers a backend of some functions until the test ends."""
+    names = []
+
+    def register(name, **functions):
+        normlib.backends.register(name, SimpleNamespace(**functions))
+        names.append(name)
+
+    yield register
+    for name in names:
+        normlib.backends.unregister(name)

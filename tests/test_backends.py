@@ -26,20 +26,6 @@ def numpy_by_default():
         yield
 
 
-@pytest.fixture
-def register():
-    """Registers for one test."""
-    names = []
-
-    def add(name, **functions):
-        backends.register(name, SimpleNamespace(**functions))
-        names.append(name)
-
-    yield add
-    for name in names:
-        backends.unregister(name)
-
-
 def constant(value):
     def layer_norm(x, weight, bias, axis, eps, out):
         out[...] = value

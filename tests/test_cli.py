@@ -114,16 +114,12 @@ def test_check_of_a_backend_that_fails(fake_check, capsys):
     assert lines[-1].startswith("normlib check: FAILED for numpy")
 
 
-def test_check_really_fails_a_wrong_backend(monkeypatch, capsys):
-    class Wrong:
-        def rms_norm(self, x, weight, axis, eps, out):
-            return normlib.numpy_backend.rms_norm(x, weight, axis, eps + 1e-3, out)
+def test_check_really_fails_a_wrong_backend(register, capsys):
+    def rms_norm(x, weight, axis, eps, out):
+        return normlib.numpy_backend.rms_norm(x, weight, axis, eps + 1e-3, out)
 
-    normlib.backends.register("wrong", Wrong())
-    try:
-        assert cli.main(["check", "wrong"]) == 1
-    finally:
-        normlib.backends.unregister("wrong")
+    register("wrong", rms_norm=rms_norm)
+    assert cli.main(["check", "wrong"]) == 1
     out = capsys.readouterr().out
     assert "rms_norm" in out
     assert out.splitlines()[-1].startswith("normlib check: FAILED for wrong")

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,7 +154,7 @@ def test_backward_after_eval_uses_the_mode_of_its_forward(rng):
 
 
 @pytest.fixture
-def asked():
+def asked(register):
     """What a backend is asked for as `weight_grads`; it declines every call."""
     seen = []
 
@@ -163,11 +162,9 @@ def asked():
         seen.append(args[-2])
         return NotImplemented
 
-    backend = SimpleNamespace(layer_norm_backward=backward, batch_norm_backward=backward)
-    normlib.backends.register("listener", backend)
+    register("listener", layer_norm_backward=backward, batch_norm_backward=backward)
     with normlib.backends.use("listener"):
         yield seen
-    normlib.backends.unregister("listener")
 
 
 def test_frozen_parameters_cost_no_gradient_work(rng, asked):
