@@ -147,7 +147,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
         end_sums(s, q, lost, m, <work>0)
 
 
-cdef inline void spread(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, work zero) noexcept nogil:
+cdef inline void share_out(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, work zero) noexcept nogil:
     """Statistics of a group to the table of its channels."""
     cdef work* entry = table_of(p, sample, SHIFT, zero)
     cdef Py_ssize_t c
@@ -243,7 +243,7 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
                 p.var[sample * p.groups + g + k] = found.var
             if p.rstd != NULL:
                 p.rstd[sample * p.groups + g + k] = found.rstd
-            spread(p, sample, g + k, &found, <work>0)
+            share_out(p, sample, g + k, &found, <work>0)
     if work is double:
         if p.state[sample] == SETTLED:      # the sums that are taken again are about the first means
             for c in range(p.width):
@@ -259,7 +259,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
         found.shift = <work>p.mean[sample * p.groups + g]
         found.delta = p.mean[sample * p.groups + g] - found.shift
         found.scale = p.rstd[sample * p.groups + g]
-        spread(p, sample, g, &found, <work>0)
+        share_out(p, sample, g, &found, <work>0)
     if p.dy == NULL:
         complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
     else:

@@ -3,11 +3,11 @@
 # neighbouring elements with one weight and one bias. Batch norm: a group is one channel, its segments the samples.
 # Group norm: one segment. Instance norm: groups of one channel.
 #
-# At most TOGETHER channels are taken at once: those of several groups, or of one group in turn.
+# At most TOGETHER groups are summed, and at most TOGETHER channels are written at once: those of several groups, or of one in turn.
 
 cdef enum:
-    LOT_BYTES = 1 << 18     # of the groups that are taken at once
-    SHORT = 2048            # bytes of a run that ends before the hardware sees a stream
+    LOT_BYTES = 1 << 18     # of the groups of several segments that are taken at once
+    SEEN = 2048             # bytes of a run from which on the hardware sees a stream
 
 cdef inline void group_sample(const storage* x, const Row* row, double* e, work zero) noexcept nogil:
     """A sample of each channel."""
@@ -135,31 +135,37 @@ cdef inline void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, wor
             g = 0
 
 
-cdef inline void prefetch_run(const storage* x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i from 0 <= i < n by LINE // <Py_ssize_t>sizeof(storage):
-        prefetch(x + i)
-
-
 cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcept nogil:
-    """How many groups of a sample to take at once; where they lie in several segments, so many as stay in the second cache, for
-    side by side they make these longer."""
-    cdef Py_ssize_t n = arrays * p.channels * p.segments * p.length, most = TOGETHER // p.channels
-    return max(<Py_ssize_t>1, min(most, LOT_BYTES // (n * p.itemsize) if p.segments > 1 else together(n, p.streaming)))
+    """How many groups to take at once; where they lie in several segments, so many as stay in the second cache, for the runs of
+    several channels are one long run in each."""
+    cdef Py_ssize_t n = arrays * p.channels * p.segments * p.length
+    if p.segments > 1:
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, LOT_BYTES // (n * p.itemsize)))
+    return together(n, p.streaming)
 
 
-cdef inline void to_channels(const Plan* p, Py_ssize_t m, work* a) noexcept nogil:
+cdef inline bint side_by_side(const Plan* p, const Span* span) noexcept nogil:
+    """Whether the groups of a sample begin where those of the last one end."""
+    return p.samples == 1 or span.sample == p.groups * p.channels * span.channel
+
+
+cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) noexcept nogil:
     """What belongs to m groups, to each of their channels; to TOGETHER, if the one group has more."""
     cdef Py_ssize_t many = min(p.channels, <Py_ssize_t>TOGETHER), k, j
-    if many > 1:
-        for k from m > k >= 0:
-            for j in range(many):
-                a[k * many + j] = a[k]
+    if many == 1:
+        for k in range(TOGETHER):   # one vector
+            to[k] = a[k]
+        return
+    for k in range(m):
+        for j in range(many):
+            to[k * many + j] = a[k]
 
 
 cdef inline Py_ssize_t next_lot(const Plan* p, const Span* span, Py_ssize_t many) noexcept nogil:
-    """How far ahead to prefetch: to the runs after these, where the hardware sees no stream; 0: not at all."""
-    return many * span.channel if p.streaming and p.segments > 1 and p.length * p.itemsize < SHORT else 0
+    """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
+    if p.streaming and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
+        return many * span.channel
+    return 0
 
 
 cdef inline void runs_apply(const storage* x, Py_ssize_t xstep, storage* y, Py_ssize_t ystep, Py_ssize_t many, Py_ssize_t n,
@@ -177,33 +183,43 @@ cdef inline void runs_apply(const storage* x, Py_ssize_t xstep, storage* y, Py_s
             run_apply(x + k * xstep, y + k * ystep, n, shift[k], delta[k], scale[k], bias[k], writer if streaming else NULL)
 
 
-cdef void groups_normalize(const Plan* p, Py_ssize_t c, Py_ssize_t stop, const storage* x, storage* y, const work* shift, const work* delta,
+cdef void groups_normalize(const Plan* p, Py_ssize_t g, Py_ssize_t m, const storage* x, storage* y, const work* shift, const work* delta,
                            const work* rstd, const work* w, Writer* writer) noexcept nogil:
-    """Channels c to `stop` of a sample, which begin at x, in the order of memory: segment by segment."""
+    """m groups, from group g of a sample on, which begin at x, in the order of memory: segment by segment."""
     cdef const work* b = <const work*>p.bias
+    cdef work shifts[TOGETHER]
+    cdef work deltas[TOGETHER]
+    cdef work scales[TOGETHER]
+    cdef work biases[TOGETHER]
     cdef work scale[TOGETHER]
-    cdef work bias[TOGETHER]
-    cdef Py_ssize_t ahead = next_lot(p, &p.xs, stop - c), many, k, i
+    cdef Py_ssize_t c = g * p.channels, channels = m * p.channels, ahead = next_lot(p, &p.xs, channels), first, many, k, i
     cdef bint staged = not lane_by_lane(p, x)
-    while c < stop:
-        many = min(<Py_ssize_t>TOGETHER, stop - c)
+    spread(p, m, shift, shifts)
+    spread(p, m, delta, deltas)
+    spread(p, m, rstd, scale)
+    for first from 0 <= first < channels by TOGETHER:
+        many = min(<Py_ssize_t>TOGETHER, channels - first)
         for k in range(many):
-            scale[k] = rstd[k] * w[c + k] if w != NULL else rstd[k]
-            bias[k] = b[c + k] if b != NULL else 0
+            scales[k] = scale[k] * w[c] if w != NULL else scale[k]
+            biases[k] = b[c] if b != NULL else 0
+            c += 1
+            if c == p.parameters:
+                c = 0
         for i in range(p.segments):
             if p.streaming:
                 runs_apply(x + i * p.xs.segment, p.xs.channel, y + i * p.ys.segment, p.ys.channel, many, p.length,
-                           shift, delta, scale, bias, True, staged, ahead, writer)
+                           shifts, deltas, scales, biases, True, staged, ahead, writer)
             else:
                 runs_apply(x + i * p.xs.segment, p.xs.channel, y + i * p.ys.segment, p.ys.channel, many, p.length,
-                           shift, delta, scale, bias, False, False, 0, NULL)
-        c += many
+                           shifts, deltas, scales, biases, False, False, 0, NULL)
         x += many * p.xs.channel
         y += many * p.ys.channel
 
 
 cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = groups_together(p, 1), m, c
+    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = groups_together(p, 1)
+    cdef Py_ssize_t lot = max(<Py_ssize_t>1, TOGETHER // p.channels), g, m, k
+    cdef bint whole = side_by_side(p, &p.xs) and side_by_side(p, &p.ys)
     cdef const storage* xs
     cdef storage* ys
     cdef work shift[TOGETHER]
@@ -212,17 +228,16 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef Writer writer
     open_writer(&writer, p.streaming)
     while r < stop:
-        m = min(most, stop - r, p.groups - r % p.groups)
-        c = r % p.groups * p.channels
-        xs = x + r // p.groups * p.xs.sample + c * p.xs.channel
-        ys = <storage*>p.y + r // p.groups * p.ys.sample + c * p.ys.channel
+        g = r % p.groups
+        m = min(most, stop - r, stop - r if whole else p.groups - g)
+        xs = x + r // p.groups * p.xs.sample + g * p.channels * p.xs.channel
+        ys = <storage*>p.y + r // p.groups * p.ys.sample + g * p.channels * p.ys.channel
         if p.given:
             given_statistics(p, r, m, shift, delta, scale)
         else:
             groups_statistics(p, r, m, xs, shift, delta, scale)
-        to_channels(p, m, shift)
-        to_channels(p, m, delta)
-        to_channels(p, m, scale)
-        groups_normalize(p, c, c + m * p.channels, xs, ys, shift, delta, scale, w, &writer)
+        for k from 0 <= k < m by lot:
+            groups_normalize(p, (g + k) % p.groups, min(lot, m - k), xs + k * p.channels * p.xs.channel, ys + k * p.channels * p.ys.channel,
+                             shift + k, delta + k, scale + k, w, &writer)
         r += m
     close_writer(&writer)

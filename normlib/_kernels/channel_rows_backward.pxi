@@ -162,7 +162,7 @@ cdef void groups_descend(const Plan* p, Py_ssize_t c, Py_ssize_t stop, const sto
 cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
     cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, k, c, i, m, stop, many
-    cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), most = groups_together(p, 2)
+    cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), most
     cdef double* dbias = p.dbias + part * p.parameters if p.weight_grads else NULL
     cdef double* dweight = p.dweight + part * p.parameters if p.weight_grads else NULL
     cdef double n = p.channels * p.segments * p.length
@@ -177,8 +177,10 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     cdef work scale[TOGETHER]
     cdef work c1[TOGETHER]
     cdef work c2[TOGETHER]
+    cdef work of_groups[3][TOGETHER]
     cdef work wk
     cdef Writer writer
+    most = max(<Py_ssize_t>1, min(groups_together(p, 2), TOGETHER // p.channels))
     open_writer(&writer, p.streaming)
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
         for g from first <= g < last by most:
@@ -187,10 +189,10 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
             xs = x + sample * p.xs.sample + c * p.xs.channel
             dys = <const storage*>p.dy + sample * p.ds.sample + c * p.ds.channel
             dxs = <storage*>p.y + sample * p.ys.sample + c * p.ys.channel
-            given_statistics(p, sample * p.groups + g, m, shift, delta, scale)
-            to_channels(p, m, shift)
-            to_channels(p, m, delta)
-            to_channels(p, m, scale)
+            given_statistics(p, sample * p.groups + g, m, of_groups[0], of_groups[1], of_groups[2])
+            spread(p, m, of_groups[0], shift)
+            spread(p, m, of_groups[1], delta)
+            spread(p, m, of_groups[2], scale)
             memset(sums, 0, sizeof(sums))
             if not p.given or p.weight_grads:
                 for i from c <= i < stop by TOGETHER:
@@ -207,10 +209,10 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
                     add_groups(m, many, s, sums[0])
                     add_groups(m, many, q, sums[1])
             for k in range(m):
-                c1[k] = 0 if p.given else <work>(sums[0][k] / n)
-                c2[k] = 0 if p.given else <work>(sums[1][k] / n)
-            to_channels(p, m, c1)
-            to_channels(p, m, c2)
+                of_groups[0][k] = 0 if p.given else <work>(sums[0][k] / n)
+                of_groups[1][k] = 0 if p.given else <work>(sums[1][k] / n)
+            spread(p, m, of_groups[0], c1)
+            spread(p, m, of_groups[1], c2)
             if p.given:
                 groups_descend(p, c, stop, xs, dys, dxs, shift, delta, scale, w, c1, c2, True, &writer)
             else:

@@ -138,12 +138,6 @@ cdef inline bint apart(const Plan* p) noexcept nogil:
     return row_step(&p.xs, p) != p.length
 
 
-cdef inline void prefetch_row(const storage* x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i from 0 <= i < min(n, <Py_ssize_t>AHEAD) by LINE // <Py_ssize_t>sizeof(storage):
-        prefetch(x + i)
-
-
 cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, work* shift, work* delta, work* scale) noexcept nogil:
     """Statistics of m <= TOGETHER rows from r on."""
     cdef Rows rows
@@ -151,7 +145,7 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
     cdef Py_ssize_t n = p.length, k
     if apart(p):
         for k in range(m):
-            prefetch_row(row_of(x, &p.xs, p, min(r + m + k, p.samples * p.groups - 1)), n)
+            prefetch_run(row_of(x, &p.xs, p, min(r + m + k, p.samples * p.groups - 1)), min(n, <Py_ssize_t>AHEAD))
     if p.centered:
         for k in range(m):
             row_sample(row_of(x, &p.xs, p, r + k), n, rows.sample[k], <work>0)

@@ -84,3 +84,9 @@ cdef inline void close_writer(Writer* writer) noexcept nogil:
     if writer.streaming:
         flush(writer, True)
         stream_fence()
+
+
+cdef inline void prefetch_run(const storage* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i from 0 <= i < n by LINE // <Py_ssize_t>sizeof(storage):
+        prefetch(x + i)
