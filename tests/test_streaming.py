@@ -80,6 +80,49 @@ def test_samples(shape, dtype, last, offset):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("channels", "length"), [(300, 9), (96, 49), (41, 196), (20, 1030), (3, 5000)])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_batch_norm_a_few_channels_at_a_time(channels, length, gap, dtype):
+    """Channels know nothing of each other: some, which do not stream, have the bits that they have among all."""
+    samples = BYTES // (np.dtype(dtype).itemsize * channels * length) + 1
+    full = (samples, channels + gap, length + gap)
+    x, dy = filled(full, dtype)[:, :channels, :length], filled(full, dtype, 1)[:, :channels, :length]
+    weight, out = filled((channels,), dtype), np.full(full, 7, dtype)
+    part = slice(1, 3)
+    y, mean, rstd = normlib.batch_norm(x, weight, training=True, out=out[:, :channels, :length], return_stats=True)
+    small = normlib.batch_norm(x[:, part], weight[part], training=True, return_stats=True)
+    assert_same_bits((y[:, part], mean[part], rstd[part]), small)
+    for training in (True, False):
+        given = {"mean": mean[part], "rstd": rstd[part], "training": training}
+        expected = normlib.batch_norm_backward(dy[:, part], x[:, part], weight[part], **given)
+        given = {"mean": mean, "rstd": rstd, "training": training}
+        onto = dy.copy()
+        dx, dweight, dbias = normlib.batch_norm_backward(onto, x, weight, out=onto, **given)
+        assert_same_bits((dx[:, part], dweight[part], dbias[part]), expected)
+    out[:, :channels, :length] = 7
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 16, 17, 40])
+@pytest.mark.parametrize("length", [1, 49, 260])
+def test_channels_of_a_group(channels, length):
+    """More and fewer than are written at once; in place, and a sample at a time, which does not stream."""
+    groups = 6
+    shape = (BYTES // (4 * groups * channels * length) + 1, groups * channels, length)
+    x, dy, weight = filled(shape, "float32"), filled(shape, "float32", 1), filled(shape[1:2], "float32")
+    y, mean, rstd = normlib.group_norm(x, groups, weight, weight, return_stats=True)
+    part = slice(1, 3)
+    small = normlib.group_norm(x[part], groups, weight, weight, return_stats=True)
+    assert_same_bits((y[part], mean[part], rstd[part]), small)
+    dx, dweight, dbias = normlib.group_norm_backward(dy, x, groups, weight, mean=mean, rstd=rstd)
+    small = normlib.group_norm_backward(dy[part], x[part], groups, weight, mean=mean[part], rstd=rstd[part])
+    assert_same_bits((dx[part],), small[:1])
+    found = normlib.group_norm_backward(dy, x, groups, weight, mean=mean, rstd=rstd, out=dy)
+    assert_same_bits(found, (dx, dweight, dbias))
+    assert_same_bits((normlib.group_norm(x, groups, weight, weight, out=x),), (y,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(70, 33, 1030), (600, 300, 9)], ids=str)
 def test_batch_norm_in_both_memory_orders(shape, dtype):
     shape = (BYTES // (np.dtype(dtype).itemsize * shape[1] * shape[2]) + 1, *shape[1:])
