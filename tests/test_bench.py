@@ -191,8 +191,23 @@ def walk(call):
 def test_contenders_take_turns():
     order = []
     contenders = {name: Contender(lambda name=name: order.append(name)) for name in "abc"}
-    runner.time_interleaved(contenders, runner.Budget(total=0.0, sample=0.0, rounds=(3, 3)))
+    runner.time_interleaved(contenders, runner.Budget(total=0.0, sample=0.0, settle=0.0, rounds=(3, 3)))
     assert "".join(order).endswith("aabbcc" * 3)  # each once to warm up, once on the clock
+
+
+def test_data_settles_in_the_caches_before_a_sample():
+    clock = Clock()
+    calls = []
+
+    def counted(name, work):
+        return Contender(lambda: (calls.append(name), work()))
+
+    costs = {"a": 2e-4, "b": 1e-3, "c": 8e-3}
+    contenders = {name: counted(name, clock.contender(cost).call) for name, cost in costs.items()}
+    runner.time_interleaved(contenders, runner.Budget(total=0.0, settle=4e-3, rounds=(1, 1), slow=100.0), clock=clock)
+    first, sample = 2, {"a": 5, "b": 1, "c": 1}
+    settling = {"a": runner.SETTLED, "b": 4, "c": 1}
+    assert {name: calls.count(name) - first - sample[name] for name in costs} == settling
 
 
 def test_medians_and_ratios_follow_the_clock(monkeypatch):

@@ -21,6 +21,7 @@ __all__ = ["NOISY", "Budget", "Result", "measure", "time_interleaved"]
 OURS = "normlib"
 ALONE = "normlib, one thread"
 LONG = 0.02  # seconds of a call over which it is measured one by one, and cold as it is
+SETTLED = 8  # calls after which the data of a contender is back in the caches: some of megabytes takes several
 ADD = "np.add"  # of the same row: what a call that does next to nothing costs from Python
 NOISY = 0.2  # spread of the samples from which a case tells little
 # Largest difference from ours relative to the largest value, in the output and in parameter gradients. Wide enough
@@ -33,18 +34,20 @@ TOLERANCE = {"float64": (1e-5, 1e-5), "float32": (1e-3, 1e-3), "float16": (0.02,
 class Budget:
     """How long a case may take.
 
-    A sample repeats a call until it lasts ``sample`` seconds; rounds go on until ``total`` seconds are spent,
-    but ``rounds[0]`` at least and ``rounds[1]`` at most. What needs over ``slow`` times the shortest time and
+    A sample repeats a call until it lasts ``sample`` seconds, after calls of at most ``settle`` seconds that bring
+    its data back into the caches; rounds go on until ``total`` seconds are spent, but ``rounds[0]`` at least and
+    ``rounds[1]`` at most. What needs over ``slow`` times the shortest time and
     would hold up the rest is timed before the rounds, and then sits out: there are no doubts about its place.
     """
 
     total: float = 0.6
     sample: float = 1e-3
+    settle: float = 4e-3
     rounds: tuple[int, int] = (5, 41)
     slow: float = 8.0
 
 
-QUICK = Budget(total=0.15, sample=2e-4, rounds=(3, 21))
+QUICK = Budget(total=0.15, sample=2e-4, settle=1e-3, rounds=(3, 21))
 
 
 @dataclass
@@ -118,6 +121,7 @@ def time_interleaved(
             first[name] = min(_sample(contender, 1, clock) for _ in range(2))
     fastest = min(first.values())
     number = {name: max(1, min(int(budget.sample / max(seconds, 1e-9)), 100_000)) for name, seconds in first.items()}
+    before = {name: max(1, min(int(budget.settle / max(seconds, 1e-9)), SETTLED)) for name, seconds in first.items()}
     slow = {name for name, seconds in first.items() if seconds > max(budget.slow * fastest, LONG)}
     samples = {name: [first[name]] if name in slow else [] for name in contenders}
     least, most = budget.rounds
@@ -132,8 +136,8 @@ def time_interleaved(
                 if pause:
                     time.sleep(pause)
                 with contender.around():
-                    if first[name] < LONG:  # bring its data back into cache
-                        contender.call()
+                    if first[name] < LONG:
+                        _sample(contender, before[name], clock)
                     samples[name].append(_sample(contender, number[name], clock))
             if turn + 1 >= least and clock() > end:
                 break
