@@ -22,7 +22,7 @@ from normlib.testing._cases import _possible, constant
 STORED = Path(__file__).with_name("digests.txt")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 NONE = "-" * 17
-# Traffic of 16 MiB or more in float32 and float64: these outputs go past the caches.
+# Traffic of 12 MiB or more in float32 and float64: these outputs go past the caches.
 STREAMED = {
     "feature": [((2100, 1025), {"axis": -1}), ((2, 1025, 1050), {"axis": 1})],
     "channel": [((8, 36, 87, 86), {"channel_axis": 1}), ((8, 87, 86, 36), {"channel_axis": -1})],

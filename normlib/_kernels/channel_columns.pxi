@@ -12,6 +12,7 @@ cdef enum:
     TABLE = 6
     PACKED = 2048   # elements of narrow positions that are summed side by side: ROUND rows of 32 x 15 channels and a lane's
     NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
+    WAY = 4096      # bytes from a line to the next in the same set of the first cache
 
 
 cdef struct Tile:
@@ -293,15 +294,18 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
             store_some(y + i * yp, m, t)
 
 
-cdef inline Py_ssize_t window_of(const storage* x, Py_ssize_t width, bint past) noexcept nogil:
-    """Positions to normalize while the statistics of their columns stay in registers; past the caches in the order of
-    memory, but for 16 bits, where the arithmetic is the limit and not the memory."""
-    return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, <Py_ssize_t>NEAR // width)) if past and sizeof(storage) > 2 else <Py_ssize_t>WINDOW
+cdef inline Py_ssize_t window_of(const storage* x, Py_ssize_t position, Py_ssize_t width, bint past) noexcept nogil:
+    """Positions to normalize while the statistics of their columns stay in registers: two of each array in a set of the first
+    cache. Past the caches in the order of memory, but for 16 bits, where the arithmetic is the limit and not the memory."""
+    cdef Py_ssize_t apart = position * <Py_ssize_t>sizeof(storage) | WAY
+    if past and sizeof(storage) > 2:
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, <Py_ssize_t>NEAR // width))
+    return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
 
 
 cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, const Cut* cut, Py_ssize_t positions, Py_ssize_t width,
                               const work* table, bint past) noexcept nogil:
-    cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
+    cdef Py_ssize_t window = window_of(x, cut.xp, width, past), i, j, rows
     for i from 0 <= i < positions by window:
         rows = min(window, positions - i)
         j = 0

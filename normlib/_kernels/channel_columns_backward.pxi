@@ -116,7 +116,7 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
 
 cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx, const Plan* p, const Cut* cut,
                                Py_ssize_t positions, Py_ssize_t width, const work* table, bint given, bint past) noexcept nogil:
-    cdef Py_ssize_t window = window_of(x, width, past), i, j, rows
+    cdef Py_ssize_t window = window_of(x, cut.xp, width, past), i, j, rows
     for i from 0 <= i < positions by window:
         rows = min(window, positions - i)
         j = 0

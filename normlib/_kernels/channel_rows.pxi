@@ -7,7 +7,7 @@
 
 cdef enum:
     LOT_BYTES = 1 << 18     # of the groups of several segments that are taken at once
-    SEEN = 2048             # bytes of a run from which on the hardware sees a stream
+    SEEN = 4096             # bytes of a run from which on the hardware sees a stream
 
 cdef inline void group_sample(const storage* x, const Row* row, double* e, work zero) noexcept nogil:
     """A sample of each channel."""
@@ -163,7 +163,7 @@ cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) no
 
 cdef inline Py_ssize_t next_lot(const Plan* p, const Span* span, Py_ssize_t many) noexcept nogil:
     """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
-    if p.streaming and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
+    if p.far and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
         return many * span.channel
     return 0
 
@@ -174,7 +174,7 @@ cdef inline void runs_apply(const storage* x, Py_ssize_t xstep, storage* y, Py_s
     """Many runs, each with coefficients of its own."""
     cdef Py_ssize_t k
     for k in range(many):
-        if streaming and ahead > 0:
+        if ahead > 0:
             prefetch_run(x + k * xstep + ahead, n)
         if streaming and staged:
             run_apply(x + k * xstep, place(writer, y + k * ystep), n, shift[k], delta[k], scale[k], bias[k], NULL)
@@ -211,7 +211,7 @@ cdef void groups_normalize(const Plan* p, Py_ssize_t g, Py_ssize_t m, const stor
                            shifts, deltas, scales, biases, True, staged, ahead, writer)
             else:
                 runs_apply(x + i * p.xs.segment, p.xs.channel, y + i * p.ys.segment, p.ys.channel, many, p.length,
-                           shifts, deltas, scales, biases, False, False, 0, NULL)
+                           shifts, deltas, scales, biases, False, False, ahead, NULL)
         x += many * p.xs.channel
         y += many * p.ys.channel
 

@@ -115,7 +115,7 @@ cdef inline void runs_descend(const storage* x, Py_ssize_t xstep, const storage*
     """As runs_apply."""
     cdef Py_ssize_t k
     for k in range(many):
-        if streaming and xahead > 0:
+        if xahead > 0:
             prefetch_run(x + k * xstep + xahead, n)
             prefetch_run(dy + k * dstep + dahead, n)
         if streaming and staged:
@@ -152,7 +152,7 @@ cdef void groups_descend(const Plan* p, Py_ssize_t c, Py_ssize_t stop, const sto
                              many, p.length, shift, delta, scale, weight, c1, c2, given, True, staged, xahead, dahead, writer)
             else:
                 runs_descend(x + i * p.xs.segment, p.xs.channel, dy + i * p.ds.segment, p.ds.channel, dx + i * p.ys.segment, p.ys.channel,
-                             many, p.length, shift, delta, scale, weight, c1, c2, given, False, False, 0, 0, NULL)
+                             many, p.length, shift, delta, scale, weight, c1, c2, given, False, False, xahead, dahead, NULL)
         c += many
         x += many * p.xs.channel
         dy += many * p.ds.channel

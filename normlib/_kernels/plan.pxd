@@ -38,7 +38,8 @@ cdef struct Plan:
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them
-    bint streaming
+    bint far                # from the second cache, for what the pass moves
+    bint streaming          # the output goes past the caches
     double eps
     # feature rows:     samples x groups rows of `length` neighbouring elements
     # feature columns:  samples x `length` positions x `width` neighbouring columns, a statistic a column
