@@ -21,10 +21,6 @@ include "feature_columns.pxi"
 include "channel_columns.pxi"
 include "channel_columns_backward.pxi"
 
-cdef enum:
-    PAGE = 4096
-
-
 cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
     """Sum the parts of the weight gradients in their order; task: a block of parameters."""
     cdef Py_ssize_t part, i, stop = min((task + 1) * BLOCK, p.parameters)
