@@ -17,7 +17,7 @@ cdef struct Writer:
 
 
 cdef inline void open_writer(Writer* writer, bint streaming) noexcept nogil:
-    """The stage begins on a line and lies in one page: a store of a part of the lanes across two takes some 300 cycles (Zen 4)."""
+    """The stage begins on a line and lies in one page: what is stored across two, and read back, takes 80 ns more (Zen 4)."""
     cdef Py_ssize_t to_page = <Py_ssize_t>(-<size_t>writer.room % PAGE)
     writer.streaming = streaming
     writer.to = NULL
