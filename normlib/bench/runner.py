@@ -36,8 +36,8 @@ class Budget:
 
     A sample repeats a call until it lasts ``sample`` seconds, after calls of at most ``settle`` seconds that bring
     its data back into the caches; rounds go on until ``total`` seconds are spent, but ``rounds[0]`` at least and
-    ``rounds[1]`` at most. What needs over ``slow`` times the shortest time and
-    would hold up the rest is timed before the rounds, and then sits out: there are no doubts about its place.
+    ``rounds[1]`` at most. What needs over ``slow`` times the shortest time and would hold up the rest is timed
+    before the rounds, and then sits out: there are no doubts about its place.
     """
 
     total: float = 0.6
@@ -120,8 +120,8 @@ def time_interleaved(
         with contender.around():
             first[name] = min(_sample(contender, 1, clock) for _ in range(2))
     fastest = min(first.values())
-    number = {name: max(1, min(int(budget.sample / max(seconds, 1e-9)), 100_000)) for name, seconds in first.items()}
-    before = {name: max(1, min(int(budget.settle / max(seconds, 1e-9)), SETTLED)) for name, seconds in first.items()}
+    number = {name: _calls_within(budget.sample, seconds, 100_000) for name, seconds in first.items()}
+    settling = {name: _calls_within(budget.settle, seconds, SETTLED) for name, seconds in first.items()}
     slow = {name for name, seconds in first.items() if seconds > max(budget.slow * fastest, LONG)}
     samples = {name: [first[name]] if name in slow else [] for name in contenders}
     least, most = budget.rounds
@@ -137,7 +137,7 @@ def time_interleaved(
                     time.sleep(pause)
                 with contender.around():
                     if first[name] < LONG:
-                        _sample(contender, before[name], clock)
+                        _sample(contender, settling[name], clock)
                     samples[name].append(_sample(contender, number[name], clock))
             if turn + 1 >= least and clock() > end:
                 break
@@ -156,6 +156,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         set_num_threads(before)
+
+
+def _calls_within(limit: float, seconds: float, most: int) -> int:
+    """Return how many calls of so many seconds fit into the limit; at least one."""
+    return max(1, min(int(limit / max(seconds, 1e-9)), most))
 
 
 def _sample(contender: Contender, number: int, clock: Callable[[], float]) -> float:
