@@ -163,7 +163,7 @@ cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) no
 
 cdef inline Py_ssize_t next_lot(const Plan* p, const Span* span, Py_ssize_t many) noexcept nogil:
     """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
-    if p.far and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
+    if p.spills and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
         return many * span.channel
     return 0
 

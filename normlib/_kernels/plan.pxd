@@ -38,7 +38,7 @@ cdef struct Plan:
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them
-    bint far                # it moves far more than the second cache holds
+    bint spills             # it moves far more than the second cache holds
     bint streaming          # the output goes past the caches
     double eps
     # feature rows:     samples x groups rows of `length` neighbouring elements
