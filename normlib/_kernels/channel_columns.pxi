@@ -311,7 +311,7 @@ cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, const
         j = 0
         while j + LANES <= width:
             column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, LANES,
-                         table + j, p.padded, window * width, past)
+                         table + j, p.padded, FAR // <Py_ssize_t>sizeof(storage), past)
             j += LANES
         if j < width:
             column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, width - j,

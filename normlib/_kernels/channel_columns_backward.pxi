@@ -122,7 +122,7 @@ cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx,
         j = 0
         while j + LANES <= width:
             column_backward_lanes(x + i * cut.xp + j, dy + i * cut.dp + j, dx + i * cut.yp + j, cut.xp, cut.dp, cut.yp,
-                                  rows, LANES, table + j, p.padded, window * width, given, past)
+                                  rows, LANES, table + j, p.padded, FAR // <Py_ssize_t>sizeof(storage), given, past)
             j += LANES
         if j < width:
             column_backward_lanes(x + i * cut.xp + j, dy + i * cut.dp + j, dx + i * cut.yp + j, cut.xp, cut.dp, cut.yp,

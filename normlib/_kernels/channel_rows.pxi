@@ -27,11 +27,11 @@ cdef inline void group_sums(const storage* x, const Row* row, work shift, double
     for i from 0 <= i < n by step:
         m = min(step, n - i)
         if work is double and i > 0:
-            add_moments(fetch(x, row, i, m, buffer), m, e[0], e[1], False, shift)
+            add_moments(fetch(x, row, i, m, buffer), m, e[0], e[1], False, 0, shift)
             add_eight(sums, e[2], e[0])
             add_eight(squares, e[3], e[1])
         else:
-            add_moments(fetch(x, row, i, m, buffer), m, sums, squares, i > 0, shift)
+            add_moments(fetch(x, row, i, m, buffer), m, sums, squares, i > 0, 0, shift)
     if work is double and n > step:
         regain_eight(sums, e[2])
         regain_eight(squares, e[3])

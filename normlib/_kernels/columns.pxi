@@ -35,16 +35,18 @@ cdef struct Ahead:
     Py_ssize_t first, column, position
 
 
-cdef inline bint prefetching(const Plan* p, const storage* x) noexcept nogil:
+cdef inline int prefetching(const Plan* p, const storage* x) noexcept nogil:
     """Whether to prefetch what comes next: with 16 bits the loads have time to spare, wherever x is."""
-    return p.streaming or sizeof(storage) == 2
+    return 2 if p.far else (1 if p.spills and p.width >= 3 * LANES else 0)
 
 
-cdef inline Ahead look_ahead(bint far, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
+cdef inline Ahead look_ahead(int far, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
     """What comes next where it is far: the next positions, line after line where they lie side by side. But there the hardware sees
     the stream, so with 16 bits alone, where the arithmetic leaves the loads time."""
     cdef Ahead ahead
-    ahead.first = ROUND * position if far and (position != width or sizeof(storage) == 2) else 0
+    ahead.first = 0
+    if far:
+        ahead.first = FAR // <Py_ssize_t>sizeof(storage) if position == width else ROUND * position
     ahead.column = ROUND - 1 if position == width else 0
     ahead.position = LANES if position == width else position
     return ahead
@@ -56,6 +58,10 @@ cdef inline void prefetch_round(const storage* x, const Ahead* ahead, Py_ssize_t
         for i in range(ROUND):
             for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
                 prefetch(x + ahead.first + j * ahead.column + i * ahead.position + k)
+
+
+cdef inline void prefetch_line(const storage* x) noexcept nogil:
+    prefetch_lanes(x + FAR // <Py_ssize_t>sizeof(storage))
 
 
 cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* shift, bint centered, work* kept,
@@ -96,21 +102,27 @@ cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work*
     """round_moments over ROUND positions side by side, in whole lanes: in the order of memory, the sums of the round in the first cache."""
     cdef work ra[WHOLE]
     cdef work rb[WHOLE]
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i, j, k
     for j from 0 <= j < width by LANES:
+        prefetch_line(x + j)
         position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, True)
-    for i in range(1, ROUND):
+    for i in range(1, ROUND - 1):
         for j from 0 <= j < width by LANES:
+            prefetch_line(x + i * width + j)
             position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
-    for j in range(width):
-        a[j] = ra[j] if first else a[j] + ra[j]
-        b[j] = rb[j] if first else b[j] + rb[j]
+    x += (ROUND - 1) * width
+    for j from 0 <= j < width by LANES:
+        prefetch_line(x + j)
+        position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
+        for k in range(LANES):
+            a[j + k] = ra[j + k] if first else a[j + k] + ra[j + k]
+            b[j + k] = rb[j + k] if first else b[j + k] + rb[j + k]
 
 
-cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, bint far) noexcept nogil:
+cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, int far) noexcept nogil:
     """Whether to sum positions in the order of memory: where it is far, rounds are too wide for the hardware to see a stream, and
     the arithmetic is not the limit, as it is with 16 bits."""
-    return far and sizeof(storage) > 2 and position == width and width % LANES == 0 and width >= 3 * LANES
+    return far == 2 and sizeof(storage) > 2 and position == width and width % LANES == 0 and width >= 3 * LANES
 
 
 cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width, work zero) noexcept nogil:
@@ -137,7 +149,7 @@ cdef inline void add_chunk(const work* a, const work* b, Py_ssize_t width, doubl
 
 
 cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                               bint centered, bint far, work* kept, Py_ssize_t keep, work* a, work* b, bint begin) noexcept nogil:
+                               bint centered, int far, work* kept, Py_ssize_t keep, work* a, work* b, bint begin) noexcept nogil:
     """a[j] += sum (x - shift[j]), b[j] += sum (x - shift[j])^2 over n positions, from zero where a chunk begins"""
     cdef Ahead ahead = look_ahead(far, position, width, x)
     cdef bint ordered = in_order(x, position, width, far) and centered and kept == NULL, first
@@ -219,9 +231,13 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
     cdef work rb[WHOLE]
     cdef Py_ssize_t i, j
     for j from 0 <= j < width by LANES:
+        prefetch_line(x + j)
+        prefetch_line(dy + j)
         position_gradients(x + j, dy + j, LANES, shift + j, delta + j, scale + j, w, weighted, ra + j, rb + j, False, True)
     for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
+            prefetch_line(x + i * width + j)
+            prefetch_line(dy + i * width + j)
             position_gradients(x + i * width + j, dy + i * width + j, LANES, shift + j, delta + j, scale + j, at(w, i, weighted), weighted,
                                ra + j, rb + j, False, False)
     for j in range(width):
@@ -230,7 +246,7 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
 
 
 cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n, Py_ssize_t width,
-                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted, bint far,
+                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted, int far,
                                  work* a, work* b, bint begin) noexcept nogil:
     """a[j] += sum g, b[j] += sum g * z over n positions, from zero where a chunk begins"""
     cdef Ahead x_ahead = look_ahead(far, xp, width, x), d_ahead = look_ahead(far, dp, width, x)

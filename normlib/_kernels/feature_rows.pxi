@@ -2,37 +2,33 @@
 #   LayerNorm (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 
-cdef enum:
-    AHEAD = 256     # elements of a row behind a gap that are prefetched
-
-
 cdef inline void row_sample(const storage* x, Py_ssize_t n, double* e, work zero) noexcept nogil:
     cdef Py_ssize_t i
     for i from 0 <= i < n by sample_step(n) * BLOCK:
         fold_sample(x + i, n - i, e, i > 0, zero)
 
 
-cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, bint more) noexcept nogil:
+cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, bint more, Py_ssize_t ahead) noexcept nogil:
     if centered:
-        add_moments(x, n, sums, squares, more, shift)
+        add_moments(x, n, sums, squares, more, ahead, shift)
     else:
-        add_squares(x, n, squares, more, shift)
+        add_squares(x, n, squares, more, ahead, shift)
 
 
-cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares) noexcept nogil:
+cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, Py_ssize_t ahead) noexcept nogil:
     cdef double e[4][8]     # sums and squares of a block, and what is rounded off as blocks are added up
     cdef Py_ssize_t step = EXACT if work is double or not centered else BLOCK, i
-    block_sums(x, min(n, step), centered, shift, sums, squares, False)
+    block_sums(x, min(n, step), centered, shift, sums, squares, False, ahead)
     if work is double and n > step:
         memset(e, 0, sizeof(e))
     for i from step <= i < n by step:
         if work is double:
-            block_sums(x + i, min(step, n - i), centered, shift, e[0], e[1], False)
+            block_sums(x + i, min(step, n - i), centered, shift, e[0], e[1], False, ahead)
             if centered:
                 add_eight(sums, e[2], e[0])
             add_eight(squares, e[3], e[1])
         else:
-            block_sums(x + i, min(step, n - i), centered, shift, sums, squares, True)
+            block_sums(x + i, min(step, n - i), centered, shift, sums, squares, True, ahead)
     if work is double and n > step:
         if centered:
             regain_eight(sums, e[2])
@@ -48,7 +44,7 @@ cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, d
     if centered and mean - mean == 0:
         shift = <work>mean
         memset(e, 0, sizeof(e))
-        row_sums(x, n, True, shift, e[0], e[1])
+        row_sums(x, n, True, shift, e[0], e[1], 0)
         s[0], s[1] = sum_8(e[0]), sum_8(e[1])
         settle(s, n, eps, shift, to)
         if trusted(s, n, eps, shift):
@@ -92,16 +88,8 @@ cdef void apply_part(const storage* x, storage* y, const work* w, const work* b,
     apply_lanes(x, y, w, b, m, shift, delta, scale, unit(shift), centered, weighted, biased, True, False)
 
 
-cdef inline void prefetch_lanes(const storage* x) noexcept nogil:
-    """Of a row that comes soon, while another one goes past the caches. With 16 bits the arithmetic leaves the loads time; with
-    more the stores wait for them."""
-    if sizeof(storage) == 2:
-        prefetch(x)
-
-
 cdef inline void row_apply(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t n,
-                           work shift, work delta, work scale, bint centered, bint weighted, bint biased,
-                           Writer* past, Py_ssize_t ahead) noexcept nogil:
+                           work shift, work delta, work scale, bint centered, bint weighted, bint biased, Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
     cdef work one = unit(shift)
     if past != NULL:
@@ -109,7 +97,6 @@ cdef inline void row_apply(const storage* x, storage* y, const work* w, const wo
         apply_part(x, place(past, y), w, b, i, shift, delta, scale, centered, weighted, biased)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            prefetch_lanes(x + ahead + i)
             apply_lanes(x + i, y + i, at(w, i, weighted), at(b, i, biased), LANES, shift, delta, scale, one, centered, weighted, biased, False, True)
             i += LANES
         apply_part(x + i, place(past, y + i), at(w, i, weighted), at(b, i, biased), n - i, shift, delta, scale, centered, weighted, biased)
@@ -128,14 +115,14 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
     return x + r // p.groups * span.sample + r % p.groups * span.channel
 
 
-cdef inline Py_ssize_t row_step(const Span* span, const Plan* p) noexcept nogil:
-    """From a row to the next."""
-    return span.channel if p.groups > 1 else span.sample
-
-
-cdef inline bint apart(const Plan* p) noexcept nogil:
-    """Whether there are gaps between the rows: then the hardware sees no stream."""
-    return row_step(&p.xs, p) != p.length
+cdef inline Py_ssize_t row_ahead(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
+    """How far ahead to prefetch while row r is read: as far in the rows that follow, wherever they lie; 0: not at all."""
+    cdef Py_ssize_t rows = FAR // (p.length * <Py_ssize_t>sizeof(storage))
+    if not p.spills:
+        return 0
+    if rows == 0:
+        return FAR // <Py_ssize_t>sizeof(storage)
+    return row_of(x, span, p, min(r + rows, p.samples * p.groups - 1)) - row_of(x, span, p, r)
 
 
 cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, work* shift, work* delta, work* scale) noexcept nogil:
@@ -143,9 +130,6 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
     cdef Rows rows
     cdef Statistics found
     cdef Py_ssize_t n = p.length, k
-    if apart(p):
-        for k in range(m):
-            prefetch_run(row_of(x, &p.xs, p, min(r + m + k, p.samples * p.groups - 1)), min(n, <Py_ssize_t>AHEAD))
     if p.centered:
         for k in range(m):
             row_sample(row_of(x, &p.xs, p, r + k), n, rows.sample[k], <work>0)
@@ -153,7 +137,7 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
     else:
         memset(shift, 0, TOGETHER * sizeof(work))
     for k in range(m):
-        row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], rows.sums[k], rows.squares[k])
+        row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], rows.sums[k], rows.squares[k], row_ahead(x, &p.xs, p, r + k))
     if not settle_rows(&rows, m, n, sampled(n), p.centered, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:
@@ -177,7 +161,7 @@ cdef inline void rows_apply(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
         row = row_of(x, &p.xs, p, r + k)
         target = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
         row_apply(row, place(writer, target) if staged else target, w, b, n, shift[k], delta[k], scale[k],
-                  centered, weighted, biased, past, m * row_step(&p.xs, p))
+                  centered, weighted, biased, past)
         if staged:
             wrote(writer, n * sizeof(storage))
 

@@ -43,7 +43,8 @@ cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w,
 
 cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t n,
                             work shift, work delta, work scale, double* sums, double* products,
-                            bint centered, bint weighted, bint gradients) noexcept nogil:
+                            bint centered, bint weighted, bint gradients,
+                            Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
     """sum g and sum g * z of a row. As add_moments."""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -56,6 +57,9 @@ cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, 
         clear(q)
         if i + LANES <= stop:
             while True:
+                if xahead != 0:
+                    prefetch_lanes(x + i + xahead)
+                    prefetch_lanes(dy + i + dahead)
                 slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
                             one, a, q, centered, weighted, gradients, False)
                 i += LANES
@@ -73,16 +77,17 @@ cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, 
 
 cdef inline void row_slopes(const storage* x, const storage* dy, const work* w, work* dw, Py_ssize_t n,
                             work shift, work delta, work scale, double* sums, double* products,
-                            bint centered, bint gradients) noexcept nogil:
+                            bint centered, bint gradients,
+                            Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
     cdef work* db = at(dw, n, gradients)
     if centered and w != NULL:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, True, True, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, True, True, gradients, xahead, dahead)
     elif centered:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, True, False, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, True, False, gradients, xahead, dahead)
     elif w != NULL:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, False, True, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, False, True, gradients, xahead, dahead)
     else:
-        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, False, False, gradients)
+        add_slopes(x, dy, w, dw, db, n, shift, delta, scale, sums, products, False, False, gradients, xahead, dahead)
 
 
 cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, work* dw,
@@ -94,7 +99,7 @@ cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* 
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef double mean
-    cdef Py_ssize_t n = p.length, k
+    cdef Py_ssize_t n = p.length, k, xahead, dahead
     for k in range(m):
         mean = p.mean[r + k] if p.centered else 0
         shift[k] = <work>mean
@@ -103,10 +108,11 @@ cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* 
     for k in range(m):
         row = row_of(x, &p.xs, p, r + k)
         drow = row_of(<const storage*>p.dy, &p.ds, p, r + k)
+        xahead, dahead = row_ahead(x, &p.xs, p, r + k), row_ahead(<const storage*>p.dy, &p.ds, p, r + k)
         if p.weight_grads:
-            row_slopes(row, drow, w, dw, n, shift[k], delta[k], scale[k], rows.sums[k], rows.squares[k], p.centered, True)
+            row_slopes(row, drow, w, dw, n, shift[k], delta[k], scale[k], rows.sums[k], rows.squares[k], p.centered, True, xahead, dahead)
         else:
-            row_slopes(row, drow, w, dw, n, shift[k], delta[k], scale[k], rows.sums[k], rows.squares[k], p.centered, False)
+            row_slopes(row, drow, w, dw, n, shift[k], delta[k], scale[k], rows.sums[k], rows.squares[k], p.centered, False, xahead, dahead)
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
@@ -150,7 +156,7 @@ cdef void backward_part(const storage* x, const storage* dy, storage* dx, const 
 
 cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t n,
                               work shift, work delta, work scale, work c1, work c2, bint centered, bint weighted,
-                              Writer* past, Py_ssize_t ahead, Py_ssize_t dahead) noexcept nogil:
+                              Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
     cdef work one = unit(shift)
     if past != NULL:
@@ -158,8 +164,6 @@ cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, 
         backward_part(x, dy, place(past, dx), w, i, shift, delta, scale, c1, c2, centered, weighted)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            prefetch_lanes(x + ahead + i)
-            prefetch_lanes(dy + dahead + i)
             backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False, True)
             i += LANES
         backward_part(x + i, dy + i, place(past, dx + i), at(w, i, weighted), n - i, shift, delta, scale, c1, c2, centered, weighted)
@@ -182,8 +186,7 @@ cdef inline void rows_descend(const Plan* p, Py_ssize_t r, Py_ssize_t m, const s
     for k in range(m):
         dx = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
         row_backward(row_of(x, &p.xs, p, r + k), row_of(<const storage*>p.dy, &p.ds, p, r + k), place(writer, dx) if staged else dx,
-                     w, n, shift[k], delta[k], scale[k], c1[k], c2[k], centered, weighted,
-                     past, m * row_step(&p.xs, p), m * row_step(&p.ds, p))
+                     w, n, shift[k], delta[k], scale[k], c1[k], c2[k], centered, weighted, past)
         if staged:
             wrote(writer, n * sizeof(storage))
 

@@ -185,6 +185,16 @@ cdef inline void clear(work* a) noexcept nogil:
         a[l] = 0
 
 
+cdef enum:
+    LINE = 64
+    FAR = 16384     # bytes ahead
+
+cdef inline void prefetch_lanes(const storage* x) noexcept nogil:
+    cdef Py_ssize_t k
+    for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
+        prefetch(x + k)
+
+
 # ---- a block of at most BLOCK neighbouring elements; a sum in 8 parts, see `fold` ----
 # No ways join before the sums are folded: that would send the lanes through memory.
 
@@ -196,7 +206,7 @@ cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, bint part
         q[l] += t[l] * t[l]
 
 
-cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, work zero) noexcept nogil:
+cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
     """sum x^2; more: added to what is there"""
     cdef work q[LANES]
     cdef Py_ssize_t i = 0
@@ -206,6 +216,8 @@ cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bi
         fold_all(q, squares, more)
         return
     while True:
+        if ahead != 0:
+            prefetch_lanes(x + i + ahead)
         square_lanes(x + i, LANES, q, False)
         i += LANES
         if i + LANES > n:
@@ -230,7 +242,7 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
         q[l] += u * u
 
 
-cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, work shift) noexcept nogil:
+cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
     """sum (x - shift) and sum (x - shift)^2; more: added to what is there"""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -244,6 +256,8 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
         fold_all(q, squares, more)
         return
     while True:
+        if ahead != 0:
+            prefetch_lanes(x + i + ahead)
         moment_lanes(x + i, LANES, a, q, shift, one, False)
         i += LANES
         if i + LANES > n:

@@ -39,6 +39,7 @@ cdef struct Plan:
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them
     bint spills             # it moves far more than the second cache holds
+    bint far                # and than the last one holds
     bint streaming          # the output goes past the caches
     double eps
     # feature rows:     samples x groups rows of `length` neighbouring elements

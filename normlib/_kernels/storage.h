@@ -332,7 +332,7 @@ static inline double minus_f64(double x, double y, double one) { (void)one; retu
 static inline void prefetch(const void *p)
 {
 #if defined(__GNUC__)
-    __builtin_prefetch(p, 0, 3);
+    __builtin_prefetch(p, 0, 2);
 #else
     (void)p;
 #endif

@@ -2,7 +2,6 @@
 # it overwrites. Results are staged in the first cache and leave in whole lines, while the next loads are under way.
 
 cdef enum:
-    LINE = 64
     LONG = 512          # bytes of a run that goes past the caches lane by lane; a shorter one is staged whole
     STAGE_BYTES = 1024  # bytes staged before they leave
     STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
