@@ -138,10 +138,10 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
                 for k from 0 <= k < CHUNK by step:
                     n = min(step, CHUNK - k)
                     pack(x + (i + k) * position, position, m, n, many, packed, row)
-                    chunk_moments(packed, row, n, many * m, shift, True, False, <work*>NULL, 0, a, b, k == 0)
+                    chunk_moments(packed, row, n, many * m, shift, True, 1, <work*>NULL, 0, a, b, k == 0)
             else:
                 chunk_moments(x + i * position + j, position, min(<Py_ssize_t>CHUNK, tile.positions - i), m, shift + j, True,
-                              prefetching(p, x), <work*>NULL, 0, a, b, True)
+                              p.level, <work*>NULL, 0, a, b, True)
             for k in range(many):
                 add_chunk(a + k * m, b + k * m, m, s, q, lost)
             i += many * CHUNK
@@ -268,7 +268,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
 
 
 cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m,
-                              const work* table, Py_ssize_t entry, Py_ssize_t ahead, bint past) noexcept nogil:
+                              const work* table, Py_ssize_t entry, bint past) noexcept nogil:
     """y = ((x - shift) - delta) * scale + offset for a few positions of m <= LANES channels"""
     cdef work t[LANES]
     cdef work v[LANES]
@@ -283,8 +283,7 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
     load(table + OFFSET * entry, b)
     for i in range(rows):
         if past:
-            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                prefetch(x + i * xp + ahead + k)
+            prefetch_ahead(x + i * xp)
         load_some(x + i * xp, m, t)
         for k in range(LANES):
             t[k] = (minus(t[k], v[k], one) - d[k]) * r[k] + b[k]
@@ -311,11 +310,11 @@ cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, const
         j = 0
         while j + LANES <= width:
             column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, LANES,
-                         table + j, p.padded, FAR // <Py_ssize_t>sizeof(storage), past)
+                         table + j, p.padded, past)
             j += LANES
         if j < width:
             column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, width - j,
-                         table + j, p.padded, 0, False)
+                         table + j, p.padded, False)
 
 
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
@@ -347,6 +346,6 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         for i in range(tile.positions):
             for j from 0 <= j < tile.width by LANES:
                 m = min(<Py_ssize_t>LANES, tile.width - j)
-                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, 0, False)
+                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, False)
                 wrote(&writer, m * sizeof(storage))
         close_writer(&writer)

@@ -36,11 +36,11 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
                     n = min(step, CHUNK - k)
                     pack(x + (i + k) * xp, xp, m, n, many, packed, row)
                     pack(dy + (i + k) * dp, dp, m, n, many, dpacked, row)
-                    chunk_gradients(packed, dpacked, row, row, n, many * m, table, delta, scale, w, False, False,
+                    chunk_gradients(packed, dpacked, row, row, n, many * m, table, delta, scale, w, False, 1,
                                     a, b, k == 0)
             else:
                 chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, min(<Py_ssize_t>CHUNK, tile.positions - i), m,
-                                table + j, delta + j, scale + j, w, False, prefetching(p, x), a, b, True)
+                                table + j, delta + j, scale + j, w, False, p.level, a, b, True)
             for k in range(many):
                 add_chunk(a + k * m, b + k * m, m, s, q, lost)
             i += many * CHUNK
@@ -74,7 +74,7 @@ cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* 
 
 cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,
                                        Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m, const work* table, Py_ssize_t entry,
-                                       Py_ssize_t ahead, bint given, bint past) noexcept nogil:
+                                       bint given, bint past) noexcept nogil:
     """dx = rstd * (g - mean(g) - z * mean(g * z)) for a few positions of m <= LANES channels"""
     cdef work z[LANES]
     cdef work g[LANES]
@@ -95,10 +95,9 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
         load(table + MEAN_GZ * entry, c2)
     for i in range(rows):
         if past:
-            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                if not given:
-                    prefetch(x + i * xp + ahead + k)
-                prefetch(dy + i * dp + ahead + k)
+            if not given:
+                prefetch_ahead(x + i * xp)
+            prefetch_ahead(dy + i * dp)
         load_some(dy + i * dp, m, g)
         if given:
             for k in range(LANES):
@@ -122,11 +121,11 @@ cdef inline void backward_rows(const storage* x, const storage* dy, storage* dx,
         j = 0
         while j + LANES <= width:
             column_backward_lanes(x + i * cut.xp + j, dy + i * cut.dp + j, dx + i * cut.yp + j, cut.xp, cut.dp, cut.yp,
-                                  rows, LANES, table + j, p.padded, FAR // <Py_ssize_t>sizeof(storage), given, past)
+                                  rows, LANES, table + j, p.padded, given, past)
             j += LANES
         if j < width:
             column_backward_lanes(x + i * cut.xp + j, dy + i * cut.dp + j, dx + i * cut.yp + j, cut.xp, cut.dp, cut.yp,
-                                  rows, width - j, table + j, p.padded, 0, given, False)
+                                  rows, width - j, table + j, p.padded, given, False)
 
 
 cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x, const storage* dy, storage* dx,
@@ -152,7 +151,7 @@ cdef inline void backward_tile(const Plan* p, const Tile* tile, const storage* x
             for j from 0 <= j < tile.width by LANES:
                 m = min(<Py_ssize_t>LANES, tile.width - j)
                 column_backward_lanes(x + i * p.xs.position + j, dy + i * p.ds.position + j, place(&writer, dx + i * p.ys.position + j),
-                                      0, 0, 0, 1, m, table + j, p.padded, 0, given, False)
+                                      0, 0, 0, 1, m, table + j, p.padded, given, False)
                 wrote(&writer, m * sizeof(storage))
         close_writer(&writer)
 

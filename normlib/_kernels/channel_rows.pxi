@@ -7,7 +7,8 @@
 
 cdef enum:
     LOT_BYTES = 1 << 18     # of the groups of several segments that are taken at once
-    SEEN = 4096             # bytes of a run from which on the hardware sees a stream
+    SEEN = 4096             # bytes of a run from which on the hardware sees a stream, in the last cache
+    SEEN_FAR = 1 << 15      # and in memory
 
 cdef inline void group_sample(const storage* x, const Row* row, double* e, work zero) noexcept nogil:
     """A sample of each channel."""
@@ -18,20 +19,22 @@ cdef inline void group_sample(const storage* x, const Row* row, double* e, work 
             fold_sample(fetch(x, row, c * n + i, min(<Py_ssize_t>SAMPLE, n - i), buffer), n - i, e, c + i > 0, zero)
 
 
-cdef inline void group_sums(const storage* x, const Row* row, work shift, double* sums, double* squares) noexcept nogil:
+cdef inline void group_sums(const storage* x, const Row* row, bint far, work shift, double* sums, double* squares) noexcept nogil:
     cdef storage buffer[BLOCK]
     cdef double e[4][8]     # as in row_sums
-    cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m
+    cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m, ahead
+    cdef const storage* block
     if work is double and n > step:
         memset(e, 0, sizeof(e))
     for i from 0 <= i < n by step:
         m = min(step, n - i)
+        block = fetch_ahead(x, row, i, m, buffer, far, &ahead)
         if work is double and i > 0:
-            add_moments(fetch(x, row, i, m, buffer), m, e[0], e[1], False, 0, shift)
+            add_moments(block, m, e[0], e[1], False, ahead, shift)
             add_eight(sums, e[2], e[0])
             add_eight(squares, e[3], e[1])
         else:
-            add_moments(fetch(x, row, i, m, buffer), m, sums, squares, i > 0, 0, shift)
+            add_moments(block, m, sums, squares, i > 0, ahead, shift)
     if work is double and n > step:
         regain_eight(sums, e[2])
         regain_eight(squares, e[3])
@@ -80,6 +83,11 @@ cdef inline void plan_row(const Plan* p, const Span* span, Row* row) noexcept no
     row.whole = (p.segments == 1 or span.segment == p.length) and (p.channels == 1 or span.channel == p.segments * p.length)
 
 
+cdef inline bint scattered(const Plan* p) noexcept nogil:
+    """Whether runs are too long for `next_lot`, and too short and too far from each other for the hardware to see a stream."""
+    return p.level > 2 and p.segments > 1 and SEEN <= p.length * p.itemsize < SEEN_FAR
+
+
 cdef void group_again(const storage* x, const Row* row, double eps, double mean, Statistics* to, work zero) noexcept nogil:
     """As row_again."""
     cdef double e[2][8]
@@ -89,7 +97,7 @@ cdef void group_again(const storage* x, const Row* row, double eps, double mean,
     if mean - mean == 0:
         shift = <work>mean
         memset(e, 0, sizeof(e))
-        group_sums(x, row, shift, e[0], e[1])
+        group_sums(x, row, False, shift, e[0], e[1])
         s[0], s[1] = sum_8(e[0]), sum_8(e[1])
         settle(s, n, eps, shift, to)
         if trusted(s, n, eps, shift):
@@ -109,7 +117,7 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
         group_sample(x + k * step, &row, rows.sample[k], <work>0)
     shift_rows(&rows, m, taken, shift)
     for k in range(m):
-        group_sums(x + k * step, &row, shift[k], rows.sums[k], rows.squares[k])
+        group_sums(x + k * step, &row, scattered(p), shift[k], rows.sums[k], rows.squares[k])
     if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:
@@ -163,7 +171,7 @@ cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) no
 
 cdef inline Py_ssize_t next_lot(const Plan* p, const Span* span, Py_ssize_t many) noexcept nogil:
     """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
-    if p.spills and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
+    if p.level > 2 and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
         return many * span.channel
     return 0
 

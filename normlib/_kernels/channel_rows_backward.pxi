@@ -18,7 +18,7 @@ cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssiz
 
 
 cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* sums, double* products, bint more,
-                               work shift, work delta, work scale) noexcept nogil:
+                               work shift, work delta, work scale, Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
     """sum dy and sum dy * z over a block, in 8 parts each, as add_moments"""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -32,6 +32,10 @@ cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n
         fold_all(q, products, more)
         return
     while True:
+        if xahead != 0:
+            prefetch_lanes(x + i + xahead)
+        if dahead != 0:
+            prefetch_lanes(dy + i + dahead)
         run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale, one, False)
         i += LANES
         if i + LANES > n:
@@ -90,6 +94,10 @@ cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, cons
     """s = sum dy and q = sum dy * z of m <= TOGETHER channels, which begin at x."""
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
+    cdef const storage* block
+    cdef const storage* dblock
+    cdef Py_ssize_t xahead, dahead
+    cdef bint far = scattered(p)
     cdef Row row, drow
     cdef Rows rows
     cdef Py_ssize_t n = p.segments * p.length, k, i, many
@@ -100,8 +108,9 @@ cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, cons
     for k in range(m):
         for i from 0 <= i < n by BLOCK:
             many = min(<Py_ssize_t>BLOCK, n - i)
-            run_gradients(fetch(x + k * p.xs.channel, &row, i, many, buffer), fetch(dy + k * p.ds.channel, &drow, i, many, other), many,
-                          rows.sums[k], rows.squares[k], i > 0, shift[k], delta[k], scale[k])
+            block = fetch_ahead(x + k * p.xs.channel, &row, i, many, buffer, far, &xahead)
+            dblock = fetch_ahead(dy + k * p.ds.channel, &drow, i, many, other, far, &dahead)
+            run_gradients(block, dblock, many, rows.sums[k], rows.squares[k], i > 0, shift[k], delta[k], scale[k], xahead, dahead)
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)

@@ -30,38 +30,33 @@ cdef inline void add_sample(const storage* x, Py_ssize_t position, Py_ssize_t n,
             total[j + k] += u[k]
 
 
+cdef inline bint wide(Py_ssize_t width) noexcept nogil:
+    """Whether rounds are too wide for the hardware to see a stream."""
+    return width >= 3 * LANES
+
+
 cdef struct Ahead:
     # Which elements to prefetch while a round of positions is summed, from the element at hand: `first`, and so many after it.
     Py_ssize_t first, column, position
 
 
-cdef inline int prefetching(const Plan* p, const storage* x) noexcept nogil:
-    """Whether to prefetch what comes next: with 16 bits the loads have time to spare, wherever x is."""
-    return 2 if p.far else (1 if p.spills and p.width >= 3 * LANES else 0)
-
-
-cdef inline Ahead look_ahead(int far, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
-    """What comes next where it is far: the next positions, line after line where they lie side by side. But there the hardware sees
-    the stream, so with 16 bits alone, where the arithmetic leaves the loads time."""
+cdef inline Ahead look_ahead(int level, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
+    """What comes soon, line after line where positions lie side by side, else the next positions. In the last cache only where rounds
+    are `wide`."""
     cdef Ahead ahead
     ahead.first = 0
-    if far:
-        ahead.first = FAR // <Py_ssize_t>sizeof(storage) if position == width else ROUND * position
+    if level > 3 or level == 3 and wide(width):
+        ahead.first = ahead_of(x) if position == width else ROUND * position
     ahead.column = ROUND - 1 if position == width else 0
     ahead.position = LANES if position == width else position
     return ahead
 
 
 cdef inline void prefetch_round(const storage* x, const Ahead* ahead, Py_ssize_t j, work zero) noexcept nogil:
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t i
     if ahead.first != 0:
         for i in range(ROUND):
-            for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
-                prefetch(x + ahead.first + j * ahead.column + i * ahead.position + k)
-
-
-cdef inline void prefetch_line(const storage* x) noexcept nogil:
-    prefetch_lanes(x + FAR // <Py_ssize_t>sizeof(storage))
+            prefetch_lanes(x + ahead.first + j * ahead.column + i * ahead.position)
 
 
 cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* shift, bint centered, work* kept,
@@ -102,27 +97,22 @@ cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work*
     """round_moments over ROUND positions side by side, in whole lanes: in the order of memory, the sums of the round in the first cache."""
     cdef work ra[WHOLE]
     cdef work rb[WHOLE]
-    cdef Py_ssize_t i, j, k
+    cdef Py_ssize_t i, j
     for j from 0 <= j < width by LANES:
-        prefetch_line(x + j)
+        prefetch_ahead(x + j)
         position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, True)
-    for i in range(1, ROUND - 1):
+    for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
-            prefetch_line(x + i * width + j)
+            prefetch_ahead(x + i * width + j)
             position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
-    x += (ROUND - 1) * width
-    for j from 0 <= j < width by LANES:
-        prefetch_line(x + j)
-        position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
-        for k in range(LANES):
-            a[j + k] = ra[j + k] if first else a[j + k] + ra[j + k]
-            b[j + k] = rb[j + k] if first else b[j + k] + rb[j + k]
+    for j in range(width):
+        a[j] = ra[j] if first else a[j] + ra[j]
+        b[j] = rb[j] if first else b[j] + rb[j]
 
 
-cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, int far) noexcept nogil:
-    """Whether to sum positions in the order of memory: where it is far, rounds are too wide for the hardware to see a stream, and
-    the arithmetic is not the limit, as it is with 16 bits."""
-    return far == 2 and sizeof(storage) > 2 and position == width and width % LANES == 0 and width >= 3 * LANES
+cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, int level) noexcept nogil:
+    """Whether to sum positions in the order of memory: where they are there, and the arithmetic is not the limit, as it is with 16 bits."""
+    return level > 3 and sizeof(storage) > 2 and position == width and width % LANES == 0 and wide(width)
 
 
 cdef inline void begin_sums(double* s, double* q, double* lost, Py_ssize_t width, work zero) noexcept nogil:
@@ -149,10 +139,10 @@ cdef inline void add_chunk(const work* a, const work* b, Py_ssize_t width, doubl
 
 
 cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                               bint centered, int far, work* kept, Py_ssize_t keep, work* a, work* b, bint begin) noexcept nogil:
+                               bint centered, int level, work* kept, Py_ssize_t keep, work* a, work* b, bint begin) noexcept nogil:
     """a[j] += sum (x - shift[j]), b[j] += sum (x - shift[j])^2 over n positions, from zero where a chunk begins"""
-    cdef Ahead ahead = look_ahead(far, position, width, x)
-    cdef bint ordered = in_order(x, position, width, far) and centered and kept == NULL, first
+    cdef Ahead ahead = look_ahead(level, position, width, x)
+    cdef bint ordered = in_order(x, position, width, level) and centered and kept == NULL, first
     cdef Py_ssize_t i, j, m, many
     for i from 0 <= i < n by ROUND:
         many = min(<Py_ssize_t>ROUND, n - i)
@@ -231,13 +221,13 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
     cdef work rb[WHOLE]
     cdef Py_ssize_t i, j
     for j from 0 <= j < width by LANES:
-        prefetch_line(x + j)
-        prefetch_line(dy + j)
+        prefetch_ahead(x + j)
+        prefetch_ahead(dy + j)
         position_gradients(x + j, dy + j, LANES, shift + j, delta + j, scale + j, w, weighted, ra + j, rb + j, False, True)
     for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
-            prefetch_line(x + i * width + j)
-            prefetch_line(dy + i * width + j)
+            prefetch_ahead(x + i * width + j)
+            prefetch_ahead(dy + i * width + j)
             position_gradients(x + i * width + j, dy + i * width + j, LANES, shift + j, delta + j, scale + j, at(w, i, weighted), weighted,
                                ra + j, rb + j, False, False)
     for j in range(width):
@@ -246,12 +236,12 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
 
 
 cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n, Py_ssize_t width,
-                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted, int far,
+                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted, int level,
                                  work* a, work* b, bint begin) noexcept nogil:
     """a[j] += sum g, b[j] += sum g * z over n positions, from zero where a chunk begins"""
-    cdef Ahead x_ahead = look_ahead(far, xp, width, x), d_ahead = look_ahead(far, dp, width, x)
+    cdef Ahead x_ahead = look_ahead(level, xp, width, x), d_ahead = look_ahead(level, dp, width, x)
     cdef Py_ssize_t i, j, m, many
-    cdef bint first, ordered = in_order(x, xp, width, far) and dp == width
+    cdef bint first, ordered = in_order(x, xp, width, level) and dp == width
     for i from 0 <= i < n by ROUND:
         many = min(<Py_ssize_t>ROUND, n - i)
         first = begin and i == 0

@@ -2,7 +2,7 @@
 # other statistics. A task takes a strip of columns through statistics and normalization, while it is in cache.
 
 cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                               bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
+                               bint centered, bint level, work* kept, double* s, double* q) noexcept nogil:
     """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WIDE columns"""
     cdef work a[WIDE]
     cdef work b[WIDE]
@@ -10,25 +10,25 @@ cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t
     cdef Py_ssize_t i
     begin_sums(s, q, lost, width, shift[0])
     for i from 0 <= i < n by CHUNK:
-        chunk_moments(x + i * position, position, min(<Py_ssize_t>CHUNK, n - i), width, shift, centered, far,
+        chunk_moments(x + i * position, position, min(<Py_ssize_t>CHUNK, n - i), width, shift, centered, level,
                       kept + i * width if kept != NULL else kept, width, a, b, True)
         add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
 
 
 cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                            bint centered, bint far, work* kept, double* s, double* q) noexcept nogil:
+                            bint centered, bint level, work* kept, double* s, double* q) noexcept nogil:
     cdef double sb[WIDE]
     cdef double qb[WIDE]
     cdef double lost[2 * WHOLE]
     cdef Py_ssize_t p, j
-    block_moments(x, position, min(<Py_ssize_t>BLOCK, n), width, shift, centered, far, kept, s, q)
+    block_moments(x, position, min(<Py_ssize_t>BLOCK, n), width, shift, centered, level, kept, s, q)
     if n <= BLOCK:
         return
     memset(lost, 0, width * sizeof(double))
     memset(lost + WHOLE, 0, width * sizeof(double))
     for p from BLOCK <= p < n by BLOCK:
-        block_moments(x + p * position, position, min(<Py_ssize_t>BLOCK, n - p), width, shift, centered, far,
+        block_moments(x + p * position, position, min(<Py_ssize_t>BLOCK, n - p), width, shift, centered, level,
                       kept + p * width if kept != NULL else NULL, sb, qb)
         for j in range(width):
             add_up(s + j, lost + j, sb[j], shift[0])
@@ -110,7 +110,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         add_sample(x, p.xs.position, n, width, s, <work>0)
         for j in range(width):
             shift[j] = <work>(s[j] / sampled(n))
-        strip_sums(x, p.xs.position, n, width, shift, True, p.streaming, kept, s, q)
+        strip_sums(x, p.xs.position, n, width, shift, True, p.level, kept, s, q)
         for j from 0 <= j < width by LANES:
             if not settle_columns(s + j, q + j, min(<Py_ssize_t>LANES, width - j), n, sampled(n), p.eps, &found, <work>0):
                 for k in range(min(<Py_ssize_t>LANES, width - j)):
@@ -118,10 +118,10 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
                         shift[j + k] = <work>(shift[j + k] + found.delta[k])
                         again = True
         if again:
-            strip_sums(x, p.xs.position, n, width, shift, True, p.streaming, kept, s, q)
+            strip_sums(x, p.xs.position, n, width, shift, True, p.level, kept, s, q)
     else:
         memset(s, 0, sizeof(s))
-        strip_sums(x, p.xs.position, n, width, shift, False, p.streaming, kept, s, q)
+        strip_sums(x, p.xs.position, n, width, shift, False, p.level, kept, s, q)
     for j from 0 <= j < width by LANES:
         m = min(<Py_ssize_t>LANES, width - j)
         if not settle_columns(s + j, q + j, m, n, 0, p.eps, &found, <work>0):
@@ -172,7 +172,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
 
 cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
                                  Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
-                                 bint weighted, bint far, double* s, double* q) noexcept nogil:
+                                 bint weighted, bint level, double* s, double* q) noexcept nogil:
     """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WIDE columns"""
     cdef work a[WIDE]
     cdef work b[WIDE]
@@ -181,7 +181,7 @@ cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t
     begin_sums(s, q, lost, width, shift[0])
     for i from 0 <= i < n by CHUNK:
         chunk_gradients(x + i * xp, dy + i * dp, xp, dp, min(<Py_ssize_t>CHUNK, n - i), width, shift, delta, scale,
-                        at(w, i, weighted), weighted, far, a, b, True)
+                        at(w, i, weighted), weighted, level, a, b, True)
         add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
 
@@ -246,10 +246,10 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
         for i from 0 <= i < n by BLOCK:
             if w != NULL:
                 block_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
-                                min(<Py_ssize_t>BLOCK, n - i), width, shift, delta, scale, w + i, True, p.streaming, s, q)
+                                min(<Py_ssize_t>BLOCK, n - i), width, shift, delta, scale, w + i, True, p.level, s, q)
             else:
                 block_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
-                                min(<Py_ssize_t>BLOCK, n - i), width, shift, delta, scale, w, False, p.streaming, s, q)
+                                min(<Py_ssize_t>BLOCK, n - i), width, shift, delta, scale, w, False, p.level, s, q)
             for j in range(width):
                 st[j] += s[j]
                 qt[j] += q[j]

@@ -117,11 +117,12 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
 
 cdef inline Py_ssize_t row_ahead(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
     """How far ahead to prefetch while row r is read: as far in the rows that follow, wherever they lie; 0: not at all."""
-    cdef Py_ssize_t rows = FAR // (p.length * <Py_ssize_t>sizeof(storage))
-    if not p.spills:
+    cdef Py_ssize_t rows
+    if p.level < 3:
         return 0
+    rows = ahead_of(x) // p.length
     if rows == 0:
-        return FAR // <Py_ssize_t>sizeof(storage)
+        return ahead_of(x)
     return row_of(x, span, p, min(r + rows, p.samples * p.groups - 1)) - row_of(x, span, p, r)
 
 

@@ -187,12 +187,23 @@ cdef inline void clear(work* a) noexcept nogil:
 
 cdef enum:
     LINE = 64
-    FAR = 16384     # bytes ahead
+    AHEAD_BYTES = 1 << 14   # from what is read to what is prefetched; 8 to 64 kB are as good
+
+
+cdef inline Py_ssize_t ahead_of(const storage* x) noexcept nogil:
+    """How many elements ahead to prefetch."""
+    return AHEAD_BYTES // <Py_ssize_t>sizeof(storage)
+
 
 cdef inline void prefetch_lanes(const storage* x) noexcept nogil:
     cdef Py_ssize_t k
     for k from 0 <= k < LANES by LINE // <Py_ssize_t>sizeof(storage):
         prefetch(x + k)
+
+
+cdef inline void prefetch_ahead(const storage* x) noexcept nogil:
+    """While LANES elements at x are read, what comes soon."""
+    prefetch_lanes(x + ahead_of(x))
 
 
 # ---- a block of at most BLOCK neighbouring elements; a sum in 8 parts, see `fold` ----
@@ -207,7 +218,7 @@ cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, bint part
 
 
 cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
-    """sum x^2; more: added to what is there"""
+    """sum x^2; more: added to what is there; ahead: what to prefetch meanwhile, if not 0"""
     cdef work q[LANES]
     cdef Py_ssize_t i = 0
     clear(q)
@@ -243,7 +254,7 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
 
 
 cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
-    """sum (x - shift) and sum (x - shift)^2; more: added to what is there"""
+    """sum (x - shift) and sum (x - shift)^2. As add_squares."""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)

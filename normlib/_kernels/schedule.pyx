@@ -14,9 +14,9 @@ from normlib._kernels.plan cimport (
 
 cdef enum:
     THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
-    SPILL_BYTES = 1 << 23       # of memory traffic, of which the second cache holds little
+    SECOND_BYTES = 1 << 23      # of memory traffic, of which the second cache holds little
     STREAM_BYTES = 3 << 22      # from which on outputs go past the caches
-    FAR_BYTES = 3 << 23         # of which the last cache holds little
+    LAST_BYTES = 3 << 23        # of which the last cache holds little
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
@@ -56,9 +56,8 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
         p.shared = True
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
-    p.spills = traffic >= SPILL_BYTES
+    p.level = 2 + (traffic >= SECOND_BYTES) + (traffic >= LAST_BYTES)
     p.streaming = traffic >= STREAM_BYTES
-    p.far = traffic >= FAR_BYTES
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0

@@ -60,6 +60,24 @@ cdef inline const storage* fetch(const storage* x, const Row* row, Py_ssize_t i,
     return buffer
 
 
+cdef inline const storage* fetch_ahead(const storage* x, const Row* row, Py_ssize_t i, Py_ssize_t n, storage* buffer, bint far,
+                                       Py_ssize_t* ahead) noexcept nogil:
+    """`fetch`, and if it is far, how far `ahead` to prefetch meanwhile; for what was gathered that is done here."""
+    cdef const storage* block = fetch(x, row, i, n, buffer)
+    cdef const storage* next
+    cdef Py_ssize_t j, run
+    ahead[0] = 0
+    if far:
+        j = (i + ahead_of(x)) % count(row)
+        run = j // row.length
+        next = x + run // row.segments * row.channel + run % row.segments * row.segment + j % row.length
+        if block == buffer:
+            prefetch_run(next, n)
+        else:
+            ahead[0] = next - block
+    return block
+
+
 cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
     """Whether mean and mean square of the shifted elements give the variance: no cancellation in var = q - d^2
     (d^2 <= var), no overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
