@@ -41,11 +41,11 @@ cdef struct Ahead:
 
 
 cdef inline Ahead look_ahead(int level, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
-    """What comes soon, line after line where positions lie side by side, else the next positions. In the last cache only where rounds
-    are `wide`."""
+    """What comes soon, line after line where positions lie side by side, else the next positions. In the last cache only where
+    rounds are `wide`."""
     cdef Ahead ahead
     ahead.first = 0
-    if level > 3 or level == 3 and wide(width):
+    if level > 3 or (level == 3 and wide(width)):
         ahead.first = ahead_of(x) if position == width else ROUND * position
     ahead.column = ROUND - 1 if position == width else 0
     ahead.position = LANES if position == width else position
@@ -111,7 +111,8 @@ cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work*
 
 
 cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, int level) noexcept nogil:
-    """Whether to sum positions in the order of memory: where they are there, and the arithmetic is not the limit, as it is with 16 bits."""
+    """Whether to sum positions in the order of memory: where they come from there, and the arithmetic is not the limit, as it is
+    with 16 bits."""
     return level > 3 and sizeof(storage) > 2 and position == width and width % LANES == 0 and wide(width)
 
 

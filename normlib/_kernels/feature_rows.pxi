@@ -8,7 +8,8 @@ cdef inline void row_sample(const storage* x, Py_ssize_t n, double* e, work zero
         fold_sample(x + i, n - i, e, i > 0, zero)
 
 
-cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, bint more, Py_ssize_t ahead) noexcept nogil:
+cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, bint more,
+                            Py_ssize_t ahead) noexcept nogil:
     if centered:
         add_moments(x, n, sums, squares, more, ahead, shift)
     else:
