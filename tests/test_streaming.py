@@ -189,14 +189,30 @@ def test_rows_apart_in_memory():
     assert (out[:, 1050:] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [49, 3136, 4100])
 @pytest.mark.parametrize("offset", [0, 3])
-def test_strided_axis(width, offset):
-    shape = (BYTES // (4 * 96 * width) + 1, 96, width)
-    x, weight, bias = filled(shape, "float32"), filled((96,), "float32"), filled((96,), "float32")
-    out = at_offset(shape, "float32", offset)
+def test_strided_axis(width, offset, dtype):
+    shape = (BYTES // (np.dtype(dtype).itemsize * 96 * width) + 1, 96, width)
+    x, weight, bias = filled(shape, dtype), filled((96,), dtype), filled((96,), dtype)
+    out = at_offset(shape, dtype, offset)
     y, mean, rstd = normlib.layer_norm(x, weight, bias, axis=1, out=out, return_stats=True)
-    assert_same_bits((y[1:2],), (normlib.layer_norm(x[1:2], weight, bias, axis=1),))
-    dx = normlib.layer_norm_backward(x, x, weight, mean=mean, rstd=rstd, axis=1)[0]
-    small = normlib.layer_norm_backward(x[1:2], x[1:2], weight, mean=mean[1:2], rstd=rstd[1:2], axis=1)[0]
-    assert_same_bits((dx[1:2],), (small,))
+    part = slice(1, 2)
+    assert_same_bits((y[part],), (normlib.layer_norm(x[part], weight, bias, axis=1),))
+    dy = filled(shape, dtype, 1)
+    small = normlib.layer_norm_backward(dy[part], x[part], weight, mean=mean[part], rstd=rstd[part], axis=1)[:1]
+    found = normlib.layer_norm_backward(dy, x, weight, mean=mean, rstd=rstd, axis=1, out=out)
+    assert_same_bits((found[0][part],), small)
+    assert_same_bits(normlib.layer_norm_backward(dy, x, weight, mean=mean, rstd=rstd, axis=1, out=dy), found)
+
+
+@pytest.mark.parametrize("gap", [1, 16])
+def test_strided_axis_of_a_wider_array(gap):
+    """What lies between the rows of the output is left alone, where whole lines are written too."""
+    wide = filled((4, 96, 7000 + gap), "float32")
+    x, out = wide[..., :7000], np.full(wide.shape, np.float32(7))
+    y, mean, rstd = normlib.layer_norm(x, axis=1, out=out[..., :7000], return_stats=True)
+    assert_same_bits((y,), (normlib.layer_norm(x.copy(), axis=1),))
+    dx, *_ = normlib.layer_norm_backward(x, x, mean=mean, rstd=rstd, axis=1, out=out[..., :7000])
+    assert_same_bits((dx,), normlib.layer_norm_backward(x.copy(), x.copy(), mean=mean, rstd=rstd, axis=1)[:1])
+    assert (out[..., 7000:] == 7).all()

@@ -224,6 +224,9 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
     cdef double st[WIDE]
     cdef double qt[WIDE]
     cdef double mean
+    cdef storage* target
+    cdef Writer writer
+    open_writer(&writer, p.streaming)   # for its stage, which holds a position of a strip: WIDE elements
     for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
         sample = task // strips
         column = task % strips * strip
@@ -260,15 +263,20 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
             wi = w[i] if w != NULL else 1
             clear(sw)
             clear(sb)
+            target = <storage*>writer.stage if p.streaming else dx + i * p.ys.position
             j = 0
             while j + LANES <= width:
-                backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, LANES,
+                backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, target + j, LANES,
                                  shift + j, delta + j, scale + j, c1 + j, c2 + j, wi, sw, sb)
                 j += LANES
             if j < width:
-                backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, dx + i * p.ys.position + j, width - j,
+                backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, target + j, width - j,
                                  shift + j, delta + j, scale + j, c1 + j, c2 + j, wi, sw, sb)
+            if p.streaming:
+                stream_copy(dx + i * p.ys.position, target, width * sizeof(storage))
             if p.weight_grads:
                 p.dweight[part * n + i] += tree(sw)
                 if p.dbias != NULL:
                     p.dbias[part * n + i] += tree(sb)
+    if p.streaming:
+        stream_fence()
