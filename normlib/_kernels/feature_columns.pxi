@@ -2,7 +2,7 @@
 # other statistics. A task takes a strip of columns through statistics and normalization, while it is in cache.
 
 cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                               bint centered, bint level, work* kept, double* s, double* q) noexcept nogil:
+                               bint centered, int level, work* kept, double* s, double* q) noexcept nogil:
     """s[j] = sum (x - shift[j]), q[j] = sum (x - shift[j])^2 over a block of n positions of at most WIDE columns"""
     cdef work a[WIDE]
     cdef work b[WIDE]
@@ -17,7 +17,7 @@ cdef inline void block_moments(const storage* x, Py_ssize_t position, Py_ssize_t
 
 
 cdef inline void strip_sums(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift,
-                            bint centered, bint level, work* kept, double* s, double* q) noexcept nogil:
+                            bint centered, int level, work* kept, double* s, double* q) noexcept nogil:
     cdef double sb[WIDE]
     cdef double qb[WIDE]
     cdef double lost[2 * WHOLE]
@@ -172,7 +172,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
 
 cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
                                  Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
-                                 bint weighted, bint level, double* s, double* q) noexcept nogil:
+                                 bint weighted, int level, double* s, double* q) noexcept nogil:
     """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WIDE columns"""
     cdef work a[WIDE]
     cdef work b[WIDE]
