@@ -251,7 +251,7 @@ def test_channels_beside_a_channel(dtype, shape):
     x = np.random.default_rng(3).standard_normal(shape, dtype=np.float32).astype(dtype)
     x[0, :, ::5] += np.asarray(40, dtype)
     x[0, 0, 3] = 3e4  # a first mean that an outlier puts off is taken again, for this channel alone
-    dy = x[:, ::-1]
+    dy = x[:, ::-1].copy()
     y, mean, rstd = normlib.instance_norm(x, channel_axis=-1, return_stats=True)
     weight = np.ones(shape[-1], np.float64 if dtype == "float64" else np.float32)
     gradients = normlib.batch_norm_backward(dy, x, weight, mean=mean[0], rstd=rstd[0], channel_axis=-1)

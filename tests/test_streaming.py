@@ -206,7 +206,7 @@ def test_strided_axis(width, offset, dtype):
     assert_same_bits(normlib.layer_norm_backward(dy, x, weight, mean=mean, rstd=rstd, axis=1, out=dy), found)
 
 
-@pytest.mark.parametrize("gap", [1, 16])
+@pytest.mark.parametrize("gap", [1, 8])
 def test_strided_axis_of_a_wider_array(gap):
     """What lies between the rows of the output is left alone, where whole lines are written too."""
     wide = filled((4, 96, 7000 + gap), "float32")

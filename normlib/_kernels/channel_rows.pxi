@@ -85,7 +85,7 @@ cdef inline void plan_row(const Plan* p, const Span* span, Row* row) noexcept no
 
 cdef inline bint scattered(const Plan* p) noexcept nogil:
     """Whether runs are too long for `next_lot`, and too short and too far from each other for the hardware to see a stream."""
-    return p.level > 2 and p.segments > 1 and SEEN <= p.length * p.itemsize < SEEN_FAR
+    return p.level > 3 and p.segments > 1 and SEEN <= p.length * p.itemsize < SEEN_FAR
 
 
 cdef void group_again(const storage* x, const Row* row, double eps, double mean, Statistics* to, work zero) noexcept nogil:

@@ -41,11 +41,11 @@ cdef struct Ahead:
 
 
 cdef inline Ahead look_ahead(int level, Py_ssize_t position, Py_ssize_t width, const storage* x) noexcept nogil:
-    """What comes soon, line after line where positions lie side by side, else the next positions. In the last cache only where
-    rounds are `wide`."""
+    """What comes soon, line after line where positions lie side by side, else the next positions. Side by side in the last cache
+    only where rounds are `wide`. Level 1: the first cache."""
     cdef Ahead ahead
     ahead.first = 0
-    if level > 3 or (level == 3 and wide(width)):
+    if level > 3 or (level == 3 and (position != width or wide(width))):
         ahead.first = ahead_of(x) if position == width else ROUND * position
     ahead.column = ROUND - 1 if position == width else 0
     ahead.position = LANES if position == width else position

@@ -226,7 +226,7 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
     cdef double mean
     cdef storage* target
     cdef Writer writer
-    open_writer(&writer, p.streaming)   # for its stage, which holds a position of a strip: WIDE elements
+    open_writer(&writer, p.streaming)
     for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
         sample = task // strips
         column = task % strips * strip
@@ -263,7 +263,7 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
             wi = w[i] if w != NULL else 1
             clear(sw)
             clear(sb)
-            target = <storage*>writer.stage if p.streaming else dx + i * p.ys.position
+            target = place(&writer, dx + i * p.ys.position)
             j = 0
             while j + LANES <= width:
                 backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, target + j, LANES,
@@ -273,10 +273,9 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
                 backward_columns(x + i * p.xs.position + j, dy + i * p.ds.position + j, target + j, width - j,
                                  shift + j, delta + j, scale + j, c1 + j, c2 + j, wi, sw, sb)
             if p.streaming:
-                stream_copy(dx + i * p.ys.position, target, width * sizeof(storage))
+                fill_line(&writer, width * sizeof(storage))
             if p.weight_grads:
                 p.dweight[part * n + i] += tree(sw)
                 if p.dbias != NULL:
                     p.dbias[part * n + i] += tree(sb)
-    if p.streaming:
-        stream_fence()
+    close_writer(&writer)

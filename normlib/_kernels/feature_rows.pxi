@@ -117,7 +117,8 @@ cdef inline const storage* row_of(const storage* x, const Span* span, const Plan
 
 
 cdef inline Py_ssize_t row_ahead(const storage* x, const Span* span, const Plan* p, Py_ssize_t r) noexcept nogil:
-    """How far ahead to prefetch while row r is read: as far in the rows that follow, wherever they lie; 0: not at all."""
+    """How far ahead to prefetch while row r is read: in the rows that follow, wherever they lie, or in long rows themselves; 0: not
+    at all."""
     cdef Py_ssize_t rows
     if p.level < 3:
         return 0

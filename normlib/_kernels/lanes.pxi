@@ -209,9 +209,11 @@ cdef inline void prefetch_ahead(const storage* x) noexcept nogil:
 # ---- a block of at most BLOCK neighbouring elements; a sum in 8 parts, see `fold` ----
 # No ways join before the sums are folded: that would send the lanes through memory.
 
-cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, bint part) noexcept nogil:
+cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, Py_ssize_t ahead, bint part) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t l
+    if ahead != 0:
+        prefetch_lanes(x + ahead)
     load_lanes(x, m, t, part)
     for l in range(LANES):
         q[l] += t[l] * t[l]
@@ -223,27 +225,27 @@ cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bi
     cdef Py_ssize_t i = 0
     clear(q)
     if n < LANES:
-        square_lanes(x, n, q, True)
+        square_lanes(x, n, q, ahead, True)
         fold_all(q, squares, more)
         return
     while True:
-        if ahead != 0:
-            prefetch_lanes(x + i + ahead)
-        square_lanes(x + i, LANES, q, False)
+        square_lanes(x + i, LANES, q, ahead, False)
         i += LANES
         if i + LANES > n:
             break
     if i == n:
         fold_all(q, squares, more)
     else:
-        square_lanes(x + i, n - i, q, True)
+        square_lanes(x + i, n - i, q, ahead, True)
         fold_all(q, squares, more)
 
 
-cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, work shift, work one, bint part) noexcept nogil:
+cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, work shift, work one, Py_ssize_t ahead, bint part) noexcept nogil:
     cdef work t[LANES]
     cdef work u
     cdef int l, many = <int>m
+    if ahead != 0:
+        prefetch_lanes(x + ahead)
     load_lanes(x, m, t, part)
     for l in range(LANES):
         u = minus(t[l], shift, one)
@@ -262,14 +264,12 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
     clear(a)
     clear(q)
     if n < LANES:
-        moment_lanes(x, n, a, q, shift, one, True)
+        moment_lanes(x, n, a, q, shift, one, ahead, True)
         fold_all(a, sums, more)
         fold_all(q, squares, more)
         return
     while True:
-        if ahead != 0:
-            prefetch_lanes(x + i + ahead)
-        moment_lanes(x + i, LANES, a, q, shift, one, False)
+        moment_lanes(x + i, LANES, a, q, shift, one, ahead, False)
         i += LANES
         if i + LANES > n:
             break
@@ -277,6 +277,6 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
         fold_all(a, sums, more)
         fold_all(q, squares, more)
     else:
-        moment_lanes(x + i, n - i, a, q, shift, one, True)
+        moment_lanes(x + i, n - i, a, q, shift, one, ahead, True)
         fold_all(a, sums, more)
         fold_all(q, squares, more)

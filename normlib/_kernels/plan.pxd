@@ -38,7 +38,7 @@ cdef struct Plan:
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them
-    int level               # of the cache that holds most of what the pass moves: 2, 3, or 4 for memory
+    int level               # of the cache that holds most of what the pass moves: 2, 3, or 4 for memory; 0 in a pass of one task
     bint streaming          # the output goes past the caches
     double eps
     # feature rows:     samples x groups rows of `length` neighbouring elements

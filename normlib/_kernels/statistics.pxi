@@ -62,7 +62,8 @@ cdef inline const storage* fetch(const storage* x, const Row* row, Py_ssize_t i,
 
 cdef inline const storage* fetch_ahead(const storage* x, const Row* row, Py_ssize_t i, Py_ssize_t n, storage* buffer, bint far,
                                        Py_ssize_t* ahead) noexcept nogil:
-    """`fetch`, and if it is far, how far `ahead` to prefetch meanwhile; for what was gathered that is done here."""
+    """`fetch`, and if the row is far, how far `ahead` to prefetch meanwhile, a hint that knows no ends of runs; for what was gathered
+    that is done here."""
     cdef const storage* block = fetch(x, row, i, n, buffer)
     cdef const storage* next
     cdef Py_ssize_t j, run

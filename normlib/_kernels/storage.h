@@ -329,8 +329,8 @@ static inline double minus_f64(double x, double y, double one) { (void)one; retu
 
 /* ---- memory ---- */
 
-/* Into the second cache, where more can be on its way: the first has a dozen or two of places for lines that are awaited, which
-   are fewer than memory could deliver in the time that one takes. */
+/* Into the second cache, where more can be on its way: the first has some two dozen places for lines that are awaited,
+   fewer than memory could deliver in the time that one takes. */
 static inline void prefetch(const void *p)
 {
 #if defined(__GNUC__)

@@ -40,7 +40,8 @@ cdef inline void flush(Writer* writer, bint rest) noexcept nogil:
 
 
 cdef inline storage* place(Writer* writer, storage* target) noexcept nogil:
-    """Where to write what belongs at `target`: at most STAGE_BYTES bytes, then `wrote`."""
+    """Where to write what belongs at `target`: at most STAGE_BYTES bytes, then `wrote`; with an empty stage twice as many, then
+    `fill_line`."""
     if not writer.streaming:
         return target
     if writer.to + writer.staged != <char*>target:
@@ -57,7 +58,7 @@ cdef inline void wrote(Writer* writer, Py_ssize_t bytes) noexcept nogil:
 
 
 cdef inline void fill_line(Writer* writer, Py_ssize_t bytes) noexcept nogil:
-    """The staged end of one run and the `bytes` that begin the next make a line: send it, and leave the stage empty."""
+    """Send what is staged, `bytes` more, and leave the stage empty: a line of the end of one run and the beginning of the next."""
     writer.staged += bytes
     flush(writer, True)
 
