@@ -283,7 +283,7 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
     load(table + OFFSET * entry, b)
     for i in range(rows):
         if past:
-            prefetch_ahead(x + i * xp)
+            prefetch_ahead(x + i * xp, ahead_of(x))
         load_some(x + i * xp, m, t)
         for k in range(LANES):
             t[k] = (minus(t[k], v[k], one) - d[k]) * r[k] + b[k]

@@ -96,8 +96,8 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
     for i in range(rows):
         if past:
             if not given:
-                prefetch_ahead(x + i * xp)
-            prefetch_ahead(dy + i * dp)
+                prefetch_ahead(x + i * xp, ahead_of(x))
+            prefetch_ahead(dy + i * dp, ahead_of(dy))
         load_some(dy + i * dp, m, g)
         if given:
             for k in range(LANES):

@@ -32,10 +32,8 @@ cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n
         fold_all(q, products, more)
         return
     while True:
-        if xahead != 0:
-            prefetch_lanes(x + i + xahead)
-        if dahead != 0:
-            prefetch_lanes(dy + i + dahead)
+        prefetch_ahead(x + i, xahead)
+        prefetch_ahead(dy + i, dahead)
         run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale, one, False)
         i += LANES
         if i + LANES > n:

@@ -99,11 +99,11 @@ cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work*
     cdef work rb[WHOLE]
     cdef Py_ssize_t i, j
     for j from 0 <= j < width by LANES:
-        prefetch_ahead(x + j)
+        prefetch_ahead(x + j, ahead_of(x))
         position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, True)
     for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
-            prefetch_ahead(x + i * width + j)
+            prefetch_ahead(x + i * width + j, ahead_of(x))
             position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
     for j in range(width):
         a[j] = ra[j] if first else a[j] + ra[j]
@@ -222,13 +222,13 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
     cdef work rb[WHOLE]
     cdef Py_ssize_t i, j
     for j from 0 <= j < width by LANES:
-        prefetch_ahead(x + j)
-        prefetch_ahead(dy + j)
+        prefetch_ahead(x + j, ahead_of(x))
+        prefetch_ahead(dy + j, ahead_of(dy))
         position_gradients(x + j, dy + j, LANES, shift + j, delta + j, scale + j, w, weighted, ra + j, rb + j, False, True)
     for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
-            prefetch_ahead(x + i * width + j)
-            prefetch_ahead(dy + i * width + j)
+            prefetch_ahead(x + i * width + j, ahead_of(x))
+            prefetch_ahead(dy + i * width + j, ahead_of(dy))
             position_gradients(x + i * width + j, dy + i * width + j, LANES, shift + j, delta + j, scale + j, at(w, i, weighted), weighted,
                                ra + j, rb + j, False, False)
     for j in range(width):

@@ -57,10 +57,8 @@ cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, 
         clear(q)
         if i + LANES <= stop:
             while True:
-                if xahead != 0:
-                    prefetch_lanes(x + i + xahead)
-                if dahead != 0:
-                    prefetch_lanes(dy + i + dahead)
+                prefetch_ahead(x + i, xahead)
+                prefetch_ahead(dy + i, dahead)
                 slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
                             one, a, q, centered, weighted, gradients, False)
                 i += LANES

@@ -201,9 +201,10 @@ cdef inline void prefetch_lanes(const storage* x) noexcept nogil:
         prefetch(x + k)
 
 
-cdef inline void prefetch_ahead(const storage* x) noexcept nogil:
-    """While LANES elements at x are read, what comes soon."""
-    prefetch_lanes(x + ahead_of(x))
+cdef inline void prefetch_ahead(const storage* x, Py_ssize_t ahead) noexcept nogil:
+    """While LANES elements at x are read, what comes soon; ahead 0: nothing."""
+    if ahead != 0:
+        prefetch_lanes(x + ahead)
 
 
 # ---- a block of at most BLOCK neighbouring elements; a sum in 8 parts, see `fold` ----
@@ -212,8 +213,7 @@ cdef inline void prefetch_ahead(const storage* x) noexcept nogil:
 cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, Py_ssize_t ahead, bint part) noexcept nogil:
     cdef work t[LANES]
     cdef Py_ssize_t l
-    if ahead != 0:
-        prefetch_lanes(x + ahead)
+    prefetch_ahead(x, ahead)
     load_lanes(x, m, t, part)
     for l in range(LANES):
         q[l] += t[l] * t[l]
@@ -244,8 +244,7 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
     cdef work t[LANES]
     cdef work u
     cdef int l, many = <int>m
-    if ahead != 0:
-        prefetch_lanes(x + ahead)
+    prefetch_ahead(x, ahead)
     load_lanes(x, m, t, part)
     for l in range(LANES):
         u = minus(t[l], shift, one)

@@ -42,6 +42,11 @@ cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
     return row.channels * row.segments * row.length
 
 
+cdef inline Py_ssize_t place_of(const Row* row, Py_ssize_t run, Py_ssize_t offset) noexcept nogil:
+    """Where an element of a run lies."""
+    return run // row.segments * row.channel + run % row.segments * row.segment + offset
+
+
 cdef inline const storage* fetch(const storage* x, const Row* row, Py_ssize_t i, Py_ssize_t n, storage* buffer) noexcept nogil:
     """Elements i to i + n of a row, side by side: where they lie, or gathered from several runs."""
     cdef Py_ssize_t run, offset, m, taken = 0
@@ -50,10 +55,10 @@ cdef inline const storage* fetch(const storage* x, const Row* row, Py_ssize_t i,
     run = i // row.length
     offset = i % row.length
     if offset + n <= row.length:
-        return x + run // row.segments * row.channel + run % row.segments * row.segment + offset
+        return x + place_of(row, run, offset)
     while taken < n:
         m = min(row.length - offset, n - taken)
-        memcpy(buffer + taken, x + run // row.segments * row.channel + run % row.segments * row.segment + offset, m * sizeof(storage))
+        memcpy(buffer + taken, x + place_of(row, run, offset), m * sizeof(storage))
         taken += m
         run += 1
         offset = 0
@@ -66,12 +71,11 @@ cdef inline const storage* fetch_ahead(const storage* x, const Row* row, Py_ssiz
     that is done here."""
     cdef const storage* block = fetch(x, row, i, n, buffer)
     cdef const storage* next
-    cdef Py_ssize_t j, run
+    cdef Py_ssize_t j
     ahead[0] = 0
     if far:
         j = (i + ahead_of(x)) % count(row)
-        run = j // row.length
-        next = x + run // row.segments * row.channel + run % row.segments * row.segment + j % row.length
+        next = x + place_of(row, j // row.length, j % row.length)
         if block == buffer:
             prefetch_run(next, n)
         else:
