@@ -181,7 +181,7 @@ cdef bint parameter(Call* call, object given, int ndim, const cnp.npy_intp* shap
     if dtype == F16 or dtype == BF16:
         n = cnp.PyArray_SIZE(a)
         wide = <float*>own(call, n * sizeof(float))
-        widen(dtype, to[0], n, wide)
+        widen(_run, dtype, to[0], n, wide)
         to[0] = <const char*>wide
     return True
 
@@ -214,14 +214,14 @@ cdef double* new_statistic(int ndim, const cnp.npy_intp* shape, list made) excep
     return <double*>cnp.PyArray_DATA(a)
 
 
-cdef object gradient(const double* sums, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape):
+cdef object gradient(double* sums, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape):
     """A new array of a parameter's gradient, in the dtype of the weight, or of x where there is none."""
     cdef cnp.ndarray like = x if weight is None else weight
     cdef cnp.ndarray a
     if sums == NULL:
         return None
     a = cnp.PyArray_EMPTY(ndim, <cnp.npy_intp*>shape, cnp.PyArray_TYPE(like), 0)
-    narrow(dtype_of(like), sums, cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a))
+    narrow(_run, dtype_of(like), sums, cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a))
     return a
 
 

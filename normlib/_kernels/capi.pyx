@@ -247,7 +247,7 @@ cdef int parameter(Call* call, const normlib_array* a, Argument argument, const 
         wide = <float*>own(call, call.parameters * sizeof(float))
         if wide == NULL:
             return wrong(NORMLIB_NO_MEMORY, NOTHING)
-        widen(a.dtype, a.data, call.parameters, wide)
+        widen(_run, a.dtype, a.data, call.parameters, wide)
         to[0] = <const char*>wide
     return 0
 
@@ -445,9 +445,9 @@ cdef int gradients(Call* call, const normlib_array* dweight, const normlib_array
     return 0
 
 
-cdef void give(Call* call, const double* sums, const normlib_array* a) noexcept nogil:
+cdef void give(Call* call, double* sums, const normlib_array* a) noexcept nogil:
     if call.count:
-        narrow(a.dtype, sums, call.parameters, a.data)
+        narrow(_run, a.dtype, sums, call.parameters, a.data)
     elif call.parameters:
         memset(a.data, 0, call.parameters * size_of(a.dtype))
 

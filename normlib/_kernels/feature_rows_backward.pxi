@@ -202,6 +202,19 @@ cdef void add_accumulators(const Plan* p, Py_ssize_t part, work* a, Py_ssize_t n
             a[n + i] = 0
 
 
+cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    """add_parts where a part is at most LANES rows: its sums are in the accumulators. task: a block of parameters."""
+    cdef const work* a = <const work*>p.scratch
+    cdef Py_ssize_t n = p.length, first = task * BLOCK, stop = min(first + BLOCK, n), part, i
+    for part in range(p.parts):
+        for i in range(first, stop):
+            p.dweight[i] += a[i]
+        if p.dbias != NULL:
+            for i in range(first, stop):
+                p.dbias[i] += a[n + i]
+        a += 2 * n
+
+
 cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x, const work* w) noexcept nogil:
     cdef work shift[TOGETHER]
     cdef work delta[TOGETHER]
@@ -225,6 +238,6 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
         else:
             rows_descend(p, r, m, x, w, shift, delta, scale, c1, c2, False, False, &writer)
         r += m
-        if p.weight_grads and ((r - first) % LANES == 0 or r == stop):
+        if p.weight_grads and p.batch > LANES and ((r - first) % LANES == 0 or r == stop):
             add_accumulators(p, part, dw, n)
     close_writer(&writer)

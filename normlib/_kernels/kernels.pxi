@@ -3,10 +3,11 @@
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
     BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES,
-    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
+    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY,
+    WIDEN, NARROW,
 )
 
 include "lanes.pxi"
@@ -84,11 +85,33 @@ cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
     close_writer(&writer)
 
 
+cdef void widen_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
+    cdef work t[LANES]
+    cdef Py_ssize_t i, m
+    for i from 0 <= i < p.length by LANES:
+        m = min(<Py_ssize_t>LANES, p.length - i)
+        load_some(x + i, m, t)
+        store_some(<work*>p.y + i, m, t)
+
+
+cdef void narrow_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
+    cdef work t[LANES]
+    cdef storage* y = <storage*>p.y
+    cdef Py_ssize_t i, l, m
+    for i from 0 <= i < p.length by LANES:
+        m = min(<Py_ssize_t>LANES, p.length - i)
+        for l in range(m):
+            t[l] = <work>p.dweight[i + l]
+        store_some(y + i, m, t)
+
+
 cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     if step == FEATURE_ROWS_FORWARD:
         feature_rows_forward(p, task, x, w)
     elif step == FEATURE_ROWS_BACKWARD:
         feature_rows_backward(p, task, x, w)
+    elif step == FEATURE_ROWS_PARTS:
+        feature_rows_parts(p, task, x, w)
     elif step == FEATURE_COLUMNS_FORWARD:
         feature_columns_forward(p, task, x, w)
     elif step == FEATURE_COLUMNS_BACKWARD:
@@ -115,6 +138,10 @@ cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x,
         channel_columns_parts(p, task, x, w)
     elif step == CHANNEL_COLUMNS_BACKWARD:
         channel_columns_backward(p, task, x, w)
+    elif step == WIDEN:
+        widen_all(p, x, w)
+    elif step == NARROW:
+        narrow_all(p, x, w)
 
 
 cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:

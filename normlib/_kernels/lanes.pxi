@@ -16,6 +16,7 @@ cdef extern from "storage.h" nogil:
     void load_half(const half_t*, float*)
     void load_bf16(const bf16_t*, float*)
     void store_half(half_t*, const float*)
+    void pack_half(half_t*, const float*)
     void store_bf16(bf16_t*, const float*)
     void load_part_f64(const double*, Py_ssize_t, double*)
     void load_part_f32(const float*, Py_ssize_t, float*)

@@ -78,6 +78,7 @@ cdef struct Plan:
 cdef enum Step:
     FEATURE_ROWS_FORWARD
     FEATURE_ROWS_BACKWARD
+    FEATURE_ROWS_PARTS
     FEATURE_COLUMNS_FORWARD
     FEATURE_COLUMNS_BACKWARD
     CHANNEL_ROWS_FORWARD
@@ -95,6 +96,8 @@ cdef enum Step:
     ROOTS
     MAP
     COPY
+    WIDEN       # 16-bit parameters at x to float32 at y, `length` of them
+    NARROW      # sums at dweight to y, in its dtype
 
 # What an ISA level provides: one task of one step of a plan.
 ctypedef void (*Run)(Step step, const Plan* plan, Py_ssize_t task) noexcept nogil

@@ -132,6 +132,25 @@ static inline void store_half(half_t *y, const float *t)
 #endif
 }
 
+/* store_half for what takes the lanes back at once: a load that is wider than the stores before it waits for the first cache. */
+static inline void pack_half(half_t *y, const float *t)
+{
+#if defined(__AVX512BW__) || defined(__F16C__)
+    half_t part[LANES];
+    store_half(part, t);
+#endif
+#if defined(__AVX512BW__)
+    const __m256i *half = (const __m256i *)part;
+    _mm512_storeu_si512(y, _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(half)), _mm256_loadu_si256(half + 1), 1));
+#elif defined(__F16C__)
+    const __m128i *half = (const __m128i *)part;
+    for (int l = 0; l < 2; l++)
+        _mm256_storeu_si256((__m256i *)y + l, _mm256_set_m128i(_mm_loadu_si128(half + 2 * l + 1), _mm_loadu_si128(half + 2 * l)));
+#else
+    store_half(y, t);
+#endif
+}
+
 /* ---- the first n lanes, 0 <= n < LANES; a load sets the others to zero ---- */
 
 static inline void load_part_f32(const float *x, ptrdiff_t n, float *t)
@@ -228,7 +247,7 @@ static inline void load_part_half(const half_t *x, ptrdiff_t n, float *t)
 static inline void store_part_half(half_t *y, ptrdiff_t n, const float *t)
 {
     half_t part[LANES];
-    store_half(part, t);
+    pack_half(part, t);
     store_part_16(y, part, n);
 }
 
