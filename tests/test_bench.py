@@ -1,5 +1,6 @@
 """The benchmark measures what it says: its cases, its rounds, its peers, its report. Nothing here is timed."""
 
+import functools
 import importlib
 import json
 import math
@@ -208,6 +209,18 @@ def test_data_settles_in_the_caches_before_a_sample():
     first, sample = 2, {"a": 5, "b": 1, "c": 1}
     settling = {"a": runner.SETTLED, "b": 4, "c": 1}
     assert {name: calls.count(name) - first - sample[name] for name in costs} == settling
+
+
+def test_a_call_is_timed_as_a_user_writes_it():
+    def norm(x, weight, *, axis=-1, eps=0.0):
+        return x, weight, axis, eps
+
+    call = runner.written_out(functools.partial(norm, 1, 2, eps=0.5))
+    assert type(call) is type(norm)
+    assert call() == (1, 2, -1, 0.5)
+    plain = functools.partial(norm, 1, 2)
+    assert runner.written_out(plain) is plain
+    assert runner.written_out(norm) is norm
 
 
 def test_medians_and_ratios_follow_the_clock(monkeypatch):

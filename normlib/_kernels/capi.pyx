@@ -558,8 +558,8 @@ cdef int learn(Call* call, const normlib_array* running_mean, const normlib_arra
         return 0
     samples = call.statistics // call.parameters
     n = call.count // call.statistics
-    move(running_mean.dtype, running_mean.data, call.plan.mean, samples, call.parameters, momentum, 1)
-    move(running_var.dtype, running_var.data, call.plan.var, samples, call.parameters, momentum, <double>n / (n - 1))
+    move(_run, running_mean.dtype, running_mean.data, call.plan.mean, samples, call.parameters, momentum, 1)
+    move(_run, running_var.dtype, running_var.data, call.plan.var, samples, call.parameters, momentum, <double>n / (n - 1))
     return 0
 
 

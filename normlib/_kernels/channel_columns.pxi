@@ -80,10 +80,11 @@ cdef inline Py_ssize_t chunks_abreast(const Plan* p, Py_ssize_t positions) noexc
 
 
 cdef inline void repeat_channels(const Plan* p, work* entry) noexcept nogil:
-    """The table begins again behind its end."""
-    cdef Py_ssize_t c
-    for c in range(p.width, p.padded):
-        entry[c] = entry[c - p.width]
+    """The table begins again behind its end, as often as there is room: twice as much each time."""
+    cdef Py_ssize_t filled = p.width
+    while filled < p.padded:
+        memcpy(entry + filled, entry, min(filled, p.padded - filled) * sizeof(work))
+        filled *= 2
 
 
 cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
@@ -148,14 +149,13 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
         end_sums(s, q, lost, m, <work>0)
 
 
-cdef inline void share_out(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const Statistics* found, work zero) noexcept nogil:
-    """Statistics of a group to the table of its channels."""
-    cdef work* entry = table_of(p, sample, SHIFT, zero)
-    cdef Py_ssize_t c
-    for c in range(g * p.channels, (g + 1) * p.channels):
-        entry[c] = <work>found.shift
-        entry[DELTA * p.padded + c] = <work>found.delta
-        entry[SCALE * p.padded + c] = <work>found.scale
+cdef inline void share_out(const Plan* p, work* entry) noexcept nogil:
+    """Values of the groups become those of their channels; the last first, for they lie in the same place."""
+    cdef Py_ssize_t g, c
+    if p.channels > 1:
+        for g in range(p.groups - 1, -1, -1):
+            for c in range((g + 1) * p.channels - 1, g * p.channels - 1, -1):
+                entry[c] = entry[g]
 
 
 cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, const work* offset, work default) noexcept nogil:
@@ -172,17 +172,26 @@ cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, 
         repeat_channels(p, table_of(p, sample, e, default))
 
 
-cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const work* w, double* s, work zero) noexcept nogil:
-    """The sums of a group, from those of its channels, which end up in the first block; weighted by w if it is given"""
-    cdef double* sums = sums_of(p, sample, 0)
+cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, Py_ssize_t m, const work* w, double* s, double* q,
+                               work zero) noexcept nogil:
+    """The sums of m groups, from those of their channels, which end up in the first block; weighted by w if it is given"""
+    cdef const double* sums = sums_of(p, sample, 0)
+    cdef const double* squares = sums + p.width
     cdef double lost[2]
-    cdef Py_ssize_t c
-    s[0] = s[1] = lost[0] = lost[1] = 0
-    for c in range(g * p.channels, (g + 1) * p.channels):
-        add_up(&s[0], &lost[0], (w[c] if w != NULL else 1) * sums[c], zero)
-        add_up(&s[1], &lost[1], (w[c] if w != NULL else 1) * sums[p.width + c], zero)
-    s[0] = regain(s[0], lost[0], zero)
-    s[1] = regain(s[1], lost[1], zero)
+    cdef double u
+    cdef Py_ssize_t k, c
+    if p.channels == 1:
+        for k in range(m):
+            u = w[g + k] if w != NULL else 1
+            s[k], q[k] = 0 + u * sums[g + k], 0 + u * squares[g + k]
+        return
+    for k in range(m):
+        s[k] = q[k] = lost[0] = lost[1] = 0
+        for c in range((g + k) * p.channels, (g + k + 1) * p.channels):
+            u = w[c] if w != NULL else 1
+            add_up(&s[k], &lost[0], u * sums[c], zero)
+            add_up(&q[k], &lost[1], u * squares[c], zero)
+        s[k], q[k] = regain(s[k], lost[0], zero), regain(q[k], lost[1], zero)
 
 
 cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
@@ -202,65 +211,81 @@ cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcep
             sums[c] = regain(sums[c], lost[c - first], zero)
 
 
+cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const storage* x, double s, Settled* found, Py_ssize_t k,
+                   int state, work* shift) noexcept nogil:
+    """The rare group that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
+    cdef Statistics alone
+    cdef Row row
+    cdef Py_ssize_t first = g * p.channels, c
+    if state == AGAIN and s - s == 0:
+        alone.shift = shift[first] + found.delta[k]
+        p.state[sample] = LAST
+    else:
+        row.channels = p.channels
+        row.channel = row.segments = 1
+        row.segment = 0
+        row.length = p.length
+        row.position = p.xs.position
+        wide_statistics(x + sample * p.xs.sample + first, &row, True, p.eps, &alone, <work>0)
+        found.delta[k], found.var[k], found.rstd[k], found.scale[k] = alone.delta, alone.var, alone.rstd, alone.scale
+    for c in range(first, first + p.channels):
+        shift[c] = <work>alone.shift
+
+
 cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
-    cdef Py_ssize_t n = p.channels * p.length, g, c, k, m
+    cdef work* delta = table_of(p, sample, DELTA, <work>0)
+    cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef Py_ssize_t n = p.channels * p.length, i = sample * p.groups, g, k, m
     cdef int state = p.state[sample]
-    cdef double s[2]
-    cdef double first[LANES]
-    cdef double second[LANES]
-    cdef Settled settled
-    cdef Statistics found
-    cdef Row row
+    cdef double s[LANES]
+    cdef double q[LANES]
+    cdef Settled found
     if state == SETTLED:
         return
     p.state[sample] = SETTLED
     add_blocks(p, sample, <work>0)
     for g from 0 <= g < p.groups by LANES:
         m = min(<Py_ssize_t>LANES, p.groups - g)
+        group_sums_of(p, sample, g, m, <const work*>NULL, s, q, <work>0)
+        if not settle_columns(s, q, m, n, p.channels * sampled(p.length) if state == AGAIN else 0, p.eps, &found, <work>0):
+            for k in range(m):
+                if not found.sound[k]:
+                    resettle(p, sample, g + k, x, s[k], &found, k, state, shift)
         for k in range(m):
-            group_sums_of(p, sample, g + k, <const work*>NULL, s, <work>0)
-            first[k], second[k] = s[0], s[1]
-        settle_columns(first, second, m, n, p.channels * sampled(p.length) if state == AGAIN else 0, p.eps, &settled, <work>0)
-        for k in range(m):
-            c = (g + k) * p.channels
-            found.shift, found.delta, found.var = shift[c], settled.delta[k], settled.var[k]
-            found.rstd, found.scale = settled.rstd[k], settled.scale[k]
-            if not settled.sound[k]:
-                if state == AGAIN and first[k] - first[k] == 0:
-                    for c in range(c, c + p.channels):
-                        shift[c] = <work>(found.shift + found.delta)
-                    p.state[sample] = LAST
-                    continue
-                row.channels = p.channels
-                row.channel = row.segments = 1
-                row.segment = 0
-                row.length = p.length
-                row.position = p.xs.position
-                wide_statistics(x + sample * p.xs.sample + c, &row, True, p.eps, &found, <work>0)
-            if p.mean != NULL:
-                p.mean[sample * p.groups + g + k] = found.shift + found.delta
-            if p.var != NULL:
-                p.var[sample * p.groups + g + k] = found.var
-            if p.rstd != NULL:
-                p.rstd[sample * p.groups + g + k] = found.rstd
-            share_out(p, sample, g + k, &found, <work>0)
+            delta[g + k] = <work>found.delta[k]
+            scale[g + k] = <work>found.scale[k]
+        if p.mean != NULL:
+            for k in range(m):
+                p.mean[i + g + k] = shift[(g + k) * p.channels] + found.delta[k]
+        if p.var != NULL:
+            memcpy(p.var + i + g, found.var, m * sizeof(double))
+        if p.rstd != NULL:
+            memcpy(p.rstd + i + g, found.rstd, m * sizeof(double))
+    share_out(p, delta)
+    share_out(p, scale)
     if work is double:
         if p.state[sample] == SETTLED:      # the sums that are taken again are about the first means
-            for c in range(p.width):
-                recenter(shift + c, shift + DELTA * p.padded + c)
+            for k in range(p.width):
+                recenter(shift + k, delta + k)
     complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
 
 
 cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """The table from statistics that are known: forward in evaluation, and backward."""
+    cdef work* shift = table_of(p, sample, SHIFT, <work>0)
+    cdef work* delta = table_of(p, sample, DELTA, <work>0)
+    cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef const double* mean = p.mean + sample * p.groups
+    cdef const double* rstd = p.rstd + sample * p.groups
     cdef Py_ssize_t g
-    cdef Statistics found
     for g in range(p.groups):
-        found.shift = <work>p.mean[sample * p.groups + g]
-        found.delta = p.mean[sample * p.groups + g] - found.shift
-        found.scale = p.rstd[sample * p.groups + g]
-        share_out(p, sample, g, &found, <work>0)
+        shift[g] = <work>mean[g]
+        delta[g] = <work>(mean[g] - <work>mean[g])
+        scale[g] = <work>rstd[g]
+    share_out(p, shift)
+    share_out(p, delta)
+    share_out(p, scale)
     if p.dy == NULL:
         complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
     else:

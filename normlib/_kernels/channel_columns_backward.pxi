@@ -49,16 +49,20 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
 
 cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
     """mean(g) and mean(g * z) of each group; the sums of a channel end up in the first block."""
-    cdef Py_ssize_t g, c
-    cdef double s[2]
+    cdef work* c1 = table_of(p, sample, MEAN_G, <work>0)
+    cdef work* c2 = table_of(p, sample, MEAN_GZ, <work>0)
+    cdef double s[LANES]
+    cdef double q[LANES]
+    cdef Py_ssize_t n = p.channels * p.length, g, k, m
     add_blocks(p, sample, <work>0)
-    for g in range(p.groups):
-        group_sums_of(p, sample, g, w, s, <work>0)
-        s[0] /= p.channels * p.length
-        s[1] /= p.channels * p.length
-        for c in range(g * p.channels, (g + 1) * p.channels):
-            table_of(p, sample, MEAN_G, <work>0)[c] = <work>s[0]
-            table_of(p, sample, MEAN_GZ, <work>0)[c] = <work>s[1]
+    for g from 0 <= g < p.groups by LANES:
+        m = min(<Py_ssize_t>LANES, p.groups - g)
+        group_sums_of(p, sample, g, m, w, s, q, <work>0)
+        for k in range(m):
+            c1[g + k] = <work>(s[k] / n)
+            c2[g + k] = <work>(q[k] / n)
+    share_out(p, c1)
+    share_out(p, c2)
     complete(p, sample, <const work*>NULL, w, <work>1)
 
 

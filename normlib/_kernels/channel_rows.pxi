@@ -131,16 +131,16 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
         memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
 
 
-cdef inline void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shift, work* delta, work* scale) noexcept nogil:
-    """Of m groups of all samples from r on."""
-    cdef Py_ssize_t g = r % p.groups if p.shared else r, k
-    for k in range(m):
-        shift[k] = <work>p.mean[g]
-        delta[k] = <work>(p.mean[g] - shift[k])
-        scale[k] = <work>p.rstd[g]
-        g += 1
-        if p.shared and g == p.groups:
-            g = 0
+cdef void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shift, work* delta, work* scale) noexcept nogil:
+    """Of m groups of all samples from r on; statistics that samples share begin again with each."""
+    cdef Py_ssize_t first = 0, stop, g = r % p.groups if p.shared else r, k
+    while first < m:
+        stop = min(m, first + p.groups - g) if p.shared else m
+        for k in range(first, stop):
+            shift[k] = <work>p.mean[g + k - first]
+            delta[k] = <work>(p.mean[g + k - first] - <work>p.mean[g + k - first])
+            scale[k] = <work>p.rstd[g + k - first]
+        first, g = stop, 0
 
 
 cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcept nogil:

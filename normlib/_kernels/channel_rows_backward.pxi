@@ -136,7 +136,12 @@ cdef inline void runs_descend(const storage* x, Py_ssize_t xstep, const storage*
 
 cdef inline void add_groups(Py_ssize_t m, Py_ssize_t many, const double* s, double* sums) noexcept nogil:
     """Add what belongs to many channels to the sums of their m groups."""
-    cdef Py_ssize_t channels = many // m, k, j
+    cdef Py_ssize_t channels, k, j
+    if many == m:
+        for k in range(m):
+            sums[k] += s[k]
+        return
+    channels = many // m
     for k in range(m):
         for j in range(channels):
             sums[k] += s[k * channels + j]
@@ -185,7 +190,6 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     cdef work c1[TOGETHER]
     cdef work c2[TOGETHER]
     cdef work of_groups[3][TOGETHER]
-    cdef work wk
     cdef Writer writer
     most = max(<Py_ssize_t>1, min(groups_together(p, 2), TOGETHER // p.channels))
     open_writer(&writer, p.streaming)
@@ -209,15 +213,15 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
                         for k in range(many):
                             dbias[i + k] += s[k]
                             dweight[i + k] += q[k]
-                    for k in range(many):
-                        wk = w[i + k] if w != NULL else 1
-                        s[k] *= wk
-                        q[k] *= wk
+                    if w != NULL:
+                        for k in range(many):
+                            s[k] *= w[i + k]
+                            q[k] *= w[i + k]
                     add_groups(m, many, s, sums[0])
                     add_groups(m, many, q, sums[1])
             for k in range(m):
-                of_groups[0][k] = 0 if p.given else <work>(sums[0][k] / n)
-                of_groups[1][k] = 0 if p.given else <work>(sums[1][k] / n)
+                of_groups[0][k] = <work>(sums[0][k] / n)
+                of_groups[1][k] = <work>(sums[1][k] / n)
             spread(p, m, of_groups[0], c1)
             spread(p, m, of_groups[1], c2)
             if p.given:

@@ -13,21 +13,30 @@ cdef enum:
 cdef double NOTHING = -0.0  # what a sum with leaves everything as it is, the sign of zero too
 
 
+cdef inline void sample_lanes(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t m, double* total, work zero,
+                              bint part) noexcept nogil:
+    cdef work t[LANES]
+    cdef work u[LANES]
+    cdef Py_ssize_t p, i, k
+    clear(u)
+    for p from 0 <= p < n by sample_step(n) * BLOCK:
+        for i in range(p, min(p + SAMPLE, n)):
+            load_lanes(x + i * position, m, t, part)
+            for k in range(LANES):
+                u[k] += t[k]
+    for k in range(m):
+        total[k] += u[k]
+
+
 cdef inline void add_sample(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, double* total,
                             work zero) noexcept nogil:
     """total[j] += the sample of column j that the first mean is taken from"""
-    cdef work t[LANES]
-    cdef work u[LANES]
-    cdef Py_ssize_t step = sample_step(n), p, i, j, k
-    for j from 0 <= j < width by LANES:
-        clear(u)
-        for p from 0 <= p < n by step * BLOCK:
-            for i in range(p, min(p + SAMPLE, n)):
-                load_some(x + i * position + j, width - j, t)
-                for k in range(LANES):
-                    u[k] += t[k]
-        for k in range(min(<Py_ssize_t>LANES, width - j)):
-            total[j + k] += u[k]
+    cdef Py_ssize_t j = 0
+    while j + LANES <= width:
+        sample_lanes(x + j, position, n, LANES, total + j, zero, False)
+        j += LANES
+    if j < width:
+        sample_lanes(x + j, position, n, width - j, total + j, zero, True)
 
 
 cdef inline bint wide(Py_ssize_t width) noexcept nogil:

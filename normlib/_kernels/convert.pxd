@@ -1,7 +1,7 @@
 """Parameters, gradients and running statistics between the dtypes of their arrays and those that the kernels work in."""
 
 from libc.string cimport memcpy
-from normlib._kernels.plan cimport F64, NARROW, WIDEN, Dtype, Plan, Run
+from normlib._kernels.plan cimport F64, MOVE, NARROW, WIDEN, Dtype, Plan, Run
 
 
 cdef inline void widen(Run run, int dtype, const void* narrow, Py_ssize_t n, float* wide) noexcept nogil:
@@ -31,18 +31,11 @@ cdef inline void repeat(int dtype, const void* running, Py_ssize_t samples, Py_s
                 to[n * channels + c] = (<const float*>running)[c]
 
 
-cdef inline void move(int dtype, void* running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum,
+cdef inline void move(Run run, int dtype, void* running, double* statistic, Py_ssize_t samples, Py_ssize_t channels, double momentum,
                       double factor) noexcept nogil:
-    """running = (1 - momentum) * running + momentum * the mean over the samples of factor * batch"""
-    cdef Py_ssize_t c, n
-    cdef double total, old
-    for c in range(channels):
-        total = 0
-        for n in range(samples):
-            total += batch[n * channels + c]
-        old = (<const double*>running)[c] if dtype == F64 else (<const float*>running)[c]
-        total = (1 - momentum) * old + momentum * (factor * (total / samples))
-        if dtype == F64:
-            (<double*>running)[c] = total
-        else:
-            (<float*>running)[c] = <float>total
+    """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic"""
+    cdef Plan p
+    p.dtype, p.mean, p.y, p.samples, p.length = <Dtype>dtype, statistic, <char*>running, samples, channels
+    p.momentum, p.factor = momentum, factor
+    p.x = p.weight = NULL
+    run(MOVE, &p, 0)

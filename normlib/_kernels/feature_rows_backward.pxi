@@ -4,7 +4,8 @@
 
 cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t m,
                              work shift, work delta, work scale, work one, work* a, work* q,
-                             bint centered, bint weighted, bint gradients, bint part) noexcept nogil:
+                             bint centered, bint weighted, bint gradients,
+                             Py_ssize_t xahead, Py_ssize_t dahead, bint part) noexcept nogil:
     """What LANES elements, or the last m, add to the lanes of sum g (a) and sum g * z (q), to dweight and dbias"""
     cdef work z[LANES]
     cdef work g[LANES]
@@ -12,6 +13,8 @@ cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w,
     cdef work tw[LANES]
     cdef work tb[LANES]
     cdef int l, many = <int>m
+    prefetch_ahead(x, xahead)
+    prefetch_ahead(dy, dahead)
     if weighted:
         load_lanes(w, m, v, part)
     if gradients:
@@ -57,10 +60,8 @@ cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, 
         clear(q)
         if i + LANES <= stop:
             while True:
-                prefetch_ahead(x + i, xahead)
-                prefetch_ahead(dy + i, dahead)
                 slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
-                            one, a, q, centered, weighted, gradients, False)
+                            one, a, q, centered, weighted, gradients, xahead, dahead, False)
                 i += LANES
                 if i + LANES > stop:
                     break
@@ -69,7 +70,7 @@ cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, 
                 fold_all(q, products, first > 0)
                 continue
         slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), stop - i, shift, delta, scale,
-                    one, a, q, centered, weighted, gradients, True)
+                    one, a, q, centered, weighted, gradients, xahead, dahead, True)
         fold_all(a, sums, first > 0)
         fold_all(q, products, first > 0)
 

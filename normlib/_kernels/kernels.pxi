@@ -2,12 +2,12 @@
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, F16, F32, F64, LANES, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES,
+    BF16, BLOCK, F16, F32, F64, LANES, LINE, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD,
     CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY,
-    WIDEN, NARROW,
+    WIDEN, NARROW, MOVE,
 )
 
 include "lanes.pxi"
@@ -21,27 +21,7 @@ include "columns.pxi"
 include "feature_columns.pxi"
 include "channel_columns.pxi"
 include "channel_columns_backward.pxi"
-
-cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
-    """Sum the parts of the weight gradients in their order; task: a block of parameters."""
-    cdef Py_ssize_t part, i, stop = min((task + 1) * BLOCK, p.parameters)
-    for part in range(1, p.parts):
-        for i in range(task * BLOCK, stop):
-            p.dweight[i] += p.dweight[part * p.parameters + i]
-        if p.dbias != NULL:
-            for i in range(task * BLOCK, stop):
-                p.dbias[i] += p.dbias[part * p.parameters + i]
-
-
-cdef void roots(const Plan* p) noexcept nogil:
-    """rstd from the running variances."""
-    cdef const double* var = p.var
-    cdef double* rstd = p.rstd
-    cdef double eps = p.eps
-    cdef Py_ssize_t i
-    for i in range(p.samples * p.groups):
-        rstd[i] = 1 / sqrt(var[i] + eps)
-
+include "parameters.pxi"
 
 cdef void map_pages(const Plan* p, Py_ssize_t task) noexcept nogil:
     """Have the system map and clear the pages of a new result."""
@@ -85,26 +65,6 @@ cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
     close_writer(&writer)
 
 
-cdef void widen_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
-    cdef work t[LANES]
-    cdef Py_ssize_t i, m
-    for i from 0 <= i < p.length by LANES:
-        m = min(<Py_ssize_t>LANES, p.length - i)
-        load_some(x + i, m, t)
-        store_some(<work*>p.y + i, m, t)
-
-
-cdef void narrow_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
-    cdef work t[LANES]
-    cdef storage* y = <storage*>p.y
-    cdef Py_ssize_t i, l, m
-    for i from 0 <= i < p.length by LANES:
-        m = min(<Py_ssize_t>LANES, p.length - i)
-        for l in range(m):
-            t[l] = <work>p.dweight[i + l]
-        store_some(y + i, m, t)
-
-
 cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
     if step == FEATURE_ROWS_FORWARD:
         feature_rows_forward(p, task, x, w)
@@ -142,6 +102,8 @@ cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x,
         widen_all(p, x, w)
     elif step == NARROW:
         narrow_all(p, x, w)
+    elif step == MOVE:
+        move_running(p, x)
 
 
 cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:

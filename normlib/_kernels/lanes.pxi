@@ -187,7 +187,6 @@ cdef inline void clear(work* a) noexcept nogil:
 
 
 cdef enum:
-    LINE = 64
     AHEAD_BYTES = 1 << 14   # from what is read to what is prefetched; 8 to 64 kB are as good
 
 

@@ -1,6 +1,7 @@
 """What one pass over an array is, in plain C: the calls fill a Plan, the schedule runs tasks over it, the kernels compute a task."""
 
 cdef enum:
+    LINE = 64       # bytes of a line of the caches
     LANES = 32      # accumulators of a sum
     BLOCK = 1024    # elements summed in lanes before the lanes are added up in float64
     WIDE = 256      # neighbouring columns that one task of feature columns takes, at most
@@ -71,6 +72,7 @@ cdef struct Plan:
     double* sums            # samples x blocks x 2 x width
     char* table             # samples x 6 x padded, in the working type
     int* state              # samples: SETTLED, or why the sums are taken again
+    double momentum, factor     # running statistics move by momentum * factor * statistic
     bint interruptible      # a call from Python: a long pass looks for signals
     char* fresh             # the memory of a new result, NULL for one that was given
     Watch* watch            # NULL for a pass that takes no time worth interrupting
@@ -98,6 +100,7 @@ cdef enum Step:
     COPY
     WIDEN       # 16-bit parameters at x to float32 at y, `length` of them
     NARROW      # sums at dweight to y, in its dtype
+    MOVE        # running statistics at y, by those of the samples at mean
 
 # What an ISA level provides: one task of one step of a plan.
 ctypedef void (*Run)(Step step, const Plan* plan, Py_ssize_t task) noexcept nogil

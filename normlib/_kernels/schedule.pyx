@@ -5,7 +5,7 @@ Results do not depend on the number of threads: weight gradients are summed over
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
-    ABREAST, BLOCK, LANES, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
+    ABREAST, BLOCK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
     Plan, Run, Watch, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS,
     FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -35,6 +35,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4, sums
     cdef bint short
+    cdef void* memory = NULL
     cdef int failed = 0
     traffic = (3 if backward and (p.weight_grads or not p.given) else 2) * p.bytes
     # 16 bits take as long as 32: the arithmetic is the same.
@@ -69,7 +70,8 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         p.dweight = <double*>calloc(sums, sizeof(double))
         p.dbias = <double*>calloc(sums, sizeof(double)) if p.centered else NULL
         if p.form == FEATURE_ROWS:
-            p.scratch = <char*>calloc(2 * p.parts * p.parameters, working)
+            memory = calloc(2 * p.parts * p.parameters * working + LINE, 1)
+            p.scratch = line_in(memory)
         if p.dweight == NULL or (p.centered and p.dbias == NULL) or (p.form == FEATURE_ROWS and p.scratch == NULL):
             failed = -1
     if failed == 0:
@@ -95,11 +97,16 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
             failed = channel_columns(run, p, backward, working, threads)
     if failed == 0 and backward and p.weight_grads and (short or p.parts > 1):
         parallel_for(run, FEATURE_ROWS_PARTS if short else ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
-    free(p.scratch)
+    free(memory)
     p.scratch = NULL
     failed = -1 if failed or stopped(p) else 0
     p.watch = NULL
     return failed
+
+
+cdef inline char* line_in(void* memory) noexcept nogil:
+    """Where the first line in new memory begins, which has one more than is asked for; loads and stores across lines take twice the time."""
+    return <char*>memory + -<size_t>memory % LINE
 
 
 cdef inline bint stopped(const Plan* p) noexcept nogil:
@@ -142,6 +149,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     cdef Py_ssize_t first, sample, tiles
     cdef Py_ssize_t chunk = max(<Py_ssize_t>1, CHUNK_BYTES // (p.length * p.width * p.itemsize))
     cdef bint open
+    cdef void* memory
     chunk = min(chunk, p.samples)
     p.blocks = parts_of(p.length, BLOCK)
     # Whole positions, for they lie together in memory, unless that leaves a thread without work.
@@ -152,11 +160,12 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     # Lanes may begin at any channel of the last positions, and end in the last of the `rest` of one more (Cut).
     p.padded = (2 * p.abreast * p.width if p.abreast > 1 else (p.width + LANES - 1) // LANES * LANES) + LANES
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
-    p.table = <char*>calloc(chunk * TABLES * p.padded, working)
+    memory = calloc(chunk * TABLES * p.padded * working + LINE, 1)
+    p.table = line_in(memory)
     p.state = <int*>malloc(chunk * sizeof(int))
-    if p.sums == NULL or p.table == NULL or p.state == NULL:
+    if p.sums == NULL or memory == NULL or p.state == NULL:
         free(p.sums)
-        free(p.table)
+        free(memory)
         free(p.state)
         return -1
     for first from 0 <= first < whole.samples by chunk:
@@ -193,6 +202,6 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
                     open |= p.state[sample] != SETTLED
         parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, tiles, threads)
     free(p.sums)
-    free(p.table)
+    free(memory)
     free(p.state)
     return 0
