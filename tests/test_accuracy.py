@@ -58,6 +58,14 @@ def within_contract(case):
         assert error <= checks.LIMITS[name], f"{case}: {name}"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1024, 1057], ids=["parts of 32 rows", "parts of 34 rows"])
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_weight_gradients_of_many_rows(backend, op, rows, dtype):
+    """Sums of up to 32 rows stay in the working type, those of more are moved to float64 in between."""
+    within_contract(Case(op, (rows, 40), {"axis": -1}, dtype))
+
+
 @each_op
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 63, 1023])
