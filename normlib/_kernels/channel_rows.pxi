@@ -19,16 +19,19 @@ cdef inline void group_sample(const storage* x, const Row* row, double* e, work 
             fold_sample(fetch(x, row, c * n + i, min(<Py_ssize_t>SAMPLE, n - i), buffer), n - i, e, c + i > 0, zero)
 
 
-cdef inline void group_sums(const storage* x, const Row* row, bint far, work shift, double* sums, double* squares) noexcept nogil:
+cdef inline void group_sums(const storage* x, const Row* row, bint near, bint far, work shift, double* sums, double* squares) noexcept nogil:
+    """near: the elements lie side by side"""
     cdef storage buffer[BLOCK]
     cdef double e[4][8]     # as in row_sums
-    cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m, ahead
+    cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m, ahead = 0
     cdef const storage* block
     if work is double and n > step:
         memset(e, 0, sizeof(e))
     for i from 0 <= i < n by step:
         m = min(step, n - i)
-        block = fetch_ahead(x, row, i, m, buffer, far, &ahead)
+        block = x + i
+        if not near:
+            block = fetch_ahead(x, row, i, m, buffer, far, &ahead)
         if work is double and i > 0:
             add_moments(block, m, e[0], e[1], False, ahead, shift)
             add_eight(sums, e[2], e[0])
@@ -97,7 +100,7 @@ cdef void group_again(const storage* x, const Row* row, double eps, double mean,
     if mean - mean == 0:
         shift = <work>mean
         memset(e, 0, sizeof(e))
-        group_sums(x, row, False, shift, e[0], e[1])
+        group_sums(x, row, False, False, shift, e[0], e[1])
         s[0], s[1] = sum_8(e[0]), sum_8(e[1])
         settle(s, n, eps, shift, to)
         if trusted(s, n, eps, shift):
@@ -116,8 +119,12 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
     for k in range(m):
         group_sample(x + k * step, &row, rows.sample[k], <work>0)
     shift_rows(&rows, m, taken, shift)
-    for k in range(m):
-        group_sums(x + k * step, &row, scattered(p), shift[k], rows.sums[k], rows.squares[k])
+    if row.whole and not scattered(p):
+        for k in range(m):
+            group_sums(x + k * step, &row, True, False, shift[k], rows.sums[k], rows.squares[k])
+    else:
+        for k in range(m):
+            group_sums(x + k * step, &row, False, scattered(p), shift[k], rows.sums[k], rows.squares[k])
     if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:

@@ -87,28 +87,42 @@ cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, P
             run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, one, given, True, False)
 
 
-cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, const storage* dy,
-                             const work* shift, const work* delta, const work* scale, double* s, double* q) noexcept nogil:
-    """s = sum dy and q = sum dy * z of m <= TOGETHER channels, which begin at x."""
+cdef inline void channel_gradients(const storage* x, const storage* dy, const Row* row, const Row* drow, Py_ssize_t n,
+                                   double* sums, double* products, work shift, work delta, work scale, bint near, bint far) noexcept nogil:
+    """sum dy and sum dy * z of n elements, in 8 parts each; near: they lie side by side"""
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
     cdef const storage* block
     cdef const storage* dblock
-    cdef Py_ssize_t xahead, dahead
+    cdef Py_ssize_t i, m, xahead = 0, dahead = 0
+    for i from 0 <= i < n by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, n - i)
+        block, dblock = x + i, dy + i
+        if not near:
+            block = fetch_ahead(x, row, i, m, buffer, far, &xahead)
+            dblock = fetch_ahead(dy, drow, i, m, other, far, &dahead)
+        run_gradients(block, dblock, m, sums, products, i > 0, shift, delta, scale, xahead, dahead)
+
+
+cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, const storage* dy,
+                             const work* shift, const work* delta, const work* scale, double* s, double* q) noexcept nogil:
+    """s = sum dy and q = sum dy * z of m <= TOGETHER channels, which begin at x."""
     cdef bint far = scattered(p)
     cdef Row row, drow
     cdef Rows rows
-    cdef Py_ssize_t n = p.segments * p.length, k, i, many
+    cdef Py_ssize_t n = p.segments * p.length, k
     plan_row(p, &p.xs, &row)
     plan_row(p, &p.ds, &drow)
     row.whole = p.segments == 1 or p.xs.segment == p.length
     drow.whole = p.segments == 1 or p.ds.segment == p.length
-    for k in range(m):
-        for i from 0 <= i < n by BLOCK:
-            many = min(<Py_ssize_t>BLOCK, n - i)
-            block = fetch_ahead(x + k * p.xs.channel, &row, i, many, buffer, far, &xahead)
-            dblock = fetch_ahead(dy + k * p.ds.channel, &drow, i, many, other, far, &dahead)
-            run_gradients(block, dblock, many, rows.sums[k], rows.squares[k], i > 0, shift[k], delta[k], scale[k], xahead, dahead)
+    if row.whole and drow.whole and not far:
+        for k in range(m):
+            channel_gradients(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
+                              shift[k], delta[k], scale[k], True, False)
+    else:
+        for k in range(m):
+            channel_gradients(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
+                              shift[k], delta[k], scale[k], False, far)
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
