@@ -102,7 +102,8 @@ def test_finite_differences(backend, case):
 @each_dtype
 @pytest.mark.parametrize("kept", ["float32", "float64"])
 def test_running_statistics(backend, op, dtype, kept):
-    for case in typical(op, dtype):
+    many = Case(op, (3, 1057, 4), {"channel_axis": 1, OPS[op].mode: True}, dtype)
+    for case in [*typical(op, dtype), many]:
         checks.check_running(case, dtype=kept)
 
 

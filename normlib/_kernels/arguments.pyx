@@ -214,7 +214,7 @@ cdef double* new_statistic(int ndim, const cnp.npy_intp* shape, list made) excep
     return <double*>cnp.PyArray_DATA(a)
 
 
-cdef object gradient(double* sums, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape):
+cdef object gradient(const double* sums, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape):
     """A new array of a parameter's gradient, in the dtype of the weight, or of x where there is none."""
     cdef cnp.ndarray like = x if weight is None else weight
     cdef cnp.ndarray a

@@ -242,7 +242,7 @@ cdef inline int kind_of(cnp.ndarray running) noexcept:
     return F64 if cnp.PyArray_TYPE(running) == cnp.NPY_FLOAT64 else F32
 
 
-cdef inline void update(cnp.ndarray running, double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum,
+cdef inline void update(cnp.ndarray running, const double* batch, Py_ssize_t samples, Py_ssize_t channels, double momentum,
                         double factor) noexcept:
     move(kernels_in_use(), kind_of(running), cnp.PyArray_DATA(running), batch, samples, channels, momentum, factor)
 

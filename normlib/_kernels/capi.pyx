@@ -445,7 +445,7 @@ cdef int gradients(Call* call, const normlib_array* dweight, const normlib_array
     return 0
 
 
-cdef void give(Call* call, double* sums, const normlib_array* a) noexcept nogil:
+cdef void give(Call* call, const double* sums, const normlib_array* a) noexcept nogil:
     if call.count:
         narrow(_run, a.dtype, sums, call.parameters, a.data)
     elif call.parameters:

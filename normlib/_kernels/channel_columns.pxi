@@ -174,7 +174,7 @@ cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, 
 
 cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, Py_ssize_t m, const work* w, double* s, double* q,
                                work zero) noexcept nogil:
-    """The sums of m groups, from those of their channels, which end up in the first block; weighted by w if it is given"""
+    """The sums of m groups from g on, from those of their channels, which end up in the first block; weighted by w if it is given"""
     cdef const double* sums = sums_of(p, sample, 0)
     cdef const double* squares = sums + p.width
     cdef double lost[2]
@@ -183,7 +183,7 @@ cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, P
     if p.channels == 1:
         for k in range(m):
             u = w[g + k] if w != NULL else 1
-            s[k], q[k] = 0 + u * sums[g + k], 0 + u * squares[g + k]
+            s[k], q[k] = 0 + u * sums[g + k], 0 + u * squares[g + k]    # -0 becomes 0, as where more are added
         return
     for k in range(m):
         s[k] = q[k] = lost[0] = lost[1] = 0
@@ -213,7 +213,7 @@ cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcep
 
 cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const storage* x, double s, Settled* found, Py_ssize_t k,
                    int state, work* shift) noexcept nogil:
-    """The rare group that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
+    """The rare group that its sums do not settle: they are to be taken once more, about the mean just found; else wide arithmetic."""
     cdef Statistics alone
     cdef Row row
     cdef Py_ssize_t first = g * p.channels, c
@@ -280,8 +280,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
     cdef const double* rstd = p.rstd + sample * p.groups
     cdef Py_ssize_t g
     for g in range(p.groups):
-        shift[g] = <work>mean[g]
-        delta[g] = <work>(mean[g] - <work>mean[g])
+        split_mean(mean[g], &shift[g], &delta[g])
         scale[g] = <work>rstd[g]
     share_out(p, shift)
     share_out(p, delta)

@@ -20,7 +20,7 @@ cdef inline void group_sample(const storage* x, const Row* row, double* e, work 
 
 
 cdef inline void group_sums(const storage* x, const Row* row, bint near, bint far, work shift, double* sums, double* squares) noexcept nogil:
-    """near: the elements lie side by side"""
+    """Sums about the first mean, in 8 parts each; near: the elements lie side by side"""
     cdef storage buffer[BLOCK]
     cdef double e[4][8]     # as in row_sums
     cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m, ahead = 0
@@ -114,17 +114,18 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
     cdef Rows rows
     cdef Statistics found
     cdef Row row
+    cdef bint far = scattered(p)
     cdef Py_ssize_t n = p.channels * p.segments * p.length, taken = p.channels * sampled(p.segments * p.length), step = p.channels * p.xs.channel, k
     plan_row(p, &p.xs, &row)
     for k in range(m):
         group_sample(x + k * step, &row, rows.sample[k], <work>0)
     shift_rows(&rows, m, taken, shift)
-    if row.whole and not scattered(p):
+    if row.whole and not far:
         for k in range(m):
             group_sums(x + k * step, &row, True, False, shift[k], rows.sums[k], rows.squares[k])
     else:
         for k in range(m):
-            group_sums(x + k * step, &row, False, scattered(p), shift[k], rows.sums[k], rows.squares[k])
+            group_sums(x + k * step, &row, False, far, shift[k], rows.sums[k], rows.squares[k])
     if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):
         for k in range(m):
             if not rows.good[k]:
@@ -141,12 +142,14 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
 cdef void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shift, work* delta, work* scale) noexcept nogil:
     """Of m groups of all samples from r on; statistics that samples share begin again with each."""
     cdef Py_ssize_t first = 0, stop, g = r % p.groups if p.shared else r, k
+    cdef const double* mean
+    cdef const double* rstd
     while first < m:
         stop = min(m, first + p.groups - g) if p.shared else m
+        mean, rstd = p.mean + g - first, p.rstd + g - first
         for k in range(first, stop):
-            shift[k] = <work>p.mean[g + k - first]
-            delta[k] = <work>(p.mean[g + k - first] - <work>p.mean[g + k - first])
-            scale[k] = <work>p.rstd[g + k - first]
+            split_mean(mean[k], &shift[k], &delta[k])
+            scale[k] = <work>rstd[k]
         first, g = stop, 0
 
 

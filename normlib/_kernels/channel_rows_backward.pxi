@@ -87,8 +87,8 @@ cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, P
             run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, one, given, True, False)
 
 
-cdef inline void channel_gradients(const storage* x, const storage* dy, const Row* row, const Row* drow, Py_ssize_t n,
-                                   double* sums, double* products, work shift, work delta, work scale, bint near, bint far) noexcept nogil:
+cdef inline void gradient_sums(const storage* x, const storage* dy, const Row* row, const Row* drow, Py_ssize_t n,
+                               double* sums, double* products, work shift, work delta, work scale, bint near, bint far) noexcept nogil:
     """sum dy and sum dy * z of n elements, in 8 parts each; near: they lie side by side"""
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
@@ -117,12 +117,12 @@ cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, cons
     drow.whole = p.segments == 1 or p.ds.segment == p.length
     if row.whole and drow.whole and not far:
         for k in range(m):
-            channel_gradients(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
-                              shift[k], delta[k], scale[k], True, False)
+            gradient_sums(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
+                          shift[k], delta[k], scale[k], True, False)
     else:
         for k in range(m):
-            channel_gradients(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
-                              shift[k], delta[k], scale[k], False, far)
+            gradient_sums(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
+                          shift[k], delta[k], scale[k], False, far)
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)

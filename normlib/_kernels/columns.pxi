@@ -15,12 +15,13 @@ cdef double NOTHING = -0.0  # what a sum with leaves everything as it is, the si
 
 cdef inline void sample_lanes(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t m, double* total, work zero,
                               bint part) noexcept nogil:
+    """add_sample for m <= LANES columns"""
     cdef work t[LANES]
     cdef work u[LANES]
-    cdef Py_ssize_t p, i, k
+    cdef Py_ssize_t first, i, k
     clear(u)
-    for p from 0 <= p < n by sample_step(n) * BLOCK:
-        for i in range(p, min(p + SAMPLE, n)):
+    for first from 0 <= first < n by sample_step(n) * BLOCK:
+        for i in range(first, min(first + SAMPLE, n)):
             load_lanes(x + i * position, m, t, part)
             for k in range(LANES):
                 u[k] += t[k]

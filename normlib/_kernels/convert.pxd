@@ -12,10 +12,10 @@ cdef inline void widen(Run run, int dtype, const void* narrow, Py_ssize_t n, flo
     run(WIDEN, &p, 0)
 
 
-cdef inline void narrow(Run run, int dtype, double* sums, Py_ssize_t n, void* to) noexcept nogil:
+cdef inline void narrow(Run run, int dtype, const double* sums, Py_ssize_t n, void* to) noexcept nogil:
     """Sums of float64 to any dtype; to 16 bits by way of 32."""
     cdef Plan p
-    p.dtype, p.dweight, p.y, p.length = <Dtype>dtype, sums, <char*>to, n
+    p.dtype, p.dweight, p.y, p.length = <Dtype>dtype, <double*>sums, <char*>to, n
     p.x = p.weight = NULL
     run(NARROW, &p, 0)
 
@@ -31,11 +31,11 @@ cdef inline void repeat(int dtype, const void* running, Py_ssize_t samples, Py_s
                 to[n * channels + c] = (<const float*>running)[c]
 
 
-cdef inline void move(Run run, int dtype, void* running, double* statistic, Py_ssize_t samples, Py_ssize_t channels, double momentum,
+cdef inline void move(Run run, int dtype, void* running, const double* statistic, Py_ssize_t samples, Py_ssize_t channels, double momentum,
                       double factor) noexcept nogil:
     """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic"""
     cdef Plan p
-    p.dtype, p.mean, p.y, p.samples, p.length = <Dtype>dtype, statistic, <char*>running, samples, channels
+    p.dtype, p.mean, p.y, p.samples, p.length = <Dtype>dtype, <double*>statistic, <char*>running, samples, channels
     p.momentum, p.factor = momentum, factor
     p.x = p.weight = NULL
     run(MOVE, &p, 0)

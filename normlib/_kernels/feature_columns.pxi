@@ -223,7 +223,6 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
     cdef double q[WIDE]
     cdef double st[WIDE]
     cdef double qt[WIDE]
-    cdef double mean
     cdef storage* target
     cdef Writer writer
     open_writer(&writer, p.streaming)
@@ -240,9 +239,7 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
         memset(c1, 0, sizeof(c1))
         memset(c2, 0, sizeof(c2))
         for j in range(width):
-            mean = p.mean[sample * p.width + column + j] if p.centered else 0
-            shift[j] = <work>mean
-            delta[j] = <work>(mean - shift[j])
+            split_mean(p.mean[sample * p.width + column + j] if p.centered else 0, &shift[j], &delta[j])
             scale[j] = <work>p.rstd[sample * p.width + column + j]
         memset(st, 0, sizeof(st))
         memset(qt, 0, sizeof(qt))

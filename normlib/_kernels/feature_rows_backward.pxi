@@ -98,12 +98,9 @@ cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* 
     cdef Rows rows
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
-    cdef double mean
     cdef Py_ssize_t n = p.length, k, xahead, dahead
     for k in range(m):
-        mean = p.mean[r + k] if p.centered else 0
-        shift[k] = <work>mean
-        delta[k] = <work>(mean - shift[k])
+        split_mean(p.mean[r + k] if p.centered else 0, &shift[k], &delta[k])
         scale[k] = <work>p.rstd[r + k]
     for k in range(m):
         row = row_of(x, &p.xs, p, r + k)
@@ -204,7 +201,7 @@ cdef void add_accumulators(const Plan* p, Py_ssize_t part, work* a, Py_ssize_t n
 
 
 cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """add_parts where a part is at most LANES rows: its sums are in the accumulators. task: a block of parameters."""
+    """add_parts for parts of `few_rows`, whose sums are in the accumulators; task: a block of parameters."""
     cdef const work* a = <const work*>p.scratch
     cdef Py_ssize_t n = p.length, first = task * BLOCK, stop = min(first + BLOCK, n), part, i
     for part in range(p.parts):
@@ -239,6 +236,6 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
         else:
             rows_descend(p, r, m, x, w, shift, delta, scale, c1, c2, False, False, &writer)
         r += m
-        if p.weight_grads and p.batch > LANES and ((r - first) % LANES == 0 or r == stop):
+        if p.weight_grads and not few_rows(p) and ((r - first) % LANES == 0 or r == stop):
             add_accumulators(p, part, dw, n)
     close_writer(&writer)

@@ -84,6 +84,14 @@ cdef inline void store(storage* y, const work* t) noexcept nogil:
             y[l] = <storage>t[l]
 
 
+cdef inline void pack_lanes(storage* y, const work* t) noexcept nogil:
+    """`store` for what takes the lanes back at once."""
+    if storage is half_t:
+        pack_half(y, <const float*>t)
+    else:
+        store(y, t)
+
+
 cdef inline void load_part(const storage* x, Py_ssize_t n, work* t) noexcept nogil:
     if storage is half_t:
         load_part_half(x, n, <float*>t)

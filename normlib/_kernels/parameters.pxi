@@ -8,8 +8,9 @@ cdef void widen_all(const Plan* p, const storage* x, const work* w) noexcept nog
         load(x + i, t)
         store(y + i, t)
         i += LANES
-    load_part(x + i, n - i, t)
-    store_part(y + i, n - i, t)
+    if i < n:
+        load_part(x + i, n - i, t)
+        store_part(y + i, n - i, t)
 
 
 cdef void narrow_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
@@ -21,9 +22,11 @@ cdef void narrow_all(const Plan* p, const storage* x, const work* w) noexcept no
             t[l] = <work>p.dweight[i + l]
         store(y + i, t)
         i += LANES
-    for l in range(n - i):
-        t[l] = <work>p.dweight[i + l]
-    store_part(y + i, n - i, t)
+    if i < n:
+        clear(t)
+        for l in range(n - i):
+            t[l] = <work>p.dweight[i + l]
+        store_part(y + i, n - i, t)
 
 
 cdef void move_running(const Plan* p, const storage* x) noexcept nogil:

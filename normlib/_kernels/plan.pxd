@@ -64,7 +64,7 @@ cdef struct Plan:
     Py_ssize_t abreast      # positions of channel columns that are taken as one, to fill the lanes
     Py_ssize_t padded       # their width in whole lanes, and more: the length of a table
     bint weight_grads
-    double* dweight         # parts x parameters; the first part ends up with the sum
+    double* dweight         # parts x parameters, the first part ends up with the sum; where parts are `few_rows`, the sum alone
     double* dbias
     char* scratch           # accumulators in the working type, parts x 2 x parameters
     # channel columns
@@ -72,8 +72,8 @@ cdef struct Plan:
     double* sums            # samples x blocks x 2 x width
     char* table             # samples x 6 x padded, in the working type
     int* state              # samples: SETTLED, or why the sums are taken again
-    double momentum, factor     # running statistics move by momentum * factor * statistic
     bint interruptible      # a call from Python: a long pass looks for signals
+    double momentum, factor     # MOVE: of running statistics
     char* fresh             # the memory of a new result, NULL for one that was given
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
@@ -100,7 +100,12 @@ cdef enum Step:
     COPY
     WIDEN       # 16-bit parameters at x to float32 at y, `length` of them
     NARROW      # sums at dweight to y, in its dtype
-    MOVE        # running statistics at y, by those of the samples at mean
+    MOVE        # running statistics at y, by those of `samples` x `length` at mean
+
+cdef inline bint few_rows(const Plan* p) noexcept nogil:
+    """Whether parts are so few rows that their sums for the weight gradients stay in the accumulators."""
+    return p.form == FEATURE_ROWS and p.batch <= LANES
+
 
 # What an ISA level provides: one task of one step of a plan.
 ctypedef void (*Run)(Step step, const Plan* plan, Py_ssize_t task) noexcept nogil

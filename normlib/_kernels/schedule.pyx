@@ -6,8 +6,8 @@ from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, Watch, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS,
-    FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
+    Plan, Run, Watch, few_rows, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
+    FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
 )
@@ -33,8 +33,8 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef Py_ssize_t traffic, worth
     cdef Watch watch
     cdef bint backward = p.dy != NULL
-    cdef Py_ssize_t working = 8 if p.dtype == F64 else 4, sums
-    cdef bint short
+    cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
+    cdef Py_ssize_t sums
     cdef void* memory = NULL
     cdef int failed = 0
     traffic = (3 if backward and (p.weight_grads or not p.given) else 2) * p.bytes
@@ -64,15 +64,14 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
         p.watch = &watch
-    short = p.form == FEATURE_ROWS and p.batch <= LANES     # parts of so few rows that their sums need no float64
     if backward and p.weight_grads:
-        sums = (1 if short else p.parts) * p.parameters
+        sums = (1 if few_rows(p) else p.parts) * p.parameters
         p.dweight = <double*>calloc(sums, sizeof(double))
         p.dbias = <double*>calloc(sums, sizeof(double)) if p.centered else NULL
         if p.form == FEATURE_ROWS:
             memory = calloc(2 * p.parts * p.parameters * working + LINE, 1)
             p.scratch = line_in(memory)
-        if p.dweight == NULL or (p.centered and p.dbias == NULL) or (p.form == FEATURE_ROWS and p.scratch == NULL):
+        if p.dweight == NULL or (p.centered and p.dbias == NULL) or (p.form == FEATURE_ROWS and memory == NULL):
             failed = -1
     if failed == 0:
         if p.watch != NULL and p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
@@ -95,8 +94,8 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
                 parallel_for(run, CHANNEL_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
         else:
             failed = channel_columns(run, p, backward, working, threads)
-    if failed == 0 and backward and p.weight_grads and (short or p.parts > 1):
-        parallel_for(run, FEATURE_ROWS_PARTS if short else ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
+    if failed == 0 and backward and p.weight_grads and (few_rows(p) or p.parts > 1):
+        parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
     free(memory)
     p.scratch = NULL
     failed = -1 if failed or stopped(p) else 0

@@ -144,6 +144,11 @@ cdef inline void recenter(double* shift, double* delta) noexcept nogil:
     delta[0] = lost
 
 
+cdef inline void split_mean(double mean, work* shift, work* delta) noexcept nogil:
+    shift[0] = <work>mean
+    delta[0] = <work>(mean - shift[0])
+
+
 cdef struct Statistics:
     # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
     double shift, delta, var, rstd, scale

@@ -118,15 +118,16 @@ static inline void load_half(const half_t *x, float *t)
 #endif
 }
 
+#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+
 static inline void store_half(half_t *y, const float *t)
 {
 #if defined(__AVX512BW__)
     for (int l = 0; l < LANES; l += 16)
-        _mm256_storeu_si256((__m256i *)(y + l), _mm512_cvtps_ph(_mm512_loadu_ps(t + l), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm256_storeu_si256((__m256i *)(y + l), _mm512_cvtps_ph(_mm512_loadu_ps(t + l), NEAREST));
 #elif defined(__F16C__)
     for (int l = 0; l < LANES; l += 8)
-        _mm_storeu_si128((__m128i *)(y + l),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(t + l), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm_storeu_si128((__m128i *)(y + l), _mm256_cvtps_ph(_mm256_loadu_ps(t + l), NEAREST));
 #else
     for (int l = 0; l < LANES; l++) y[l] = narrow_half(t[l]);
 #endif
@@ -135,17 +136,14 @@ static inline void store_half(half_t *y, const float *t)
 /* store_half for what takes the lanes back at once: a load that is wider than the stores before it waits for the first cache. */
 static inline void pack_half(half_t *y, const float *t)
 {
-#if defined(__AVX512BW__) || defined(__F16C__)
-    half_t part[LANES];
-    store_half(part, t);
-#endif
 #if defined(__AVX512BW__)
-    const __m256i *half = (const __m256i *)part;
-    _mm512_storeu_si512(y, _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(half)), _mm256_loadu_si256(half + 1), 1));
+    __m256i a = _mm512_cvtps_ph(_mm512_loadu_ps(t), NEAREST), b = _mm512_cvtps_ph(_mm512_loadu_ps(t + 16), NEAREST);
+    _mm512_storeu_si512(y, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
 #elif defined(__F16C__)
-    const __m128i *half = (const __m128i *)part;
-    for (int l = 0; l < 2; l++)
-        _mm256_storeu_si256((__m256i *)y + l, _mm256_set_m128i(_mm_loadu_si128(half + 2 * l + 1), _mm_loadu_si128(half + 2 * l)));
+    for (int l = 0; l < LANES; l += 16) {
+        __m128i a = _mm256_cvtps_ph(_mm256_loadu_ps(t + l), NEAREST), b = _mm256_cvtps_ph(_mm256_loadu_ps(t + l + 8), NEAREST);
+        _mm256_storeu_si256((__m256i *)(y + l), _mm256_insertf128_si256(_mm256_castsi128_si256(a), b, 1));
+    }
 #else
     store_half(y, t);
 #endif

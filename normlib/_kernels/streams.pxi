@@ -74,10 +74,7 @@ cdef inline void stream(storage* y, const work* t) noexcept nogil:
     if storage is double or storage is float:
         stream_lines(y, t, sizeof(narrow))
     else:
-        if storage is half_t:
-            pack_half(narrow, <const float*>t)
-        else:
-            store(narrow, t)
+        pack_lanes(narrow, t)
         stream_lines(y, narrow, sizeof(narrow))
 
 

@@ -159,13 +159,14 @@ def one_thread() -> Iterator[None]:
         set_num_threads(before)
 
 
-def written_out(call: Callable) -> Callable:
-    """Return a partial as the call that a user writes: with keywords it fills a dictionary a call, a sixth of a row."""
-    if not isinstance(call, functools.partial) or not call.keywords:
-        return call
-    names = {f"argument_{n}": value for n, value in enumerate(call.args)}
-    source = ", ".join([*names, *(f"{name}={name}" for name in call.keywords)])
-    return eval(f"lambda: function({source})", {"function": call.func, **names, **call.keywords})
+def written_out(bound: Callable) -> Callable:
+    """Return a partial as the call that a user writes: with keywords it fills a dictionary each time."""
+    if not isinstance(bound, functools.partial) or not bound.keywords:
+        return bound
+    values = {f"value_{n}": value for n, value in enumerate([*bound.args, *bound.keywords.values()])}
+    names = [""] * len(bound.args) + [f"{name}=" for name in bound.keywords]
+    source = ", ".join(name + value for name, value in zip(names, values, strict=True))
+    return eval(f"lambda: function({source})", {"function": bound.func, **values})
 
 
 def _calls_within(limit: float, seconds: float, most: int) -> int:
