@@ -103,8 +103,8 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, const storage*
             total = 0
             for c in range(g * p.channels, (g + 1) * p.channels):
                 total += sums[c]
-            for c in range(g * p.channels, (g + 1) * p.channels):
-                shift[c] = <work>(total * share)
+            shift[g] = <work>(total * share)
+        share_out(p, shift)
     repeat_channels(p, shift)
     p.state[sample] = AGAIN
 
@@ -215,18 +215,12 @@ cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const storage
                    int state, work* shift) noexcept nogil:
     """The rare group that its sums do not settle: they are to be taken once more, about the mean just found; else wide arithmetic."""
     cdef Statistics alone
-    cdef Row row
     cdef Py_ssize_t first = g * p.channels, c
     if state == AGAIN and s - s == 0:
         alone.shift = shift[first] + found.delta[k]
         p.state[sample] = LAST
     else:
-        row.channels = p.channels
-        row.channel = row.segments = 1
-        row.segment = 0
-        row.length = p.length
-        row.position = p.xs.position
-        wide_statistics(x + sample * p.xs.sample + first, &row, True, p.eps, &alone, <work>0)
+        wide_columns(x + sample * p.xs.sample + first, p.channels, p.length, p.xs.position, True, p.eps, &alone, <work>0)
         found.delta[k], found.var[k], found.rstd[k], found.scale[k] = alone.delta, alone.var, alone.rstd, alone.scale
     for c in range(first, first + p.channels):
         shift[c] = <work>alone.shift

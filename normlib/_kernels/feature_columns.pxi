@@ -90,7 +90,6 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     cdef Settled found
     cdef Statistics alone
     cdef bint again = False
-    cdef Row row
     width = strip
     if p.streaming:
         # The first strip ends on a line, so that the others begin on one.
@@ -127,11 +126,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         if not settle_columns(s + j, q + j, m, n, 0, p.eps, &found, <work>0):
             for k in range(m):
                 if not found.sound[k]:
-                    row.channels = row.segments = 1
-                    row.channel = row.segment = 0
-                    row.length = n
-                    row.position = p.xs.position
-                    wide_statistics(x + j + k, &row, p.centered, p.eps, &alone, <work>0)
+                    wide_columns(x + j + k, 1, n, p.xs.position, p.centered, p.eps, &alone, <work>0)
                     found.delta[k], found.rstd[k], found.scale[k] = alone.delta, alone.rstd, alone.scale
                     shift[j + k] = <work>alone.shift
                     if kept != NULL:

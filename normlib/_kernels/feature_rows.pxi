@@ -38,7 +38,6 @@ cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work sh
 
 cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, double mean, Statistics* to, work zero) noexcept nogil:
     """The rare row that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
-    cdef Row row
     cdef double e[2][8]
     cdef double s[2]
     cdef work shift
@@ -50,10 +49,7 @@ cdef void row_again(const storage* x, Py_ssize_t n, bint centered, double eps, d
         settle(s, n, eps, shift, to)
         if trusted(s, n, eps, shift):
             return
-    row.channels = row.segments = row.position = 1
-    row.channel = row.segment = 0
-    row.length = n
-    wide_statistics(x, &row, centered, eps, to, zero)
+    wide_columns(x, 1, n, 1, centered, eps, to, zero)
 
 
 cdef inline void apply_lanes(const storage* x, storage* y, const work* w, const work* b, Py_ssize_t m,

@@ -286,3 +286,15 @@ cdef void wide_statistics(const storage* x, const Row* row, bint centered, doubl
     to.var = q * back * back
     to.rstd = scale / sqrt(q + eps * scale * scale)
     to.scale = to.rstd
+
+
+cdef inline void wide_columns(const storage* x, Py_ssize_t columns, Py_ssize_t n, Py_ssize_t position, bint centered, double eps,
+                              Statistics* to, work zero) noexcept nogil:
+    """`wide_statistics` of n positions of so many neighbouring columns."""
+    cdef Row row
+    row.channels = columns
+    row.channel = row.segments = 1
+    row.segment = 0
+    row.length = n
+    row.position = position
+    wide_statistics(x, &row, centered, eps, to, zero)
