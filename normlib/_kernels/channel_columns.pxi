@@ -31,8 +31,8 @@ cdef inline void tile_of(const Plan* p, Py_ssize_t task, Tile* tile) noexcept no
     tile.column = task % strips * p.strip
     tile.width = min(p.strip, p.width - tile.column)
     tile.block = task // strips % p.blocks
-    tile.position = tile.block * BLOCK
-    tile.positions = min(<Py_ssize_t>BLOCK, p.length - tile.position)
+    tile.position = tile.block * p.block
+    tile.positions = min(p.block, p.length - tile.position)
     tile.sample = task // strips // p.blocks
 
 

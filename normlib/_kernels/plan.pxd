@@ -60,7 +60,8 @@ cdef struct Plan:
     Py_ssize_t strip        # neighbouring columns (or groups) a task takes
     Py_ssize_t parameters   # length of weight and bias
     Py_ssize_t parts        # partial sums of the weight gradients
-    Py_ssize_t blocks       # blocks of positions
+    Py_ssize_t block        # positions a task takes
+    Py_ssize_t blocks       # of them a sample
     Py_ssize_t abreast      # positions of channel columns that are taken as one, to fill the lanes
     Py_ssize_t padded       # their width in whole lanes, and more: the length of a table
     bint weight_grads

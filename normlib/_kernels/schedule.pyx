@@ -19,6 +19,8 @@ cdef enum:
     LAST_BYTES = 3 << 23        # of which the last cache holds little
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
+    SUMS = 512                  # positions of channel columns that a task sums, at most
+    TILE = 1 << 17              # elements of them that a task normalizes, at most
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
     TABLES = 6                  # tables a sample of channel columns
 
@@ -142,6 +144,30 @@ cdef inline Py_ssize_t abreast(Py_ssize_t width, Py_ssize_t length) noexcept nog
     return many if many * width <= ABREAST and 16 * many <= length else 1
 
 
+cdef Py_ssize_t cut(Plan* p, Py_ssize_t blocks, Py_ssize_t multiple, int threads) noexcept nogil:
+    """Each sample of channel columns in so many blocks of positions, or fewer, of a multiple each; the number of tasks. They take
+    whole positions, which lie together in memory (threads that write beside each other take lines from each other), unless
+    that leaves a thread without work."""
+    p.block = parts_of(parts_of(p.length, blocks), multiple) * multiple
+    p.blocks = parts_of(p.length, p.block)
+    p.strip = p.width
+    while p.strip > WIDE and p.samples * p.blocks * parts_of(p.width, p.strip) < threads:
+        p.strip = parts_of(p.strip // 2, LANES) * LANES
+    return p.samples * p.blocks * parts_of(p.width, p.strip)
+
+
+cdef inline Py_ssize_t cut_sums(Plan* p, int threads) noexcept nogil:
+    """For sums: the length alone decides, for the order of the sums does. An even number, so that two threads have as much to do."""
+    cdef Py_ssize_t blocks = parts_of(p.length, SUMS)
+    return cut(p, parts_of(blocks, 2) * 2 if blocks > 1 else 1, LANES, threads)
+
+
+cdef inline Py_ssize_t cut_evenly(Plan* p, int threads) noexcept nogil:
+    """For element-wise work: as much for each thread."""
+    cdef Py_ssize_t blocks = parts_of(p.length * p.width, TILE)
+    return cut(p, parts_of(blocks, threads) * threads if p.samples % threads else blocks, 1, threads)
+
+
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
     """The samples in chunks that stay in cache from one step to the next."""
     cdef Plan p = whole[0]
@@ -150,14 +176,10 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     cdef bint open
     cdef void* memory
     chunk = min(chunk, p.samples)
-    p.blocks = parts_of(p.length, BLOCK)
-    # Whole positions, for they lie together in memory, unless that leaves a thread without work.
-    p.strip = p.width
-    while p.strip > WIDE and chunk * p.blocks * parts_of(p.width, p.strip) < threads:
-        p.strip = (p.strip // 2 + LANES - 1) // LANES * LANES
     p.abreast = abreast(p.width, p.length)
     # Lanes may begin at any channel of the last positions, and end in the last of the `rest` of one more (Cut).
     p.padded = (2 * p.abreast * p.width if p.abreast > 1 else (p.width + LANES - 1) // LANES * LANES) + LANES
+    cut_sums(&p, threads)
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
     memory = calloc(chunk * TABLES * p.padded * working + LINE, 1)
     p.table = line_in(memory)
@@ -177,7 +199,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
         p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
         p.var = whole.var + first * p.groups if whole.var != NULL else NULL
         p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
-        tiles = p.samples * p.blocks * parts_of(p.width, p.strip)
+        tiles = cut_sums(&p, threads)
         if backward:
             p.dy = whole.dy + first * p.ds.sample * p.itemsize
             parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
@@ -186,7 +208,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
                 parallel_for(run, CHANNEL_COLUMNS_MEANS, &p, p.samples, threads)
             if p.weight_grads:
                 parallel_for(run, CHANNEL_COLUMNS_PARTS, &p, parts_of(p.width, BLOCK), threads)
-            parallel_for(run, CHANNEL_COLUMNS_BACKWARD, &p, tiles, threads)
+            parallel_for(run, CHANNEL_COLUMNS_BACKWARD, &p, cut_evenly(&p, threads), threads)
             continue
         if p.given:
             parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
@@ -199,7 +221,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
                 open = False
                 for sample in range(p.samples):
                     open |= p.state[sample] != SETTLED
-        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, tiles, threads)
+        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, cut_evenly(&p, threads), threads)
     free(p.sums)
     free(memory)
     free(p.state)
