@@ -97,7 +97,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         else:
             failed = channel_columns(run, p, backward, working, threads)
     if failed == 0 and backward and p.weight_grads and (few_rows(p) or p.parts > 1):
-        parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
+        # One part lies in the cache of the thread that summed it.
+        parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK),
+                     threads if p.parts > 1 else 1)
     free(memory)
     p.scratch = NULL
     failed = -1 if failed or stopped(p) else 0
