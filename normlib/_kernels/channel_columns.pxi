@@ -7,8 +7,8 @@ cdef enum:
     DELTA = 1
     SCALE = 2
     OFFSET = 3      # bias forward, weight backward
-    MEAN_G = 4
-    MEAN_GZ = 5
+    C1 = 4
+    C2 = 5
     TABLE = 6
     PACKED = 2048   # elements of narrow positions that are summed side by side: ROUND rows of 32 x 15 channels and a lane's
     NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order

@@ -2,7 +2,7 @@
 # dweight and, weighted, the means that dx needs; then dx = rstd * (g - mean(g) - z * mean(g * z)).
 
 cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    """Sums of dy and dy * z; task: a tile."""
+    """Sums of dy and dy * (x - shift) * scale; task: a tile."""
     cdef work a[WHOLE]
     cdef work b[WHOLE]
     cdef double lost[2 * WHOLE]
@@ -10,7 +10,6 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
     cdef work dpacked[PACKED]
     cdef const storage* dy = <const storage*>p.dy
     cdef const work* table
-    cdef const work* delta
     cdef const work* scale
     cdef Tile tile
     cdef double* s
@@ -18,7 +17,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
     cdef Py_ssize_t xp = p.xs.position, dp = p.ds.position, i, j, k, m, many, row, n, step
     tile_of(p, task, &tile)
     table = table_of(p, tile.sample, SHIFT, <work>0) + tile.column
-    delta, scale = table + DELTA * p.padded, table + SCALE * p.padded
+    scale = table + SCALE * p.padded
     x += start_of(&tile, &p.xs)
     dy += start_of(&tile, &p.ds)
     for j from 0 <= j < tile.width by WHOLE:
@@ -36,11 +35,11 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
                     n = min(step, CHUNK - k)
                     pack(x + (i + k) * xp, xp, m, n, many, packed, row)
                     pack(dy + (i + k) * dp, dp, m, n, many, dpacked, row)
-                    chunk_gradients(packed, dpacked, row, row, n, many * m, table, delta, scale, w, False, 1,
+                    chunk_gradients(packed, dpacked, row, row, n, many * m, table, scale, w, False, 1,
                                     a, b, k == 0)
             else:
                 chunk_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, min(<Py_ssize_t>CHUNK, tile.positions - i), m,
-                                table + j, delta + j, scale + j, w, False, p.level, a, b, True)
+                                table + j, scale + j, w, False, p.level, a, b, True)
             for k in range(many):
                 add_chunk(a + k * m, b + k * m, m, s, q, lost)
             i += many * CHUNK
@@ -48,19 +47,25 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, const storag
 
 
 cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
-    """mean(g) and mean(g * z) of each group; the sums of a channel end up in the first block."""
-    cdef work* c1 = table_of(p, sample, MEAN_G, <work>0)
-    cdef work* c2 = table_of(p, sample, MEAN_GZ, <work>0)
+    """The coefficients of each group (`descent`); the sums of a channel end up in the first block."""
+    cdef const work* delta = table_of(p, sample, DELTA, <work>0)
+    cdef const work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* c1 = table_of(p, sample, C1, <work>0)
+    cdef work* c2 = table_of(p, sample, C2, <work>0)
+    cdef double* sums = sums_of(p, sample, 0)
+    cdef double* products = sums + p.width
     cdef double s[LANES]
     cdef double q[LANES]
-    cdef Py_ssize_t n = p.channels * p.length, g, k, m
+    cdef Py_ssize_t n = p.channels * p.length, c, g, k, m
     add_blocks(p, sample, <work>0)
+    for c in range(p.width):
+        products[c] = about_mean(products[c], sums[c], delta[c], scale[c])
     for g from 0 <= g < p.groups by LANES:
         m = min(<Py_ssize_t>LANES, p.groups - g)
         group_sums_of(p, sample, g, m, w, s, q, <work>0)
         for k in range(m):
-            c1[g + k] = <work>(s[k] / n)
-            c2[g + k] = <work>(q[k] / n)
+            c = (g + k) * p.channels
+            descent(s[k], q[k], n, delta[c], scale[c], c1 + g + k, c2 + g + k)
     share_out(p, c1)
     share_out(p, c2)
     complete(p, sample, <const work*>NULL, w, <work>1)
@@ -83,20 +88,17 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work v[LANES]
-    cdef work d[LANES]
     cdef work r[LANES]
     cdef work u[LANES]
     cdef work c1[LANES]
     cdef work c2[LANES]
-    cdef work one = unit(table[0])
     cdef Py_ssize_t i, k
     load(table + SCALE * entry, r)
     load(table + OFFSET * entry, u)
     if not given:
         load(table, v)
-        load(table + DELTA * entry, d)
-        load(table + MEAN_G * entry, c1)
-        load(table + MEAN_GZ * entry, c2)
+        load(table + C1 * entry, c1)
+        load(table + C2 * entry, c2)
     for i in range(rows):
         if past:
             if not given:
@@ -109,8 +111,7 @@ cdef inline void column_backward_lanes(const storage* x, const storage* dy, stor
         else:
             load_some(x + i * xp, m, z)
             for k in range(LANES):
-                z[k] = (minus(z[k], v[k], one) - d[k]) * r[k]
-                g[k] = r[k] * (minus(g[k] * u[k], c1[k], one) - z[k] * c2[k])
+                g[k] = r[k] * ((g[k] * u[k] - c1[k]) - (z[k] - v[k]) * c2[k])
         if past:
             stream(dx + i * yp, g)
         else:

@@ -3,7 +3,7 @@
 #   were given (batch norm in evaluation), dx = rstd * w dy.
 
 cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssize_t m, work* a, work* q,
-                                    work shift, work delta, work scale, work one, bint part) noexcept nogil:
+                                    work shift, work scale, work one, bint part) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef int l, many = <int>m
@@ -11,15 +11,15 @@ cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssiz
     load_lanes(dy, m, g, part)
     for l in range(LANES):
         a[l] += g[l]
-        z[l] = g[l] * ((minus(z[l], shift, one) - delta) * scale)
+        z[l] = g[l] * (minus(z[l], shift, one) * scale)
         if part:
             z[l] = z[l] if l < many else 0
         q[l] += z[l]
 
 
 cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* sums, double* products, bint more,
-                               work shift, work delta, work scale, Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
-    """sum dy and sum dy * z over a block, in 8 parts each, as add_moments"""
+                               work shift, work scale, Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
+    """sum dy and sum dy * (x - shift) * scale over a block, in 8 parts each, as add_moments"""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)
@@ -27,14 +27,14 @@ cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n
     clear(a)
     clear(q)
     if n < LANES:
-        run_gradient_lanes(x, dy, n, a, q, shift, delta, scale, one, True)
+        run_gradient_lanes(x, dy, n, a, q, shift, scale, one, True)
         fold_all(a, sums, more)
         fold_all(q, products, more)
         return
     while True:
         prefetch_ahead(x + i, xahead)
         prefetch_ahead(dy + i, dahead)
-        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, delta, scale, one, False)
+        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, scale, one, False)
         i += LANES
         if i + LANES > n:
             break
@@ -42,13 +42,13 @@ cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n
         fold_all(a, sums, more)
         fold_all(q, products, more)
     else:
-        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, delta, scale, one, True)
+        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, scale, one, True)
         fold_all(a, sums, more)
         fold_all(q, products, more)
 
 
-cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work delta, work scale,
-                                    work w, work c1, work c2, work one, bint given, bint part, bint past) noexcept nogil:
+cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work scale,
+                                    work w, work c1, work c2, bint given, bint part, bint past) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
     cdef Py_ssize_t l
@@ -59,37 +59,36 @@ cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage
     else:
         load_lanes(x, m, z, part)
         for l in range(LANES):
-            g[l] = scale * ((g[l] * w - c1) - ((minus(z[l], shift, one) - delta) * scale) * c2)
+            g[l] = scale * ((g[l] * w - c1) - (z[l] - shift) * c2)
     if past:
         stream(dx, g)
     else:
         store_lanes(dx, m, g, part)
 
 
-cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work delta, work scale,
+cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, Py_ssize_t n, work shift, work scale,
                              work w, work c1, work c2, bint given, Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
-    cdef work one = unit(shift)
     if past != NULL:
         i = to_line(dx)
-        run_backward_lanes(x, dy, place(past, dx), i, shift, delta, scale, w, c1, c2, one, given, True, False)
+        run_backward_lanes(x, dy, place(past, dx), i, shift, scale, w, c1, c2, given, True, False)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, False, True)
+            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, scale, w, c1, c2, given, False, True)
             i += LANES
-        run_backward_lanes(x + i, dy + i, place(past, dx + i), n - i, shift, delta, scale, w, c1, c2, one, given, True, False)
+        run_backward_lanes(x + i, dy + i, place(past, dx + i), n - i, shift, scale, w, c1, c2, given, True, False)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, delta, scale, w, c1, c2, one, given, False, False)
+            run_backward_lanes(x + i, dy + i, dx + i, LANES, shift, scale, w, c1, c2, given, False, False)
             i += LANES
         if i < n:
-            run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, delta, scale, w, c1, c2, one, given, True, False)
+            run_backward_lanes(x + i, dy + i, dx + i, n - i, shift, scale, w, c1, c2, given, True, False)
 
 
 cdef inline void gradient_sums(const storage* x, const storage* dy, const Row* row, const Row* drow, Py_ssize_t n,
-                               double* sums, double* products, work shift, work delta, work scale, bint near, bint far) noexcept nogil:
-    """sum dy and sum dy * z of n elements, in 8 parts each; near: they lie side by side"""
+                               double* sums, double* products, work shift, work scale, bint near, bint far) noexcept nogil:
+    """`run_gradients` of n elements; near: they lie side by side"""
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
     cdef const storage* block
@@ -101,7 +100,7 @@ cdef inline void gradient_sums(const storage* x, const storage* dy, const Row* r
         if not near:
             block = fetch_ahead(x, row, i, m, buffer, far, &xahead)
             dblock = fetch_ahead(dy, drow, i, m, other, far, &dahead)
-        run_gradients(block, dblock, m, sums, products, i > 0, shift, delta, scale, xahead, dahead)
+        run_gradients(block, dblock, m, sums, products, i > 0, shift, scale, xahead, dahead)
 
 
 cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, const storage* dy,
@@ -118,19 +117,21 @@ cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, cons
     if row.whole and drow.whole and not far:
         for k in range(m):
             gradient_sums(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
-                          shift[k], delta[k], scale[k], True, False)
+                          shift[k], scale[k], True, False)
     else:
         for k in range(m):
             gradient_sums(x + k * p.xs.channel, dy + k * p.ds.channel, &row, &drow, n, rows.sums[k], rows.squares[k],
-                          shift[k], delta[k], scale[k], False, far)
+                          shift[k], scale[k], False, far)
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
     sum_rows(rows.squares, m, q)
+    for k in range(m):
+        q[k] = about_mean(q[k], s[k], delta[k], scale[k])
 
 
 cdef inline void runs_descend(const storage* x, Py_ssize_t xstep, const storage* dy, Py_ssize_t dstep, storage* dx, Py_ssize_t step,
-                              Py_ssize_t many, Py_ssize_t n, const work* shift, const work* delta, const work* scale,
+                              Py_ssize_t many, Py_ssize_t n, const work* shift, const work* scale,
                               const work* w, const work* c1, const work* c2, bint given,
                               bint streaming, bint staged, Py_ssize_t xahead, Py_ssize_t dahead, Writer* writer) noexcept nogil:
     """As runs_apply."""
@@ -140,11 +141,11 @@ cdef inline void runs_descend(const storage* x, Py_ssize_t xstep, const storage*
             prefetch_run(x + k * xstep + xahead, n)
             prefetch_run(dy + k * dstep + dahead, n)
         if streaming and staged:
-            run_descend(x + k * xstep, dy + k * dstep, place(writer, dx + k * step), n, shift[k], delta[k], scale[k], w[k], c1[k], c2[k],
+            run_descend(x + k * xstep, dy + k * dstep, place(writer, dx + k * step), n, shift[k], scale[k], w[k], c1[k], c2[k],
                         given, NULL)
             wrote(writer, n * sizeof(storage))
         else:
-            run_descend(x + k * xstep, dy + k * dstep, dx + k * step, n, shift[k], delta[k], scale[k], w[k], c1[k], c2[k],
+            run_descend(x + k * xstep, dy + k * dstep, dx + k * step, n, shift[k], scale[k], w[k], c1[k], c2[k],
                         given, writer if streaming else NULL)
 
 
@@ -162,7 +163,7 @@ cdef inline void add_groups(Py_ssize_t m, Py_ssize_t many, const double* s, doub
 
 
 cdef void groups_descend(const Plan* p, Py_ssize_t c, Py_ssize_t stop, const storage* x, const storage* dy, storage* dx,
-                         const work* shift, const work* delta, const work* scale, const work* w, const work* c1, const work* c2,
+                         const work* shift, const work* scale, const work* w, const work* c1, const work* c2,
                          bint given, Writer* writer) noexcept nogil:
     """As groups_normalize."""
     cdef work weight[TOGETHER]
@@ -175,10 +176,10 @@ cdef void groups_descend(const Plan* p, Py_ssize_t c, Py_ssize_t stop, const sto
         for i in range(p.segments):
             if p.streaming:
                 runs_descend(x + i * p.xs.segment, p.xs.channel, dy + i * p.ds.segment, p.ds.channel, dx + i * p.ys.segment, p.ys.channel,
-                             many, p.length, shift, delta, scale, weight, c1, c2, given, True, staged, xahead, dahead, writer)
+                             many, p.length, shift, scale, weight, c1, c2, given, True, staged, xahead, dahead, writer)
             else:
                 runs_descend(x + i * p.xs.segment, p.xs.channel, dy + i * p.ds.segment, p.ds.channel, dx + i * p.ys.segment, p.ys.channel,
-                             many, p.length, shift, delta, scale, weight, c1, c2, given, False, False, xahead, dahead, NULL)
+                             many, p.length, shift, scale, weight, c1, c2, given, False, False, xahead, dahead, NULL)
         c += many
         x += many * p.xs.channel
         dy += many * p.ds.channel
@@ -234,12 +235,11 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
                     add_groups(m, many, s, sums[0])
                     add_groups(m, many, q, sums[1])
             for k in range(m):
-                of_groups[0][k] = <work>(sums[0][k] / n)
-                of_groups[1][k] = <work>(sums[1][k] / n)
+                descent(sums[0][k], sums[1][k], n, of_groups[1][k], of_groups[2][k], &of_groups[0][k], &of_groups[1][k])
             spread(p, m, of_groups[0], c1)
             spread(p, m, of_groups[1], c2)
             if p.given:
-                groups_descend(p, c, stop, xs, dys, dxs, shift, delta, scale, w, c1, c2, True, &writer)
+                groups_descend(p, c, stop, xs, dys, dxs, shift, scale, w, c1, c2, True, &writer)
             else:
-                groups_descend(p, c, stop, xs, dys, dxs, shift, delta, scale, w, c1, c2, False, &writer)
+                groups_descend(p, c, stop, xs, dys, dxs, shift, scale, w, c1, c2, False, &writer)
     close_writer(&writer)

@@ -184,9 +184,9 @@ cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t
                           kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True, False)
 
 
-cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* delta,
-                                    const work* scale, const work* w, bint weighted, work* a, work* b, bint part, bint first) noexcept nogil:
-    """a += g, b += g * z, from zero if it is the first; w: the weight of the position"""
+cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* scale,
+                                    const work* w, bint weighted, work* a, work* b, bint part, bint first) noexcept nogil:
+    """a += g, b += g * (x - shift) * scale, from zero if it is the first; w: the weight of the position"""
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work one = unit(shift[0])
@@ -196,18 +196,17 @@ cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssiz
     for k in range(LANES):
         if weighted:
             g[k] *= w[0]
-        z[k] = g[k] * ((minus(z[k], shift[k], one) - delta[k]) * scale[k])
+        z[k] = g[k] * (minus(z[k], shift[k], one) * scale[k])
         a[k] = g[k] if first else a[k] + g[k]
         b[k] = z[k] if first else b[k] + z[k]
 
 
 cdef inline void round_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t many, Py_ssize_t m,
-                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted,
+                                 const work* shift, const work* scale, const work* w, bint weighted,
                                  const Ahead* x_ahead, const Ahead* d_ahead, Py_ssize_t j, work* a, work* b,
                                  bint part, bint first) noexcept nogil:
-    """a += sum g, b += sum g * z over `many` positions of m <= LANES columns; w: a weight a position"""
+    """a += sum g, b += sum g * (x - shift) * scale over `many` positions of m <= LANES columns; w: a weight a position"""
     cdef work v[LANES]
-    cdef work d[LANES]
     cdef work r[LANES]
     cdef work ra[LANES]
     cdef work rb[LANES]
@@ -215,18 +214,17 @@ cdef inline void round_gradients(const storage* x, const storage* dy, Py_ssize_t
     prefetch_round(x, x_ahead, j, shift[0])
     prefetch_round(dy, d_ahead, j, shift[0])
     load_lanes(shift, m, v, part)
-    load_lanes(delta, m, d, part)
     load_lanes(scale, m, r, part)
-    position_gradients(x, dy, m, v, d, r, w, weighted, ra, rb, part, True)
+    position_gradients(x, dy, m, v, r, w, weighted, ra, rb, part, True)
     for k in range(1, many):
-        position_gradients(x + k * xp, dy + k * dp, m, v, d, r, at(w, k, weighted), weighted, ra, rb, part, False)
+        position_gradients(x + k * xp, dy + k * dp, m, v, r, at(w, k, weighted), weighted, ra, rb, part, False)
     for k in range(LANES):
         a[k] = ra[k] if first else a[k] + ra[k]
         b[k] = rb[k] if first else b[k] + rb[k]
 
 
-cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize_t width, const work* shift, const work* delta,
-                                   const work* scale, const work* w, bint weighted, work* a, work* b, bint first) noexcept nogil:
+cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize_t width, const work* shift, const work* scale,
+                                   const work* w, bint weighted, work* a, work* b, bint first) noexcept nogil:
     """round_gradients in the order of memory, as ordered_moments."""
     cdef work ra[WHOLE]
     cdef work rb[WHOLE]
@@ -234,12 +232,12 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
     for j from 0 <= j < width by LANES:
         prefetch_ahead(x + j, ahead_of(x))
         prefetch_ahead(dy + j, ahead_of(dy))
-        position_gradients(x + j, dy + j, LANES, shift + j, delta + j, scale + j, w, weighted, ra + j, rb + j, False, True)
+        position_gradients(x + j, dy + j, LANES, shift + j, scale + j, w, weighted, ra + j, rb + j, False, True)
     for i in range(1, ROUND):
         for j from 0 <= j < width by LANES:
             prefetch_ahead(x + i * width + j, ahead_of(x))
             prefetch_ahead(dy + i * width + j, ahead_of(dy))
-            position_gradients(x + i * width + j, dy + i * width + j, LANES, shift + j, delta + j, scale + j, at(w, i, weighted), weighted,
+            position_gradients(x + i * width + j, dy + i * width + j, LANES, shift + j, scale + j, at(w, i, weighted), weighted,
                                ra + j, rb + j, False, False)
     for j in range(width):
         a[j] = ra[j] if first else a[j] + ra[j]
@@ -247,9 +245,9 @@ cdef inline void ordered_gradients(const storage* x, const storage* dy, Py_ssize
 
 
 cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n, Py_ssize_t width,
-                                 const work* shift, const work* delta, const work* scale, const work* w, bint weighted, int level,
+                                 const work* shift, const work* scale, const work* w, bint weighted, int level,
                                  work* a, work* b, bint begin) noexcept nogil:
-    """a[j] += sum g, b[j] += sum g * z over n positions, from zero where a chunk begins"""
+    """a[j] += sum g, b[j] += sum g * (x - shift[j]) * scale[j] over n positions, from zero where a chunk begins"""
     cdef Ahead x_ahead = look_ahead(level, xp, width, x), d_ahead = look_ahead(level, dp, width, x)
     cdef Py_ssize_t i, j, m, many
     cdef bint first, ordered = in_order(x, xp, width, level) and dp == width
@@ -258,27 +256,27 @@ cdef inline void chunk_gradients(const storage* x, const storage* dy, Py_ssize_t
         first = begin and i == 0
         j = 0
         if ordered and many == ROUND:
-            ordered_gradients(x + i * width, dy + i * width, width, shift, delta, scale, at(w, i, weighted), weighted, a, b, first)
+            ordered_gradients(x + i * width, dy + i * width, width, shift, scale, at(w, i, weighted), weighted, a, b, first)
             j = width
         if many < ROUND:
             for j from 0 <= j < width by LANES:
                 m = min(<Py_ssize_t>LANES, width - j)
-                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, many, m, shift + j, delta + j, scale + j,
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, many, m, shift + j, scale + j,
                                 at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, m < LANES, first)
             break
         while j + LANES <= width:
             if first:
-                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, scale + j,
                                 at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, False, True)
             else:
-                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, delta + j, scale + j,
+                round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, LANES, shift + j, scale + j,
                                 at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, False, False)
             j += LANES
         if j < width and first:
-            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, delta + j, scale + j,
+            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, scale + j,
                             at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True, True)
         elif j < width:
-            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, delta + j, scale + j,
+            round_gradients(x + i * xp + j, dy + i * dp + j, xp, dp, ROUND, width - j, shift + j, scale + j,
                             at(w, i, weighted), weighted, &x_ahead, &d_ahead, j, a + j, b + j, True, False)
 
 

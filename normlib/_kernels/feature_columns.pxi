@@ -166,16 +166,16 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
 
 
 cdef inline void block_gradients(const storage* x, const storage* dy, Py_ssize_t xp, Py_ssize_t dp, Py_ssize_t n,
-                                 Py_ssize_t width, const work* shift, const work* delta, const work* scale, const work* w,
+                                 Py_ssize_t width, const work* shift, const work* scale, const work* w,
                                  bint weighted, int level, double* s, double* q) noexcept nogil:
-    """s[j] = sum g, q[j] = sum g * z over a block of n positions of at most WIDE columns"""
+    """s[j] = sum g, q[j] = sum g * (x - shift[j]) * scale[j] over a block of n positions of at most WIDE columns"""
     cdef work a[WIDE]
     cdef work b[WIDE]
     cdef double lost[2 * WHOLE]
     cdef Py_ssize_t i
     begin_sums(s, q, lost, width, shift[0])
     for i from 0 <= i < n by CHUNK:
-        chunk_gradients(x + i * xp, dy + i * dp, xp, dp, min(<Py_ssize_t>CHUNK, n - i), width, shift, delta, scale,
+        chunk_gradients(x + i * xp, dy + i * dp, xp, dp, min(<Py_ssize_t>CHUNK, n - i), width, shift, scale,
                         at(w, i, weighted), weighted, level, a, b, True)
         add_chunk(a, b, width, s, q, lost)
     end_sums(s, q, lost, width, shift[0])
@@ -193,7 +193,7 @@ cdef inline void backward_columns(const storage* x, const storage* dy, storage* 
     load_some(dy, m, g)
     for k in range(LANES):
         z[k] = (minus(z[k], shift[k], one) - delta[k]) * scale[k]
-        t[k] = scale[k] * (minus(g[k] * w, c1[k], one) - z[k] * c2[k])
+        t[k] = scale[k] * ((g[k] * w - c1[k]) - z[k] * c2[k])
     store_some(dx, m, t)
     for k in range(LANES):
         sw[k] += g[k] * z[k]
@@ -241,16 +241,16 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
         for i from 0 <= i < n by BLOCK:
             if w != NULL:
                 block_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
-                                min(<Py_ssize_t>BLOCK, n - i), width, shift, delta, scale, w + i, True, p.level, s, q)
+                                min(<Py_ssize_t>BLOCK, n - i), width, shift, scale, w + i, True, p.level, s, q)
             else:
                 block_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
-                                min(<Py_ssize_t>BLOCK, n - i), width, shift, delta, scale, w, False, p.level, s, q)
+                                min(<Py_ssize_t>BLOCK, n - i), width, shift, scale, w, False, p.level, s, q)
             for j in range(width):
                 st[j] += s[j]
                 qt[j] += q[j]
         for j in range(width):
             c1[j] = <work>(st[j] / n) if p.centered else 0
-            c2[j] = <work>(qt[j] / n)
+            c2[j] = <work>(about_mean(qt[j], st[j], delta[j], scale[j]) / n)
         for i in range(n):
             wi = w[i] if w != NULL else 1
             clear(sw)

@@ -91,13 +91,14 @@ cdef inline void row_slopes(const storage* x, const storage* dy, const work* w, 
 
 
 cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, work* dw,
-                      work* shift, work* delta, work* scale, work* c1, work* c2) noexcept nogil:
-    """Statistics, mean(g) and mean(g * z) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
+                      work* shift, work* scale, work* c1, work* c2) noexcept nogil:
+    """Statistics and coefficients (`descent`) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
     cdef const storage* row
     cdef const storage* drow
     cdef Rows rows
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
+    cdef work delta[TOGETHER]
     cdef Py_ssize_t n = p.length, k, xahead, dahead
     for k in range(m):
         split_mean(p.mean[r + k] if p.centered else 0, &shift[k], &delta[k])
@@ -115,12 +116,11 @@ cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* 
     sum_rows(rows.sums, m, s)
     sum_rows(rows.squares, m, q)
     for k in range((m + 7) // 8 * 8):
-        c1[k] = <work>(s[k] / n)
-        c2[k] = <work>(q[k] / n)
+        descent(s[k], q[k], n, delta[k], scale[k], &c1[k], &c2[k])
 
 
 cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t m,
-                                work shift, work delta, work scale, work c1, work c2, work one,
+                                work shift, work scale, work c1, work c2,
                                 bint centered, bint weighted, bint part, bint past) noexcept nogil:
     cdef work z[LANES]
     cdef work g[LANES]
@@ -131,13 +131,11 @@ cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx
     if weighted:
         load_lanes(w, m, v, part)
     for l in range(LANES):
-        if centered:
-            z[l] = minus(z[l], shift, one) - delta
-        z[l] *= scale
         if weighted:
             g[l] *= v[l]
         if centered:
             g[l] -= c1
+            z[l] -= shift
         g[l] = scale * (g[l] - z[l] * c2)
     if past:
         stream(dx, g)
@@ -146,35 +144,34 @@ cdef inline void backward_lanes(const storage* x, const storage* dy, storage* dx
 
 
 cdef void backward_part(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t m,
-                        work shift, work delta, work scale, work c1, work c2, bint centered, bint weighted) noexcept nogil:
+                        work shift, work scale, work c1, work c2, bint centered, bint weighted) noexcept nogil:
     """As apply_part."""
-    backward_lanes(x, dy, dx, w, m, shift, delta, scale, c1, c2, unit(shift), centered, weighted, True, False)
+    backward_lanes(x, dy, dx, w, m, shift, scale, c1, c2, centered, weighted, True, False)
 
 
 cdef inline void row_backward(const storage* x, const storage* dy, storage* dx, const work* w, Py_ssize_t n,
-                              work shift, work delta, work scale, work c1, work c2, bint centered, bint weighted,
+                              work shift, work scale, work c1, work c2, bint centered, bint weighted,
                               Writer* past) noexcept nogil:
     cdef Py_ssize_t i = 0
-    cdef work one = unit(shift)
     if past != NULL:
         i = to_line(dx)
-        backward_part(x, dy, place(past, dx), w, i, shift, delta, scale, c1, c2, centered, weighted)
+        backward_part(x, dy, place(past, dx), w, i, shift, scale, c1, c2, centered, weighted)
         fill_line(past, i * sizeof(storage))
         while i + LANES <= n:
-            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False, True)
+            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, scale, c1, c2, centered, weighted, False, True)
             i += LANES
-        backward_part(x + i, dy + i, place(past, dx + i), at(w, i, weighted), n - i, shift, delta, scale, c1, c2, centered, weighted)
+        backward_part(x + i, dy + i, place(past, dx + i), at(w, i, weighted), n - i, shift, scale, c1, c2, centered, weighted)
         wrote(past, (n - i) * sizeof(storage))
     else:
         while i + LANES <= n:
-            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, delta, scale, c1, c2, one, centered, weighted, False, False)
+            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), LANES, shift, scale, c1, c2, centered, weighted, False, False)
             i += LANES
         if i < n:
-            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), n - i, shift, delta, scale, c1, c2, one, centered, weighted, True, False)
+            backward_lanes(x + i, dy + i, dx + i, at(w, i, weighted), n - i, shift, scale, c1, c2, centered, weighted, True, False)
 
 
 cdef inline void rows_descend(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w,
-                              const work* shift, const work* delta, const work* scale, const work* c1, const work* c2,
+                              const work* shift, const work* scale, const work* c1, const work* c2,
                               bint centered, bint weighted, Writer* writer) noexcept nogil:
     cdef Writer* past = writer if lane_by_lane(p, x) else NULL
     cdef bint staged = p.streaming and past == NULL
@@ -183,7 +180,7 @@ cdef inline void rows_descend(const Plan* p, Py_ssize_t r, Py_ssize_t m, const s
     for k in range(m):
         dx = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
         row_backward(row_of(x, &p.xs, p, r + k), row_of(<const storage*>p.dy, &p.ds, p, r + k), place(writer, dx) if staged else dx,
-                     w, n, shift[k], delta[k], scale[k], c1[k], c2[k], centered, weighted, past)
+                     w, n, shift[k], scale[k], c1[k], c2[k], centered, weighted, past)
         if staged:
             wrote(writer, n * sizeof(storage))
 
@@ -215,7 +212,6 @@ cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, const storage* x, c
 
 cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x, const work* w) noexcept nogil:
     cdef work shift[TOGETHER]
-    cdef work delta[TOGETHER]
     cdef work scale[TOGETHER]
     cdef work c1[TOGETHER]
     cdef work c2[TOGETHER]
@@ -226,15 +222,15 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
     open_writer(&writer, p.streaming)
     while r < stop:
         m = min(most, stop - r, LANES - (r - first) % LANES)
-        rows_slopes(p, r, m, x, w, dw, shift, delta, scale, c1, c2)
+        rows_slopes(p, r, m, x, w, dw, shift, scale, c1, c2)
         if p.centered and w != NULL:
-            rows_descend(p, r, m, x, w, shift, delta, scale, c1, c2, True, True, &writer)
+            rows_descend(p, r, m, x, w, shift, scale, c1, c2, True, True, &writer)
         elif p.centered:
-            rows_descend(p, r, m, x, w, shift, delta, scale, c1, c2, True, False, &writer)
+            rows_descend(p, r, m, x, w, shift, scale, c1, c2, True, False, &writer)
         elif w != NULL:
-            rows_descend(p, r, m, x, w, shift, delta, scale, c1, c2, False, True, &writer)
+            rows_descend(p, r, m, x, w, shift, scale, c1, c2, False, True, &writer)
         else:
-            rows_descend(p, r, m, x, w, shift, delta, scale, c1, c2, False, False, &writer)
+            rows_descend(p, r, m, x, w, shift, scale, c1, c2, False, False, &writer)
         r += m
         if p.weight_grads and not few_rows(p) and ((r - first) % LANES == 0 or r == stop):
             add_accumulators(p, part, dw, n)
