@@ -84,7 +84,7 @@ cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* 
 cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,
                                        Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m, const work* table, Py_ssize_t entry,
                                        bint given, bint past) noexcept nogil:
-    """dx = rstd * (g - mean(g) - z * mean(g * z)) for a few positions of m <= LANES channels"""
+    """dx = scale * ((g - c1) - (x - shift) * c2) for a few positions of m <= LANES channels (`descent`)"""
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work v[LANES]

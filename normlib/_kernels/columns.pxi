@@ -4,7 +4,6 @@
 # type, what is rounded off is kept and added at the end.
 
 cdef enum:
-    CHUNK = 32      # positions summed in the working type
     ROUND = 4       # of them added to each other first
     WHOLE = 1024    # columns summed at once, at most
     WINDOW = 8      # positions normalized while the statistics of their columns stay in registers

@@ -100,6 +100,7 @@ cdef void rows_slopes(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* 
     cdef double q[TOGETHER]
     cdef work delta[TOGETHER]
     cdef Py_ssize_t n = p.length, k, xahead, dahead
+    memset(delta, 0, sizeof(delta))
     for k in range(m):
         split_mean(p.mean[r + k] if p.centered else 0, &shift[k], &delta[k])
         scale[k] = <work>p.rstd[r + k]
@@ -220,6 +221,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, const storage* x
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, p.weight_grads)
     cdef Writer writer
     open_writer(&writer, p.streaming)
+    memset(scale, 0, sizeof(scale))
     while r < stop:
         m = min(most, stop - r, LANES - (r - first) % LANES)
         rows_slopes(p, r, m, x, w, dw, shift, scale, c1, c2)

@@ -4,6 +4,7 @@ cdef enum:
     LINE = 64       # bytes of a line of the caches
     LANES = 32      # accumulators of a sum
     BLOCK = 1024    # elements summed in lanes before the lanes are added up in float64
+    CHUNK = 32      # positions whose columns are summed in the working type
     WIDE = 256      # neighbouring columns that one task of feature columns takes, at most
     ABREAST = 512   # columns of positions taken as one, at most
     PARTS = 32      # at most so many partial sums of a weight gradient over rows

@@ -5,7 +5,7 @@ Results do not depend on the number of threads: weight gradients are summed over
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
-    ABREAST, BLOCK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
+    ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
     Plan, Run, Watch, few_rows, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -14,13 +14,14 @@ from normlib._kernels.plan cimport (
 
 cdef enum:
     THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
+    RUN_BYTES = 1 << 10         # of it that take as long as what a row or a run takes beside its elements
     SECOND_BYTES = 1 << 23      # of memory traffic, of which the second cache holds little
     STREAM_BYTES = 3 << 22      # from which on outputs go past the caches
     LAST_BYTES = 3 << 23        # of which the last cache holds little
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
     SUMS = 512                  # positions of channel columns that a task sums, at most
-    TILE = 1 << 17              # elements of them that a task normalizes, at most
+    TILE = 1 << 17              # elements of them that a task normalizes, or a few more
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
     TABLES = 6                  # tables a sample of channel columns
 
@@ -41,7 +42,10 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef int failed = 0
     traffic = (3 if backward and (p.weight_grads or not p.given) else 2) * p.bytes
     # 16 bits take as long as 32: the arithmetic is the same.
-    worth = (2 if p.itemsize == 2 else 1) * traffic // THREAD_BYTES
+    worth = (2 if p.itemsize == 2 else 1) * traffic
+    if p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS:
+        worth += p.samples * p.groups * p.channels * p.segments * RUN_BYTES
+    worth //= THREAD_BYTES
     if worth < 2 and not backward and p.form == FEATURE_ROWS:
         # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
         p.parameters = p.length
@@ -97,9 +101,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         else:
             failed = channel_columns(run, p, backward, working, threads)
     if failed == 0 and backward and p.weight_grads and (few_rows(p) or p.parts > 1):
-        # One part lies in the cache of the thread that summed it.
+        # A part that is alone lies in the cache of the thread that summed it, but for very long rows.
         parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK),
-                     threads if p.parts > 1 else 1)
+                     threads if p.parts > 1 or p.parameters > TILE else 1)
     free(memory)
     p.scratch = NULL
     failed = -1 if failed or stopped(p) else 0
@@ -159,13 +163,14 @@ cdef Py_ssize_t cut(Plan* p, Py_ssize_t blocks, Py_ssize_t multiple, int threads
 
 
 cdef inline Py_ssize_t cut_sums(Plan* p, int threads) noexcept nogil:
-    """For sums: the length alone decides, for the order of the sums does. An even number, so that two threads have as much to do."""
+    """For sums: the length alone decides, for that fixes their order, and so the bits. An even number where they are few, so that
+    two threads have as much to do."""
     cdef Py_ssize_t blocks = parts_of(p.length, SUMS)
-    return cut(p, parts_of(blocks, 2) * 2 if blocks > 1 else 1, LANES, threads)
+    return cut(p, parts_of(blocks, 2) * 2 if blocks > 1 else 1, CHUNK, threads)
 
 
 cdef inline Py_ssize_t cut_evenly(Plan* p, int threads) noexcept nogil:
-    """For element-wise work: as much for each thread."""
+    """For element-wise work: as much for each thread. The sums, which lie by blocks of `cut_sums`, are no longer of use."""
     cdef Py_ssize_t blocks = parts_of(p.length * p.width, TILE)
     return cut(p, parts_of(blocks, threads) * threads if p.samples % threads else blocks, 1, threads)
 
