@@ -21,7 +21,7 @@ cdef enum:
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
     SUMS = 512                  # positions of channel columns that a task sums, at most
-    TILE = 1 << 17              # elements of them that a task normalizes, or a few more
+    TILE = 1 << 17              # elements that are worth a task of their own
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
     TABLES = 6                  # tables a sample of channel columns
 
@@ -171,7 +171,7 @@ cdef inline Py_ssize_t cut_sums(Plan* p, int threads) noexcept nogil:
 
 cdef inline Py_ssize_t cut_evenly(Plan* p, int threads) noexcept nogil:
     """For element-wise work: as much for each thread. The sums, which lie by blocks of `cut_sums`, are no longer of use."""
-    cdef Py_ssize_t blocks = parts_of(p.length * p.width, TILE)
+    cdef Py_ssize_t blocks = parts_of(p.length, max(<Py_ssize_t>SUMS, TILE // p.width))
     return cut(p, parts_of(blocks, threads) * threads if p.samples % threads else blocks, 1, threads)
 
 
