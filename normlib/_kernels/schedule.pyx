@@ -30,6 +30,10 @@ cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil
     return (n + portion - 1) // portion
 
 
+cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
+    return parts_of(n, multiple) * multiple
+
+
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     """Compute the pass; -1 where memory is short, and then no more than given statistics are written, or where a signal's handler
     has raised."""
@@ -154,11 +158,11 @@ cdef Py_ssize_t cut(Plan* p, Py_ssize_t blocks, Py_ssize_t multiple, int threads
     """Each sample of channel columns in so many blocks of positions, or fewer, of a multiple each; the number of tasks. They take
     whole positions, which lie together in memory (threads that write beside each other take lines from each other), unless
     that leaves a thread without work."""
-    p.block = parts_of(parts_of(p.length, blocks), multiple) * multiple
+    p.block = round_up(parts_of(p.length, blocks), multiple)
     p.blocks = parts_of(p.length, p.block)
     p.strip = p.width
     while p.strip > WIDE and p.samples * p.blocks * parts_of(p.width, p.strip) < threads:
-        p.strip = parts_of(p.strip // 2, LANES) * LANES
+        p.strip = round_up(p.strip // 2, LANES)
     return p.samples * p.blocks * parts_of(p.width, p.strip)
 
 
@@ -166,13 +170,13 @@ cdef inline Py_ssize_t cut_sums(Plan* p, int threads) noexcept nogil:
     """For sums: the length alone decides, for that fixes their order, and so the bits. An even number where they are few, so that
     two threads have as much to do."""
     cdef Py_ssize_t blocks = parts_of(p.length, SUMS)
-    return cut(p, parts_of(blocks, 2) * 2 if blocks > 1 else 1, CHUNK, threads)
+    return cut(p, round_up(blocks, 2) if blocks > 1 else 1, CHUNK, threads)
 
 
 cdef inline Py_ssize_t cut_evenly(Plan* p, int threads) noexcept nogil:
     """For element-wise work: as much for each thread. The sums, which lie by blocks of `cut_sums`, are no longer of use."""
     cdef Py_ssize_t blocks = parts_of(p.length, max(<Py_ssize_t>SUMS, TILE // p.width))
-    return cut(p, parts_of(blocks, threads) * threads if p.samples % threads else blocks, 1, threads)
+    return cut(p, round_up(blocks, threads) if p.samples % threads else blocks, 1, threads)
 
 
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
@@ -185,7 +189,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     chunk = min(chunk, p.samples)
     p.abreast = abreast(p.width, p.length)
     # Lanes may begin at any channel of the last positions, and end in the last of the `rest` of one more (Cut).
-    p.padded = (2 * p.abreast * p.width if p.abreast > 1 else (p.width + LANES - 1) // LANES * LANES) + LANES
+    p.padded = (2 * p.abreast * p.width if p.abreast > 1 else round_up(p.width, LANES)) + LANES
     cut_sums(&p, threads)
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
     memory = calloc(chunk * TABLES * p.padded * working + LINE, 1)

@@ -149,21 +149,16 @@ cdef inline void split_mean(double mean, work* shift, work* delta) noexcept nogi
     delta[0] = <work>(mean - shift[0])
 
 
-cdef inline double corrected(double q, double u) noexcept nogil:
-    """q - u, where an infinite sum stays one."""
-    return q - u if u - u == 0 else q
-
-
 cdef inline double about_mean(double q, double s, double delta, double scale) noexcept nogil:
     """sum g * z from q = sum g * (x - shift) * scale and s = sum g; delta is what the mean lost when it became the shift"""
-    return corrected(q, delta * scale * s)
+    return regain(q, -delta * scale * s, <double>0)
 
 
 cdef inline void descent(double s, double q, double n, work delta, work scale, work* c1, work* c2) noexcept nogil:
     """From s = sum g and q = sum g * z the coefficients with which rstd * (g - mean(g) - z * mean(g * z)) is
     scale * ((g - c1) - (x - shift) * c2): two operations an element less."""
     cdef double slope = q / n * scale
-    c1[0], c2[0] = <work>corrected(s / n, delta * slope), <work>slope
+    c1[0], c2[0] = <work>regain(s / n, -delta * slope, <double>0), <work>slope
 
 
 cdef struct Statistics:
