@@ -56,7 +56,7 @@ def extensions():
         return Extension(f"normlib._kernels.{name}", [str(KERNELS / f"{name}.pyx")], depends=[str(d) for d in depends])
 
     included = [*sorted(KERNELS.glob("*.pxi")), KERNELS / "storage.h", KERNELS / "plan.pxd"]
-    declared = [*sorted(KERNELS.glob("*.pxd")), KERNELS / "storage.h", HEADER]
+    declared = [*sorted(KERNELS.glob("*.pxd")), KERNELS / "storage.h", KERNELS / "team.h", HEADER]
     modules = [extension(name, declared) for name in ("probe", *CALLS)]
     modules += [extension(f"isa_{level}", included) for level in levels()]
     modules = cythonize(

@@ -15,6 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import normlib
 
+if "cython" in normlib.backends.available():
+    from normlib._kernels import parallel
+
+    parallel.guard(False)  # on a busy machine too, what is to run on several threads does
+
 
 def pytest_addoption(parser):
     parser.addoption("--backend", action="append", help="test this backend alone (may be given several times)")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -116,6 +117,99 @@ class TestStart:
     def test_affinity(self):
         code = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {self.CODE}"
         assert python(code).stdout.strip() == "1"
+
+
+@pytest.fixture
+def guard():
+    from normlib._kernels import parallel
+
+    parallel.guard(True)
+    yield parallel
+    parallel.guard(False)
+
+
+@compiled
+class TestTeamsThatAreHeldUp:
+    """A team that takes longer than one thread would have is followed by a pause on one thread."""
+
+    def test_at_first_there_is_no_pause(self, guard):
+        assert guard.pause() == (0, 0)
+
+    @pytest.mark.parametrize(("took", "alone"), [(5e-6, 10e-6), (110e-6, 100e-6), (12e-3, 10e-3)])
+    def test_a_team_that_pays_or_nearly_so_causes_none(self, guard, took, alone):
+        guard.judge(took, alone)
+        assert guard.pause() == (0, 0)
+
+    def test_one_that_does_not_causes_one_of_a_few_times_what_was_lost(self, guard):
+        guard.judge(0.108, 0.008)
+        seconds, steps = guard.pause()
+        assert 0.3 < seconds <= 0.4
+        assert steps == 4
+
+    def test_the_pause_grows_while_teams_are_held_up_again(self, guard):
+        found = []
+        for _ in range(6):
+            guard.judge(0.0101, 0.0001)
+            found.append(guard.pause())
+        assert [steps for _, steps in found] == [4, 16, 64, 256, 1024, 1024]
+        assert all(b > 3 * a for (a, _), (b, _) in pairwise(found[:4]))
+        assert max(seconds for seconds, _ in found) <= 2
+
+    def test_and_is_short_again_after_many_that_were_not(self, guard):
+        for _ in range(3):
+            guard.judge(0.0101, 0.0001)
+        for _ in range(20):
+            guard.judge(0.0001, 0.0001)
+        guard.judge(0.0101, 0.0001)
+        assert guard.pause()[1] == 4
+
+    def test_in_a_pause_no_thread_is_started(self):
+        code = """
+import os
+import numpy as np, normlib
+from normlib._kernels import parallel
+x = np.ones((4096, 512), np.float32)
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+parallel.judge(1, 1e-6)
+with normlib.num_threads(2):
+    y = normlib.layer_norm(x)
+assert threads() == before
+parallel.guard(False)
+with normlib.num_threads(2):
+    assert normlib.layer_norm(x).tobytes() == y.tobytes()
+assert threads() == before + 1
+"""
+        if not os.path.exists("/proc/self/task") or normlib.show_config("dicts")["openmp"] is None:
+            pytest.skip("threads are counted on Linux, with OpenMP")
+        found = python(code)
+        assert found.returncode == 0, found.stderr
+
+    def test_a_pause_ends_after_its_steps_and_its_time(self, guard):
+        x = np.ones((4096, 512), np.float32)
+        guard.judge(300e-6, 200e-6)
+        with normlib.num_threads(2):
+            for left in (3, 2, 1, 0):
+                normlib.layer_norm(x)
+                assert guard.pause()[1] == left
+
+
+@compiled
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the size of the process is read on Linux")
+def test_a_system_that_refuses_threads_gives_one():
+    code = """
+import resource
+import numpy as np, normlib
+x = np.ones((2048, 1024), np.float32)
+out = np.empty_like(x)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 20),) * 2)  # less than a stack
+with normlib.num_threads(8):
+    normlib.layer_norm(x, out=out)
+assert not out.any()
+"""
+    found = python(code)
+    assert found.returncode == 0, found.stderr
 
 
 @compiled

@@ -4,90 +4,73 @@ import os
 from contextvars import ContextVar
 
 from cpython.contextvars cimport get_value
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport parallel, threadid
+from libc.stdint cimport int64_t
 from libc.stdlib cimport getenv
 from normlib._kernels.plan cimport Plan, Run, Step
 
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    static int normlib_openmp(void) { return _OPENMP; }
-    #if defined(__clang__)
-    #define NORMLIB_RUNTIME "libomp"
-    #elif defined(__GNUC__)
-    #define NORMLIB_RUNTIME "libgomp"
-    #else
-    #define NORMLIB_RUNTIME "vcomp"
-    #endif
-    #else
-    static int omp_get_max_threads(void) { return 1; }
-    static int omp_in_parallel(void) { return 0; }
-    static int normlib_openmp(void) { return 0; }
-    #define NORMLIB_RUNTIME ""
-    #endif
-
-    /* libgomp hangs in the child of a process that has run a team, so a child stays serial. */
-    static volatile int normlib_forked = 0;
-    #if defined(__unix__) || defined(__APPLE__)
-    #include <pthread.h>
-    static void normlib_in_child(void) { normlib_forked = 1; }
-    static void normlib_watch_forks(void) { pthread_atfork(NULL, NULL, normlib_in_child); }
-    #else
-    static void normlib_watch_forks(void) { }
-    #endif
-
-    /* Whether to do no more tasks. The calling thread looks for signals a few times a second, as Python would. */
-    #include <time.h>
-    #ifdef _MSC_VER
-    #define normlib_load(p) (*(volatile int *)(p))
-    #define normlib_store(p, v) (*(volatile int *)(p) = (v))
-    #else
-    #define normlib_load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
-    #define normlib_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
-    #endif
-    static int normlib_stopped(double *due, int *stopped, int calling)
-    {
-        if (calling) {
-            struct timespec now;
-            timespec_get(&now, TIME_UTC);
-            double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-            if (*due == 0)
-                *due = seconds + 0.1;
-            if (seconds > *due && !normlib_load(stopped)) {
-                PyGILState_STATE state = PyGILState_Ensure();
-                if (PyErr_CheckSignals())
-                    normlib_store(stopped, 1);
-                PyGILState_Release(state);
-                *due = seconds + 0.1;
-            }
-        }
-        return normlib_load(stopped);
-    }
-    """
+cdef extern from "team.h":
+    ctypedef struct normlib_team:
+        pass
     int omp_get_max_threads() nogil
-    int omp_in_parallel() nogil
+    int omp_get_num_threads() nogil
     int normlib_openmp() nogil
     const char* NORMLIB_RUNTIME
-    int normlib_forked
     void normlib_watch_forks()
     int normlib_stopped(double* due, int* stopped, int calling) nogil
+    bint normlib_may_share(int threads) nogil
+    void normlib_begin(normlib_team* team) nogil
+    void normlib_took(normlib_team* team, int64_t began, int64_t mine, int64_t tasks) nogil
+    void normlib_end(normlib_team* team) nogil
+    void normlib_judge(int64_t took, int64_t alone, int64_t now) nogil
+    int64_t normlib_now() nogil
+    int64_t normlib_alone_until
+    int normlib_guarded, normlib_alone_steps, normlib_patience, normlib_well
+    int NORMLIB_PATIENCE
 
 
-cdef inline void task(Run run, Step step, const Plan* plan, Py_ssize_t i, bint calling) noexcept nogil:
-    if plan.watch == NULL or not normlib_stopped(&plan.watch.due, &plan.watch.stopped, calling):
-        run(step, plan, i)
+cdef inline void some_tasks(Run run, Step step, const Plan* plan, Py_ssize_t first, Py_ssize_t stop, bint calling) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(first, stop):
+        if plan.watch == NULL or not normlib_stopped(&plan.watch.due, &plan.watch.stopped, calling):
+            run(step, plan, i)
+
+
+cdef inline void share(Run run, Step step, const Plan* plan, Py_ssize_t tasks, int thread, int threads, normlib_team* team) noexcept nogil:
+    """The tasks of one thread of a team: the same ones each time, so that what they read may lie in its core's caches."""
+    cdef Py_ssize_t first = tasks * thread // threads, stop = tasks * (thread + 1) // threads
+    cdef int64_t began = normlib_now()
+    some_tasks(run, step, plan, first, stop, thread == 0)
+    normlib_took(team, began, stop - first, tasks)
 
 
 cdef void parallel_for(Run run, Step step, const Plan* plan, Py_ssize_t tasks, int threads) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef normlib_team team
     threads = <int>min(<Py_ssize_t>threads, tasks)
-    if threads <= 1 or normlib_forked or omp_in_parallel():
-        for i in range(tasks):
-            task(run, step, plan, i, True)
-    else:
-        for i in prange(tasks, num_threads=threads, schedule="static"):
-            task(run, step, plan, i, threadid() == 0)
+    if not normlib_may_share(threads):
+        some_tasks(run, step, plan, 0, tasks, True)
+        return
+    normlib_begin(&team)
+    with parallel(num_threads=threads):
+        share(run, step, plan, tasks, threadid(), omp_get_num_threads(), &team)
+    normlib_end(&team)
+
+
+def guard(bint on):
+    """Whether a team that is held up keeps the calls that follow to one thread; what was seen so far is forgotten."""
+    global normlib_guarded, normlib_alone_until, normlib_alone_steps, normlib_patience, normlib_well
+    normlib_guarded, normlib_alone_until, normlib_alone_steps = on, 0, 0
+    normlib_patience, normlib_well = NORMLIB_PATIENCE, 0
+
+
+def judge(double took, double alone):
+    """Take note of a team that took so many seconds, where one thread would have taken `alone`."""
+    normlib_judge(<int64_t>(1e9 * took), <int64_t>(1e9 * alone), normlib_now())
+
+
+def pause():
+    """(seconds, steps): how long calls keep to one thread at least, since a team was held up."""
+    return max(0, normlib_alone_until - normlib_now()) * 1e-9, normlib_alone_steps
 
 
 def openmp_runtime():

@@ -19,6 +19,7 @@ ENTRIES = {
     ),
     "fork": ("children, pools and torch: 20 rounds of each scenario", partial(halves, "test_forks.py")),
     "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
+    "neighbours": ("the default threads beside busy programs", partial(script, PYTHON, "tests/neighbours.py")),
     "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(halves, "test_malformed.py")),
     "allocation": ("memory that runs out at each allocation in turn", partial(halves, "test_allocation_failures.py")),
     "growth": ("100,000 calls of each kind; references", partial(halves, "test_growth.py")),
