@@ -22,6 +22,7 @@ SANITIZE = os.environ.get("NORMLIB_SANITIZE", "")
 COVERAGE = os.environ.get("NORMLIB_COVERAGE", "0") not in ("", "0")
 KERNELS = Path("normlib/_kernels")
 HEADER = Path("normlib/include/normlib.h")
+FAILURE = "build_failure.txt"  # beside the kernels, where they could not be built: why, for `normlib info`
 CALLS = ("parallel", "schedule", "layout", "outputs", "arguments", "calls", "capi", "xla")
 GNU_FLAGS = [
     "-O3",
@@ -39,6 +40,8 @@ INSTRUMENTS = [
     *([f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []),
     *(["--coverage", "-fprofile-update=atomic"] if COVERAGE else []),  # else threads share the counters of loops
 ]
+# No symbols but those that the loader needs: a quarter of the size. Reports of instruments want them.
+STRIPPED = ["-Wl,--strip-all"] if sys.platform.startswith("linux") and not INSTRUMENTS else []
 LEVELS = {"v2": ["-march=x86-64-v2"], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 
 
@@ -94,10 +97,22 @@ class BuildExt(build_ext):
                 extension.extra_link_args += openmp if gnu else []
             if name.startswith("isa_") and gnu:
                 extension.extra_compile_args += kernel_flags + LEVELS.get(name.removeprefix("isa_"), [])
+            extension.extra_link_args += STRIPPED if gnu else []
             if INSTRUMENTS:
                 extension.extra_compile_args += [*INSTRUMENTS, "-O1", "-g1"]
                 extension.extra_link_args += INSTRUMENTS
+        self.failure = Path(self.get_ext_fullpath("normlib._kernels.probe")).with_name(FAILURE)
+        self.failure.unlink(missing_ok=True)
         super().build_extensions()
+
+    def build_extension(self, extension):
+        try:
+            super().build_extension(extension)
+        except Exception as error:  # an optional one is then left out, and only pip's log would tell
+            self.failure.parent.mkdir(parents=True, exist_ok=True)
+            if not self.failure.exists():
+                self.failure.write_text(str(error).strip())
+            raise
 
     def takes(self, flag):
         """Whether the compiler knows a flag; some clangs make an error of an unknown one."""

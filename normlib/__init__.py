@@ -20,6 +20,8 @@ from .threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
+backends.warn_if_missing()
+
 __all__ = [
     "BatchNorm",
     "GroupNorm",

@@ -71,7 +71,7 @@ GROUP = "normlib.backends"
 
 _registry: dict[str, object] = {"numpy": numpy_backend}
 _reported: set[str] = set()  # the plugins that `available` has warned of
-_lock = threading.RLock()
+_lock = threading.RLock()  # of the registry; never held while a plugin is imported, which may register itself
 
 
 def _renew_lock():
@@ -187,15 +187,22 @@ active = _active.get
 
 def missing() -> str | None:
     """Why there is no compiled backend; None where there is one, which is then in the registry."""
-    with _lock:
-        if "cython" in _registry:
-            return None
-        from . import _kernels
-
-        if _kernels.backend is None:
-            return _kernels.info()["reason"]
-        _registry["cython"] = _kernels.backend
+    if "cython" in _registry:
         return None
+    from . import _kernels
+
+    if _kernels.backend is None:
+        return _kernels.info()["reason"]
+    _registry["cython"] = _kernels.backend
+    return None
+
+
+def warn_if_missing() -> None:
+    """Warn that the kernels are missing, unless ``NORMLIB_BACKEND`` asks for NumPy anyway."""
+    if (reason := missing()) is not None and os.environ.get("NORMLIB_BACKEND") != "numpy":
+        words = "set NORMLIB_BACKEND=numpy where that is meant"
+        message = f"normlib runs on NumPy, many times slower than its compiled kernels: {reason} ({words})"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _check(name, backend):
@@ -239,7 +246,7 @@ def _load(point):
     try:
         backend = point.load()
         _check(point.name, backend)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImportError(
             f"{_describe(point)} could not be loaded: {type(error).__name__}: {error}", name=point.name
         ) from error
@@ -249,16 +256,15 @@ def _load(point):
 def _find(name):
     if not isinstance(name, str):
         raise TypeError(f"the name of a backend is {name!r}, expected a string")
-    with _lock:
-        reason = missing()
-        if name in _registry:
-            return _registry[name]
-        points, _ = _entry_points()
-        if name in points:
-            return _load(points[name])
-        names = ", ".join(repr(n) for n in [*_names(), *(n for n in points if n not in _registry)])
-        hint = f" ('cython' is not available: {reason})" if name == "cython" else ""
-        raise ValueError(f"there is no backend {name!r}, only {names}{hint}")
+    reason = missing()
+    if name in _registry:
+        return _registry[name]
+    points, _ = _entry_points()
+    if name in points:
+        return _load(points[name])
+    names = ", ".join(repr(n) for n in [*_names(), *(n for n in points if n not in _registry)])
+    hint = f" ('cython' is not available: {reason})" if name == "cython" else ""
+    raise ValueError(f"there is no backend {name!r}, only {names}{hint}")
 
 
 def _names():
@@ -327,17 +333,16 @@ def available() -> list[str]:
     >>> "numpy" in normlib.backends.available()
     True
     """
-    with _lock:
-        missing()
-        points, surplus = _entry_points()
-        failures = [(point, "the name is taken") for point in surplus]
-        for name, point in points.items():
-            if name not in _registry:
-                try:
-                    _load(point)
-                except ImportError as error:
-                    failures.append((point, f"{type(error.__cause__).__name__}: {error.__cause__}"))
-        names = _names()
+    missing()
+    points, surplus = _entry_points()
+    failures = [(point, "the name is taken") for point in surplus]
+    for name, point in points.items():
+        if name not in _registry:
+            try:
+                _load(point)
+            except ImportError as error:
+                failures.append((point, f"{type(error.__cause__).__name__}: {error.__cause__}"))
+    names = _names()
     for point, reason in failures:
         if _describe(point) not in _reported:
             _reported.add(_describe(point))

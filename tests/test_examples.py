@@ -169,3 +169,18 @@ def test_links_between_pages_hold(page):
             headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
             assert anchor in anchors, f"{page.name}: #{anchor}"
+
+
+PAGES = "https://github.com/normlib/normlib/blob/main/"
+
+
+def test_the_readme_is_whole_where_there_is_no_clone():
+    """PyPI shows the README alone: its links are absolute, and name files that there are."""
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    links = [inline or reference for inline, reference in links]
+    assert len(links) > 5
+    for link in links:
+        assert link.startswith("https://")
+        if link.startswith(PAGES):
+            assert (ROOT / link.removeprefix(PAGES).partition("#")[0]).is_file(), link

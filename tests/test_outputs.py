@@ -147,3 +147,28 @@ print(resident() - before)
 def test_the_system_may_have_the_pages(keep):
     """What is kept is marked free: of 64 MB none are held."""
     assert int(python("-c", KEPT, NORMLIB_KEEP_OUTPUT=keep)) < 8
+
+
+LIMITED = """
+import resource
+import numpy as np, normlib
+x, twice = np.ones((1 << 15, 1024), np.float32), np.ones((1 << 16, 1024), np.float32)
+pages = int(open("/proc/self/statm").read().split()[0])
+if {before}:
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (700 << 20),) * 2)
+results = [normlib.layer_norm(x) for _ in range(4)]
+del results
+if not {before}:
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (700 << 20),) * 2)
+{then}
+"""
+
+
+@pytest.mark.parametrize("then", ["np.empty(600 << 20, np.uint8)", "normlib.layer_norm(twice)"])
+def test_nothing_is_kept_that_others_may_miss(then):
+    """Four results of 128 MB, freed, are no part of a limit of 700 MB."""
+    python("-c", LIMITED.format(before=True, then=then))
+
+
+def test_what_is_kept_is_given_back_for_a_result_that_finds_no_room():
+    python("-c", LIMITED.format(before=False, then="normlib.layer_norm(twice)"))

@@ -1,16 +1,20 @@
 """Backends of others that misbehave: the error names them, and nothing else has changed."""
 
+import os
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import support
 
 import normlib
 from normlib import backends
 
 pytestmark = pytest.mark.thread_unsafe(reason="registers backends with the process")
+ROOT = Path(__file__).resolve().parents[1]
 X = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 NORMAL = (np.zeros((3, 4)), np.ones((3, 4)))
 
@@ -218,3 +222,57 @@ class TestImport:
         with backends.use("rogue"):
             assert backends.which("layer_norm") in ("cython", "numpy")
         assert backends.available().count("rogue") == 1
+
+
+def installed(folder, module, source):
+    """A package in `folder` that offers the backend "late" by its module."""
+    (folder / f"{module}.py").write_text(textwrap.dedent(source))
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[normlib.backends]\nlate = {module}\n")
+
+
+def test_a_module_that_registers_itself_may_be_imported_while_its_entry_point_is_asked_for(tmp_path):
+    """Two locks, of the registry and of the import, are never waited for in opposite order."""
+    source = """
+        import time
+        from normlib import backends
+        def rms_norm(*args): return NotImplemented
+        time.sleep(0.5)  # the other thread asks meanwhile
+        import sys
+        backends.register("late_too", sys.modules[__name__])
+    """
+    installed(tmp_path, "late_module", source)
+    code = """
+        import threading, time
+        import normlib
+        importing = threading.Thread(target=lambda: __import__("late_module"))
+        importing.start()
+        time.sleep(0.1)
+        normlib.backends.use("late")
+        importing.join()
+        assert {"late", "late_too"} <= set(normlib.backends.available())
+    """
+    support.python("-c", textwrap.dedent(code), timeout=60, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+
+
+def test_a_plugin_that_exits_is_one_that_fails(tmp_path):
+    installed(tmp_path, "exit_module", "raise SystemExit(3)")
+    code = """
+        import warnings
+        import normlib
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert "numpy" in normlib.backends.available()
+        (warning,) = caught
+        assert "backend plugin 'late' (exit_module" in str(warning.message), warning.message
+        assert "SystemExit: 3" in str(warning.message), warning.message
+        try:
+            normlib.backends.use("late")
+        except ImportError as error:
+            assert "could not be loaded: SystemExit: 3" in str(error), error
+        else:
+            raise AssertionError("no error")
+    """
+    support.python("-c", textwrap.dedent(code), timeout=60, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")

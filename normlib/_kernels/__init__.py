@@ -5,6 +5,7 @@
 
 import os
 from importlib import import_module
+from pathlib import Path
 
 LEVELS = ("v4", "v3", "v2", "baseline")
 
@@ -20,8 +21,7 @@ def _load():
     try:
         probe, arguments = (import_module(f"{__name__}.{name}") for name in ("probe", "arguments"))
     except ModuleNotFoundError as error:
-        words = f"they were not compiled when normlib was installed: {error}"
-        raise ModuleNotFoundError(words, name=error.name) from None
+        raise ModuleNotFoundError(_why_not_built(error), name=error.name) from None
 
     def module(level):
         try:
@@ -44,6 +44,14 @@ def _load():
             backend = import_module(f"{__name__}.backend")
             return
     raise ImportError(f"no kernels were built for {forced or ' or '.join(runs)}")
+
+
+def _why_not_built(error):
+    """In words, by what setup.py left where the compiler failed; and the cure."""
+    failure = Path(__file__).with_name("build_failure.txt")
+    reason = failure.read_text() if failure.exists() else error
+    return (f"they were not compiled when normlib was installed: {reason}; install a C compiler and Python's headers "
+            "(Debian: apt install gcc python3-dev), then run pip install --force-reinstall --no-cache-dir normlib")
 
 
 def _is_built(level):

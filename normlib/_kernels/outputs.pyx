@@ -2,7 +2,7 @@
 
 The pages of a large array cost more than its numbers: each is cleared and mapped when it is first touched. So the memory of
 the last few large results that were freed is kept for the next, under MADV_FREE: its pages are the system's to take whenever
-memory is wanted, and until then they are ready. NORMLIB_KEEP_OUTPUT=0 switches this off.
+memory is wanted, and until then they are ready. Nothing is kept under a limit on the address space (RLIMIT_AS), nor with NORMLIB_KEEP_OUTPUT=0.
 """
 
 import os
@@ -19,6 +19,7 @@ cdef extern from *:
     #include <string.h>
     #if defined(__linux__)
     #include <sys/mman.h>
+    #include <sys/resource.h>
     #endif
     #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
     #define NORMLIB_KEEPS 1
@@ -39,6 +40,19 @@ cdef extern from *:
     {
         head_t *none = NULL;
         return __atomic_compare_exchange_n(&normlib_kept[i], &none, head, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+
+    static void give_back(void)
+    {
+        for (unsigned i = 0; i < KEPT; i++)
+            unmap(exchange(i, NULL));
+    }
+
+    /* Whether the process may have so much address space and no more: then what is kept would be missed by others. */
+    static int limited(void)
+    {
+        struct rlimit limit;
+        return getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
     }
 
     static head_t *map(size_t length)
@@ -71,6 +85,10 @@ cdef extern from *:
         }
         if (head == NULL)
             head = map(length);
+        if (head == NULL) {
+            give_back();
+            head = map(length);
+        }
         return head ? (char *)head + PAGE : NULL;
     }
 
@@ -81,19 +99,15 @@ cdef extern from *:
         if (data == NULL)
             return;
         head_t *head = head_of(data);
-        if (head->length <= LARGEST && madvise(data, head->length, MADV_FREE) == 0) {
+        if (limited())
+            give_back();
+        else if (head->length <= LARGEST && madvise(data, head->length, MADV_FREE) == 0) {
             for (unsigned i = 0; i < KEPT; i++)
                 if (put_in(i, head))
                     return;
             head = exchange(__atomic_fetch_add(&normlib_turn, 1, __ATOMIC_RELAXED) % KEPT, head);
         }
         unmap(head);
-    }
-
-    static void give_back(void)
-    {
-        for (unsigned i = 0; i < KEPT; i++)
-            unmap(exchange(i, NULL));
     }
 
     static void *take_zeros(void *unused, size_t n, size_t size)
