@@ -27,7 +27,7 @@ def imported(folder, **environment):
     env = {name: value for name, value in os.environ.items() if not name.startswith("NORMLIB")}
     packages = Path(np.__file__).parents[1]
     env |= {"PYTHONPATH": f"{folder}{os.pathsep}{packages}", **environment}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True, timeout=60)
 
 
 def test_the_first_import_warns_with_reason_and_cure(without_kernels):
