@@ -1,13 +1,17 @@
 """What this installation is made of and what it uses."""
 
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import _kernels, backends
+from ._machine import Others, cores
 from .threads import get_num_threads
+
+LOOK = 0.1  # seconds for which `show_config` watches the cores
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
@@ -23,7 +27,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     dict or None
         With ``mode="dicts"``: "normlib", "python", "numpy" (versions), "backend" (in use), "backends" (all),
         "compiled" (whether the extension is there, or why it is not), "isa" and "isa_available" (vector
-        levels of the extension), "openmp" (its runtime), "threads" and "dtypes".
+        levels of the extension), "openmp" (its runtime), "threads", "cores" (those that this process may use), "busy"
+        (how many of them other programs kept busy for a moment, None where the system does not tell) and "dtypes".
 
     Examples
     --------
@@ -36,6 +41,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     found = _config()
     if mode == "dicts":
         return found
+    busy = found.pop("busy")
+    found["cores"] = f"{found['cores']}" + ("" if busy is None else f", {busy:.1f} of them busy with other programs")
     for name, value in found.items():
         print(f"{name + ':':<15} {_text(value)}")
     return None
@@ -66,7 +73,8 @@ def _text(value):
 def _config():
     from . import __version__
 
-    reason = backends.missing()
+    reason, others = backends.missing(), Others()
+    time.sleep(LOOK)
     kernels = _kernels.info()
     return {
         "normlib": __version__,
@@ -79,6 +87,8 @@ def _config():
         "isa_available": kernels["isa_available"],
         "openmp": kernels["openmp"],
         "threads": get_num_threads(),
+        "cores": cores(),
+        "busy": others.busy(),
         "dtypes": ["float64", "float32", "float16", *_bfloat16()],
     }
 

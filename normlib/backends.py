@@ -112,7 +112,10 @@ class _Default(Table):
     def __getattr__(self, attribute):
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        name = os.environ.get("NORMLIB_BACKEND") or ("numpy" if missing() else "cython")
+        reason = missing()
+        if reason is not None and os.environ.get("NORMLIB_ISA"):
+            raise ImportError(reason)
+        name = os.environ.get("NORMLIB_BACKEND") or ("cython" if reason is None else "numpy")
         try:
             _resolve(Table(name))
         except (ImportError, ValueError) as error:
@@ -199,7 +202,8 @@ def missing() -> str | None:
 
 def warn_if_missing() -> None:
     """Warn that the kernels are missing, unless ``NORMLIB_BACKEND`` asks for NumPy anyway."""
-    if (reason := missing()) is not None and os.environ.get("NORMLIB_BACKEND") != "numpy":
+    meant = os.environ.get("NORMLIB_BACKEND") == "numpy" or os.environ.get("NORMLIB_ISA")  # the latter is an error
+    if (reason := missing()) is not None and not meant:
         words = "set NORMLIB_BACKEND=numpy where that is meant"
         message = f"normlib runs on NumPy, many times slower than its compiled kernels: {reason} ({words})"
         warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -58,21 +59,24 @@ DEMOS: dict[str, tuple[str, dict[str, str]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["bench"]:  # has options of its own
-        from normlib.bench import main as bench
-
-        return int(bench(argv[1:]) or 0)
-    args = _parser().parse_args(argv)
+    # bench has options of its own
+    args = argparse.Namespace(run=_bench, argv=argv[1:]) if argv[:1] == ["bench"] else _parser().parse_args(argv)
     try:
-        normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND
+        normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA
+        normlib.get_num_threads()  # resolves NORMLIB_NUM_THREADS
     except (ImportError, ValueError) as error:
         print(f"normlib: {error}", file=sys.stderr)
         return 2
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("bench", help="measure the norms against copying the same bytes", add_help=False)
     return parser
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from normlib.bench import main as bench
+
+    return int(bench(args.argv) or 0)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -138,7 +148,7 @@ class _Bar:
 
     def __call__(self, done: int, total: int, text: str) -> None:
         if self.bar is None:
-            from normlib.bench.progress import Progress
+            from normlib._progress import Progress
 
             self.bar = Progress(total)
         self.bar.show(done, f"{self.name}: {text}")

@@ -4,7 +4,10 @@ import functools
 import importlib
 import json
 import math
+import os
+import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,6 @@ from normlib.bench import figures, limit, main, peers, report, runner
 from normlib.bench.calls import Contender, arrays, call
 from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, GROWTH, LARGE, MODELS, Case, cases
 from normlib.bench.peers import build
-from normlib.bench.progress import Progress
 from normlib.ops import OPS
 
 ROOT = Path(__file__).parents[1]
@@ -466,36 +468,93 @@ def test_command_lists_and_complains(capsys):
     assert "'float8' is none of float32" in capsys.readouterr().err
 
 
-def test_progress_draws_on_terminals_only():
-    class Stream(list):
-        terminal = True
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--json", "/nonexistent/x.json"], "there is no folder '/nonexistent' to write 'x.json' to"),
+        (["--json", "."], "'.' is a folder, expected a file"),
+        (["--plot", "/nonexistent/x.png"], "there is no folder '/nonexistent'"),
+        (["--plot", "p.xyz"], "'p.xyz' ends in none of"),
+        (["--plot", "p"], "'p' ends in none of"),
+        (["--threads", "-1"], "'-1' is no whole number from 1 to 4096"),
+        (["--threads", "0"], "'0' is no whole number from 1 to 4096"),
+        (["--threads", "two"], "'two' is no whole number from 1 to 4096"),
+        (["--peers", "abacus"], "'abacus' is none of"),
+    ],
+)
+def test_command_refuses_before_it_measures(arguments, words, capsys, monkeypatch):
+    if "ends in" in words:
+        pytest.importorskip("matplotlib")
+    monkeypatch.setattr("normlib.bench.runner.measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
 
-        def isatty(self):
-            return self.terminal
 
-        def write(self, text):
-            self.append(text)
+def test_a_folder_beside_that_is_none(capsys):
+    assert main(["--quick", "--peers", "none", "--beside", "/nonexistent"]) == 2
+    assert capsys.readouterr().err.startswith("--beside: ")
 
-        def flush(self):
-            pass
 
-    stream = Stream()
-    progress = Progress(2, stream)
-    progress.show(1, "here")
-    progress.close()
-    assert "1/2" in stream[0]
-    assert "here" in stream[0]
-    stream = Stream()
-    stream.terminal = False
-    Progress(2, stream).show(1)
-    assert stream == []
+@pytest.mark.parametrize("only", ["BERT 1x768 float32 forward", "BERT 1x768 float32 backward"])
+def test_a_picture_of_one_pass_alone(only, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("normlib.bench.runner.QUICK", TINY_BUDGET)
+    path = tmp_path / "out.png"
+    assert main(["--quick", "--only", only, "--peers", "none", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert f"written: {path}" in capsys.readouterr().out
+
+
+def test_an_interrupt_ends_with_a_report_of_what_was_measured(capsys, monkeypatch):
+    measured = []
+
+    def measure(case, *_):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(case)
+        return runner.Result(case, dict.fromkeys(("normlib", *limit.COPIES), 1e-6))
+
+    monkeypatch.setattr("normlib.bench.runner.measure", measure)
+    assert main(["--quick", "--peers", "none"]) == 130
+    assert "against" in capsys.readouterr().out
+
+
+def test_rows_are_marked_where_other_programs_want_the_cores(monkeypatch):
+    class Busy:
+        def busy(self):
+            return 1.5
+
+    monkeypatch.setattr("normlib.bench.runner.Others", Busy)
+    monkeypatch.setattr("normlib.bench.runner.cores", lambda: 2)
+    result = runner.measure(tiny("layer_norm", "rows"), {}, 1, TINY_BUDGET)
+    assert result.shared
+    row = next(line for line in report.table([result]).splitlines() if "tiny" in line)
+    assert "!" in row
+    assert "Other programs wanted our cores in 1 of 1 cases" in report.summary_text([result])
+
+
+def test_a_comparison_leaves_the_stored_results_alone(tmp_path):
+    fake = tmp_path / "asv"
+    fake.write_text('#!/bin/sh\necho "$@"; cat "$3"\n')
+    fake.chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = [ROOT / "benchmarks/continuous", "main", "HEAD", "--bench", "Latency"]
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    said, _, config = out.partition("\n")
+    assert said.startswith("continuous --config asv.continuous.")
+    assert said.endswith("main HEAD --bench Latency")
+    folder = re.search(r'"results_dir": "(.*)"', config)[1]
+    assert not Path(folder).exists()
+    assert not list((ROOT / "benchmarks").glob("asv.continuous.*"))
 
 
 @pytest.fixture
 def suite(monkeypatch):
     """The asv suite, imported as asv imports it."""
     monkeypatch.syspath_prepend(str(ROOT))
-    names = ("common", "latency", "memory", "scaling", "startup", "throughput")
+    names = ("common", "latency", "memory", "neighbours", "scaling", "startup", "throughput")
     return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
 
 

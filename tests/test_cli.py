@@ -23,10 +23,13 @@ def command(*args, **environment):
 
 
 def test_info_is_show_config(capsys):
+    def apart_from_what_others_do(text):
+        return [line for line in text.splitlines() if not line.startswith("cores:")]
+
     normlib.show_config()
     expected = capsys.readouterr().out
     assert cli.main(["info"]) == 0
-    assert capsys.readouterr().out == expected
+    assert apart_from_what_others_do(capsys.readouterr().out) == apart_from_what_others_do(expected)
     assert normlib.__version__ in expected
     for backend in normlib.backends.available():
         assert backend in expected
@@ -45,6 +48,49 @@ def test_a_backend_that_does_not_exist_is_one_line():
     assert (status, out) == (2, "")
     assert err.startswith("normlib: NORMLIB_BACKEND: there is no backend 'nobody', only ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [("info",), ("bench", "--list")])
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("NORMLIB_NUM_THREADS", "abc", "NORMLIB_NUM_THREADS is 'abc', expected a whole number from 1 to 4096"),
+        ("NORMLIB_ISA", "v9", "NORMLIB_ISA is 'v9', expected one of v4, v3, v2, baseline"),
+    ],
+)
+@pytest.mark.skipif("cython" not in normlib.backends.available(), reason="the kernels read these variables")
+def test_a_variable_that_cannot_be_understood_is_one_line(name, value, words, args):
+    status, out, err = command(*args, **{name: value})
+    assert (status, out, err) == (2, "", f"normlib: {words}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_info_says_how_busy_the_cores_are():
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        busy = max(normlib.show_config("dicts")["busy"] for _ in range(20))  # a loaded machine is late to start it
+    finally:
+        spinning.kill()
+        spinning.wait()
+    assert busy > 0.5
+
+
+def test_info_in_words(monkeypatch, capsys):
+    monkeypatch.setattr("normlib._config.cores", lambda: 2)
+    monkeypatch.setattr("normlib._config.Others.busy", lambda self: 1.04)
+    normlib.show_config()
+    assert "cores:          2, 1.0 of them busy with other programs\n" in capsys.readouterr().out
+    monkeypatch.setattr("normlib._config.Others.busy", lambda self: None)
+    normlib.show_config()
+    assert "cores:          2\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a shell")
+def test_a_reader_that_has_read_enough():
+    shell = f"{sys.executable} -m normlib bench --list | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_version(capsys):
@@ -134,6 +180,7 @@ def test_check_of_a_backend_that_is_not_there(fake_check, capsys):
 
 
 def test_check_shows_a_bar_on_a_terminal(fake_check, monkeypatch, capsys):
+    pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert cli.main(["check", "numpy"]) == 0
     captured = capsys.readouterr()

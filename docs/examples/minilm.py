@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import normlib
+from normlib.examples.report import Progress
 
 PAIRS = [
     ("A man is playing the guitar.", "Someone makes music on an instrument."),
@@ -93,10 +94,12 @@ def gelu(x):
 def timed(model, sentences, repeats=7):
     """The embeddings, and the fastest run as (seconds in all, seconds in the norms)."""
     runs = []
-    for _ in range(repeats):
-        model.norm_seconds, start = 0.0, time.perf_counter()
-        vectors = model.embed(sentences)
-        runs.append((time.perf_counter() - start, model.norm_seconds))
+    with Progress(repeats) as progress:
+        for done in range(repeats):
+            progress.show(done, "embedding the sentences")
+            model.norm_seconds, start = 0.0, time.perf_counter()
+            vectors = model.embed(sentences)
+            runs.append((time.perf_counter() - start, model.norm_seconds))
     return vectors, *min(runs)
 
 

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 import numpy as np
 
 import normlib
+from normlib._progress import Progress
+
+__all__ = ["Progress", "Watch", "difference", "on_backends", "race", "stand_ins"]
 
 
 class Watch:
@@ -55,8 +58,9 @@ def on_backends(run):
 def race(runs, watch, rounds=5):
     """Call the functions `runs` in turn, print the fastest round of each, and return what they returned, by name."""
     fastest, results = {}, {}
-    for _ in range(rounds):
-        for name, run in runs.items():
+    with Progress(rounds * len(runs)) as progress:
+        for done, (name, run) in enumerate(rounds * list(runs.items())):
+            progress.show(done, name)
             watch.seconds, start = 0.0, time.perf_counter()
             results[name] = run()
             took = time.perf_counter() - start, watch.seconds

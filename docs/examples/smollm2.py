@@ -15,7 +15,7 @@ from gguf import GGUFReader, dequantize
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import normlib
-from normlib.examples.report import Watch, difference, on_backends, race
+from normlib.examples.report import Progress, Watch, difference, on_backends, race
 
 QUESTION = "Why is the sky blue? Answer in one sentence."
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -38,7 +38,11 @@ class SmolLM2:
         self.eps = get["llama.attention.layer_norm_rms_epsilon"]()
         self.stop = get["tokenizer.ggml.eos_token_id"]()
         # What is not quantized comes as a map of the file; a plain array takes normlib's fastest path.
-        self.weights = {t.name: np.array(dequantize(t.data, t.tensor_type)) for t in file.tensors}
+        self.weights = {}
+        with Progress(len(file.tensors)) as progress:
+            for done, t in enumerate(file.tensors):
+                progress.show(done, "reading the weights")
+                self.weights[t.name] = np.array(dequantize(t.data, t.tensor_type))
         self.theta, size = get["llama.rope.freq_base"](), get["llama.rope.dimension_count"]()
         self.frequencies = self.theta ** (-np.arange(0, size, 2) / size)
         self.tokenizer = bpe(*(get["tokenizer.ggml." + name]() for name in ("tokens", "merges", "token_type")))

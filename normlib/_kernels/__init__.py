@@ -75,8 +75,6 @@ try:
     _load()
 except ImportError as error:
     _reason = str(error)
-    if os.environ.get("NORMLIB_ISA") and not isinstance(error, ModuleNotFoundError):
-        raise
 
 
 def copy(dst, src, streaming, threads):

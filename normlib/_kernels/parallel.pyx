@@ -102,9 +102,7 @@ def _cgroup_limit():
 def _default_threads():
     asked = os.environ.get("NORMLIB_NUM_THREADS", "").strip()
     if asked:
-        if asked.isdecimal() and 1 <= int(asked) <= 4096:
-            return int(asked)
-        raise ImportError(f"NORMLIB_NUM_THREADS is {asked!r}, expected a whole number from 1 to 4096")
+        return int(asked) if asked.isdecimal() and 1 <= int(asked) <= 4096 else 0
     available = omp_get_max_threads()
     if getenv("OMP_NUM_THREADS") != NULL:
         return available
@@ -113,7 +111,7 @@ def _default_threads():
     return min(available, _cgroup_limit() or available)
 
 
-cdef int _threads = _default_threads()
+cdef int _threads = _default_threads()     # 0: the variable cannot be understood, which the first call tells
 cdef object _scoped = ContextVar("normlib_num_threads", default=0)
 normlib_watch_forks()
 scoped = _scoped
@@ -122,11 +120,15 @@ scoped = _scoped
 cdef int current_threads() except -1:
     cdef int n
     n = <int>get_value(_scoped)
-    return n if n else _threads
+    if n == 0:
+        n = _threads
+    if n == 0:
+        raise ValueError(f"NORMLIB_NUM_THREADS is {os.environ.get('NORMLIB_NUM_THREADS')!r}, expected a whole number from 1 to 4096")
+    return n
 
 
 cdef int default_threads() noexcept nogil:
-    return _threads
+    return max(1, _threads)
 
 
 def get_num_threads():

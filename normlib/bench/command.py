@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
 import normlib
 from normlib import backends
+from normlib._progress import Progress
 from normlib.bench import limit, peers, report, runner
 from normlib.bench.cases import DTYPES, cases
 from normlib.bench.peers import build
-from normlib.bench.progress import Progress
 
 __all__ = ["main"]
 
@@ -27,6 +29,37 @@ def _list_of(allowed):
     return parse
 
 
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 4096")
+    return int(text)
+
+
+def _file(text: str) -> Path:
+    """A file that can be written when the measurement is over."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder, expected a file")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} may not be written")
+    return path
+
+
+def _picture(text: str) -> Path:
+    path = _file(text)
+    try:
+        from normlib.bench.plot import formats
+
+        known = formats()
+    except ImportError:
+        raise argparse.ArgumentTypeError("a picture needs matplotlib: pip install matplotlib") from None
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(known)}")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="normlib bench",
@@ -40,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORDS",
         help='cases whose names hold all these words, e.g. "batch_norm backward"; several sets separated by commas',
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="for the limit, ours and the peers alike")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="for the limit, ours and the peers alike")
     parser.add_argument(
         "--dtype",
         type=_list_of(DTYPES),
@@ -55,8 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"which of {', '.join(peers.PEERS)}, or none; by default all that are installed but torch.compile",
     )
     parser.add_argument("--beside", metavar="DIRECTORY", help="a peer more: the build of normlib in this directory")
-    parser.add_argument("--json", metavar="FILE", help="write everything measured")
-    parser.add_argument("--plot", metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write everything measured")
+    parser.add_argument(
+        "--plot", type=_picture, metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
     return parser
 
@@ -72,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 if nothing could be measured.
+        0; 2 if nothing could be measured, 130 if an interrupt ended it, after the report of what was.
     """
     options = _parser().parse_args(argv)
     chosen = cases(options.dtype, options.only, options.quick)
@@ -88,21 +123,15 @@ def main(argv: list[str] | None = None) -> int:
     if not chosen:
         print("no case has such a name; --list prints them all", file=sys.stderr)
         return 2
-    if options.plot:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            print("--plot needs matplotlib", file=sys.stderr)
-            return 2
     if options.threads:
         normlib.set_num_threads(options.threads)
     threads = options.threads or normlib.get_num_threads()
-    names = () if options.peers == ("none",) else options.peers
+    names = () if options.peers and "none" in options.peers else options.peers
     beside, missing = peers.load(names, threads)
     if options.beside:
         try:
             beside["other build"] = build.Peer(threads, options.beside)
-        except ImportError as error:
+        except Exception as error:  # whatever another build may raise as it is imported
             print(f"--beside: {error}", file=sys.stderr)
             return 2
     about = {
@@ -115,7 +144,9 @@ def main(argv: list[str] | None = None) -> int:
         "missing": missing,
     }
     print(_heading(about))
-    results, left_out = _run(chosen, beside, threads, runner.QUICK if options.quick else runner.Budget())
+    results, left_out, interrupted = _run(chosen, beside, threads, runner.QUICK if options.quick else runner.Budget())
+    if interrupted and not results:
+        raise KeyboardInterrupt
     if not results:
         print("no case fits into the free memory", file=sys.stderr)
         return 2
@@ -125,11 +156,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(report.as_json(results, about), file, indent=1)
+        print(f"\nwritten: {options.json}")
     if options.plot:
         from normlib.bench import plot
 
         plot.save(results, options.plot, f"normlib {about['normlib']}, {threads} thread{'s' * (threads > 1)}")
-    return 0
+        print(f"\nwritten: {options.plot}")
+    return 130 if interrupted else 0
 
 
 def _heading(about: dict) -> str:
@@ -143,17 +176,15 @@ def _heading(about: dict) -> str:
 
 
 def _run(chosen, beside, threads, budget):
-    progress = Progress(len(chosen))
     results, left_out = [], 0
-    try:
-        for index, case in enumerate(chosen):
-            progress.show(index, case.name)
-            if runner.fits(case):
-                results.append(runner.measure(case, beside, threads, budget))
-            else:
-                left_out += 1
-    except KeyboardInterrupt:
-        pass  # what is measured is reported
-    finally:
-        progress.close()
-    return results, left_out
+    with Progress(len(chosen)) as progress:
+        try:
+            for index, case in enumerate(chosen):
+                progress.show(index, case.name)
+                if runner.fits(case):
+                    results.append(runner.measure(case, beside, threads, budget))
+                else:
+                    left_out += 1
+        except KeyboardInterrupt:  # what is measured is reported
+            return results, left_out, True
+    return results, left_out, False

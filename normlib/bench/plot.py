@@ -3,22 +3,30 @@
 from normlib.bench.report import peer_names
 from normlib.bench.runner import Result
 
-__all__ = ["save"]
+__all__ = ["formats", "save"]
+
+
+def formats() -> list[str]:
+    """The endings of the files that can be drawn."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return sorted(FigureCanvasBase.get_supported_filetypes())
 
 
 def save(results: list[Result], path: str, title: str = "") -> None:
-    """Draw all cases, ours and the peers', one panel for forward and one for backward passes.
+    """Draw all cases, ours and the peers', one panel for forward and one for backward passes, if there are such.
 
     Needs matplotlib; the form of the file follows from the name of ``path``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    passes = sorted({result.case.backward for result in results})
+    figure = Figure(figsize=(1 + 5 * len(passes), 5), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, len(passes), sharey=True, squeeze=False)[0]
     marks = {}
-    for panel, backward in zip(panels, (False, True), strict=True):
+    for panel, backward in zip(panels, passes, strict=True):
         chosen = [result for result in results if result.case.backward == backward]
         for index, name in enumerate(peer_names(results)):
             met = [result for result in chosen if name in result.peers]

@@ -65,7 +65,7 @@ def table(results: list[Result]) -> str:
                 _megabytes(case.bytes),
                 _seconds(result.ours),
                 f"{case.bytes / result.ours / 1e9:.2f}",
-                f"{'~' if result.noisy else ''}{result.over_limit:.2f}",
+                f"{'!' if result.shared else ''}{'~' if result.noisy else ''}{result.over_limit:.2f}",
                 *("-" if ratio is None else f"{'<' if ratio < 1 else ''}{ratio:.3g}" for ratio in ratios),
             ]
         )
@@ -148,6 +148,12 @@ def summary_text(results: list[Result]) -> str:
             f"The clock was too noisy to tell in {noisy} of {len(results)} cases (marked ~): "
             "something else was running, or the frequency changed.",
         ]
+    if shared := [result.others for result in results if result.shared]:
+        text += [
+            "",
+            f"Other programs wanted our cores in {len(shared)} of {len(results)} cases (marked !; up to "
+            f"{max(shared):.1f} cores busy): run again when the machine does nothing else.",
+        ]
     refused = [(name, result.case.name, why) for result in results for name, why in result.refused.items()]
     if refused:
         text += ["", f"{len(refused)} not timed, since the peer failed or computed something else:"]
@@ -179,6 +185,8 @@ def as_json(results: list[Result], about: dict) -> dict:
                 "noise": result.noise,
                 "noisy": result.noisy,
                 "rounds": result.rounds,
+                "others": result.others,
+                "shared": result.shared,
                 "refused": result.refused,
             }
             for result in results

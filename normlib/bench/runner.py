@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from normlib._machine import Others, cores
 from normlib.bench.calls import Contender, arrays, call
 from normlib.bench.cases import ITEMSIZE, Case
 from normlib.bench.limit import COPIES, limits
@@ -23,6 +24,7 @@ ALONE = "normlib, one thread"
 LONG = 0.02  # seconds of a call over which it is measured one by one, and cold as it is
 SETTLED = 8  # calls after which the data of a contender is back in the caches: some of megabytes takes several
 ADD = "np.add"  # of the same row: what a call that does next to nothing costs from Python
+SHARED = 0.25  # of a core: what others may use of ours before a row is marked
 NOISY = 0.2  # spread of the samples from which a case tells little
 # Largest difference from ours relative to the largest value, in the output and in parameter gradients. Wide enough
 # for the least careful peer (statistics of a million values in plain float32, float64 through float32, gradients
@@ -59,6 +61,8 @@ class Result:
     noise: float = 0.0
     rounds: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    others: float | None = None  # cores that other programs kept busy meanwhile
+    shared: bool = False  # and whether one of them was wanted
 
     @property
     def ours(self) -> float:
@@ -243,7 +247,10 @@ def measure(
     if case.one_row and not case.backward and case.dtype == "float32":
         x = given["x"]
         contenders[ADD] = Contender(functools.partial(np.add, x, x))
+    others = Others()
     samples = time_interleaved(contenders, budget, pause=0.003 if threads > 1 else 0.0, clock=clock)
+    result.others = others.busy()
+    result.shared = result.others is not None and threads + result.others > cores() + SHARED
     result.seconds = {name: statistics.median(values) for name, values in samples.items()}
     fastest = min((name for name in COPIES if name in samples), key=result.seconds.__getitem__)
     result.noise = max(spread(samples[fastest]), spread(samples[OURS]))
