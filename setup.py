@@ -9,6 +9,7 @@ NORMLIB_COVERAGE=1      build with counters of executed lines, for gcov
 
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -111,8 +112,22 @@ class BuildExt(build_ext):
         except Exception as error:  # an optional one is then left out, and only pip's log would tell
             self.failure.parent.mkdir(parents=True, exist_ok=True)
             if not self.failure.exists():
-                self.failure.write_text(str(error).strip())
+                self.failure.write_text(self.complaint() or str(error).strip()[:200])
             raise
+
+    def complaint(self):
+        """What the compiler says to a file that asks for Python's headers, if it says something."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "headers.c")
+            source.write_text("#include <Python.h>\n")
+            try:
+                command = [*self.compiler.compiler_so, *(f"-I{path}" for path in self.compiler.include_dirs)]
+                command += ["-c", source, "-o", Path(folder, "headers.o")]
+                run = subprocess.run(command, capture_output=True, text=True)
+            except (AttributeError, OSError) as error:  # a compiler of another kind, or none
+                return str(error)
+        lines = [line for line in run.stderr.splitlines() if "error" in line]
+        return lines[0] if lines else f"{command[0]} ended with status {run.returncode}" if run.returncode else ""
 
     def takes(self, flag):
         """Whether the compiler knows a flag; some clangs make an error of an unknown one."""
@@ -141,12 +156,14 @@ class BuildExt(build_ext):
 
 
 def modules():
+    (KERNELS / FAILURE).unlink(missing_ok=True)
     try:
         return extensions()
     except Exception as error:
         if REQUIRED:
             raise
         warnings.warn(f"normlib is built without its kernels, so it runs on NumPy: {error}", stacklevel=2)
+        (KERNELS / FAILURE).write_text(str(error).strip()[:200])
         return []
 
 

@@ -224,7 +224,8 @@ class TestFallingToTheNext:
 class TestEnvironment:
     def run(self, code, **environment):
         env = {**os.environ, **environment}
-        result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", code]  # of kernels that are missing
+        result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         return result.stdout.strip(), result.stderr
 
     CODE = "import normlib; print(normlib.backends.which('layer_norm'))"
@@ -449,7 +450,8 @@ def with_plugin(folder, code, **environment):
     path = os.pathsep.join([str(folder), *filter(None, sys.path)])
     env = {**os.environ, "PYTHONPATH": path, **environment}
     code = textwrap.dedent(code)
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", code]  # of kernels that are missing
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

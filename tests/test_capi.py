@@ -329,16 +329,24 @@ def faults():
                 yield name, argument, described(a, shape=axes(*a.shape[:-1], a.shape[-1] + 1)), "BAD_SHAPE"
             if large:
                 yield name, argument, described(a, strides=axes(120, 20, 3)), "BAD_ALIGN"
+                reversed_rows = described(a, data=a.ctypes.data + 16, strides=axes(120, 20, -4))
+                yield name, argument, reversed_rows, "BAD_LAYOUT"
+                if argument != "x":  # in F order, beside an x in C order
+                    yield name, argument, described(a, strides=axes(4, 8, 48)), "BAD_LAYOUT"
             elif a.ndim:
                 yield name, argument, described(a, strides=axes(*a.strides[:-1], 2 * a.itemsize)), "BAD_LAYOUT"
             if output:
                 yield name, argument, described(a, data=arguments["x"].ctypes.data + 16), "OVERLAP"
             if argument in ("y", "dx"):
-                yield name, argument, described(a, strides=axes(0, 20, 4)), "OVERLAP"
+                for strides in ((0, 20, 4), (20, 20, 4), (120, 16, 4), (-120, 8, 4), (4, 20, 4)):
+                    yield name, argument, described(a, strides=axes(*strides)), "OVERLAP"
         x = arguments["x"]
         yield name, "x", described(x, ndim=0), "BAD_SHAPE"
         yield name, "x", described(x, ndim=33), "BAD_SHAPE"
         yield name, "x", described(x, shape=axes(2, -6, 5)), "BAD_SHAPE"
+        yield name, "x", described(x, shape=axes(2**32, 2**31, 1)), "BAD_SHAPE"
+        yield name, "x", described(x, shape=axes(2**32, 2**32, 2)), "BAD_SHAPE"
+        yield name, "x", described(x, shape=axes(2**61, 0, 2)), "BAD_SHAPE"
         yield name, "x", described(x, shape=None), "NULL"
         numbers = {"eps": (-1.0, np.nan, np.inf), "momentum": (-0.1, 1.1, np.nan), "threads": (-1,),
                    "axis": (3, -4), "channel_axis": (3, -4), "num_groups": (0, -1, 4, 7)}  # fmt: skip
@@ -377,8 +385,38 @@ def test_axes_that_no_loop_walks():
     y = np.empty_like(x)
     turned = x.transpose(1, 0, 3, 2)  # the normalized axes in another order than in memory
     status = call("layer_norm", turned, None, None, 2, 1e-5, y.transpose(1, 0, 3, 2), None, None, 1)
-    assert text(status) == "these strides are not taken: make a copy without gaps"
+    assert text(status) == "x: these strides are not taken: make a copy without gaps"
     assert kind(status) == "BAD_LAYOUT"
+
+
+def empty(a):
+    """As an empty std::vector describes it: no elements, and no address."""
+    return described(a, data=None)
+
+
+@pytest.mark.parametrize("name", [op for op in SOUND if op.endswith("_backward")])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_gradients_of_nothing_leave_the_statistics_alone(name, mode):
+    arguments = dict(SOUND[name])
+    statistics = {key: np.full_like(arguments[key], 7) for key in ("mean", "rstd") if key in arguments}
+    x = np.empty((2, 6, 0), np.float32)
+    for key in list(arguments):
+        if key in ("x", "dy", "dx"):
+            arguments[key] = empty(x)
+        elif key in ("training", "use_input_stats"):
+            arguments[key] = mode
+    if name in ("layer_norm_backward", "rms_norm_backward"):  # parameters over the last axis: none
+        arguments |= {key: None for key in ("weight", "dweight", "dbias") if key in arguments}
+    status = call(name, *(byref(a) if isinstance(a, Array) else a for a in (arguments | statistics).values()))
+    ensure(status)
+    assert all((a == 7).all() for a in statistics.values())
+
+
+def test_no_channels_in_any_number_of_groups():
+    x = np.empty((2, 0, 5), np.float32)
+    for groups, expected in ((3, "no error"), (2**62, "num_groups: outside its range"), (2**63 - 1, None)):
+        status = call("group_norm", x, groups, None, None, 1e-5, 1, x.copy(), None, None, 1)
+        assert text(status) == (expected or "num_groups: outside its range")
 
 
 def test_a_refused_layout_leaves_statistics_alone():
@@ -423,6 +461,7 @@ ROWS = {"dtype": F32, "rows": 3, "cols": 8, "x": np.ones((3, 8), np.float32), "w
     ("dtype", 4, "x: not a dtype that is taken here"),
     ("rows", -1, "rows: outside its range"),
     ("cols", -1, "cols: outside its range"),
+    ("rows", 2**62, "rows: outside its range"),
     ("x", None, "x: NULL, but it is needed here"),
     ("y", None, "y: NULL, but it is needed here"),
     ("x", ("x", 2), "x: an address or stride is no multiple of the size of an element"),

@@ -13,7 +13,7 @@ from normlib import cli, testing
 def command(*args, **environment):
     """Run ``python -m normlib`` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "normlib", *args],
+        [sys.executable, "-W", "ignore::RuntimeWarning", "-m", "normlib", *args],  # of kernels that are missing
         capture_output=True,
         text=True,
         env={**os.environ, **environment},

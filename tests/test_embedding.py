@@ -32,6 +32,18 @@ CALLER = """
 
 int take(const void *table) { return normlib_use(table); }
 
+/* What comes of calls, and of a text, without a table. */
+int without(const char **text)
+{
+    normlib_array x = {0};
+    float row[2] = {1, 2};
+    int wrong = normlib->rms_norm_rows(NORMLIB_F32, 1, 2, row, NULL, 1e-6, row, 1) != NORMLIB_NOT_IMPORTED;
+    wrong += normlib->layer_norm(&x, NULL, NULL, -1, 1e-5, &x, NULL, NULL, 1) != NORMLIB_NOT_IMPORTED;
+    wrong += normlib->instance_norm_backward(&x, &x, NULL, &x, &x, 1, 1, &x, NULL, NULL, 1) != NORMLIB_NOT_IMPORTED;
+    *text = normlib->error_text(NORMLIB_NOT_IMPORTED);
+    return wrong + (row[0] != 1);
+}
+
 /* Each of four threads normalizes x on `threads` threads, times over, and sees whether the bits are those expected. */
 struct work { const normlib_array *x; const void *expected; size_t bytes; char *y; int threads, times, wrong; };
 
@@ -46,6 +58,19 @@ static void *run(void *argument)
         w->wrong += memcmp(w->y, w->expected, w->bytes) != 0;
     }
     return NULL;
+}
+
+/* The same in a thread of so many bytes of stack: 0, or -1 where there is no such thread. */
+int on_a_small_stack(const normlib_array *x, const void *expected, size_t bytes, char *y, size_t stack)
+{
+    struct work work = {x, expected, bytes, y, 1, 1, 0};
+    pthread_attr_t attributes;
+    pthread_t thread;
+    if (pthread_attr_init(&attributes) || pthread_attr_setstacksize(&attributes, stack)
+        || pthread_create(&thread, &attributes, run, &work))
+        return -1;
+    pthread_join(thread, NULL);
+    return work.wrong;
 }
 
 int four(const normlib_array *x, const void *expected, size_t bytes, char *y, int threads, int times, int region)
@@ -127,6 +152,35 @@ def caller(tmp_path_factory):
 def test_threads_regions_and_forks_of_a_caller_in_c(caller):
     """With the GIL and without, in the caller's own threads and OpenMP region, and in a child of all that."""
     python("-c", DRIVER, str(caller), timeout=60)
+
+
+@needs_compiler
+def test_128_kilobytes_of_stack_are_enough(caller):
+    """For what needs most: float64 over a strided axis."""
+    code = """
+import ctypes, sys
+import numpy as np, normlib
+from normlib.capi import Array, table_address
+library = ctypes.CDLL(sys.argv[1])
+assert library.take(ctypes.c_void_p(table_address())) == 0
+x = np.random.default_rng(0).normal(size=(2, 300, 3000)).transpose(0, 2, 1)
+expected, y = normlib.layer_norm(x), np.zeros_like(x)
+arguments = ctypes.byref(Array(x)), ctypes.c_void_p(expected.ctypes.data), ctypes.c_size_t(x.nbytes)
+assert library.on_a_small_stack(*arguments, ctypes.c_void_p(y.ctypes.data), ctypes.c_size_t(128 << 10)) == 0
+"""
+    python("-c", code, str(caller))
+
+
+@needs_compiler
+def test_a_call_without_a_table_is_a_status(caller):
+    code = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+said = ctypes.c_char_p()
+assert library.without(ctypes.byref(said)) == 0
+print(said.value.decode())
+"""
+    assert python("-c", code, str(caller)).strip() == "normlib_import() or normlib_use() has not been called"
 
 
 @needs_compiler

@@ -59,15 +59,21 @@ def test_the_build_says_why_it_failed(tmp_path):
     """With a compiler that fails the build succeeds, and leaves the reason beside the kernels."""
     pytest.importorskip("Cython")
     command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path}/t"]
-    env = os.environ | {"CC": "/bin/false", "NORMLIB_REQUIRE_EXT": "0", "NORMLIB_LEVELS": "v2"}
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'fatal error: Python.h: No such file or directory' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    env = os.environ | {"CC": str(compiler), "NORMLIB_REQUIRE_EXT": "0", "NORMLIB_LEVELS": "v2"}
     subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True, timeout=300)
-    assert "/bin/false" in (tmp_path / "normlib/_kernels/build_failure.txt").read_text()
+    reason = (tmp_path / "normlib/_kernels/build_failure.txt").read_text()
+    assert reason == "fatal error: Python.h: No such file or directory"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
 @pytest.mark.skipif("cython" not in normlib.backends.available(), reason="needs the compiled kernels")
 @pytest.mark.skipif("NORMLIB_SANITIZE" in os.environ or "NORMLIB_COVERAGE" in os.environ, reason="built with symbols")
 def test_the_kernels_carry_no_symbols_beyond_what_loads_them():
-    from normlib._kernels import calls
+    from normlib import _kernels
 
-    assert b".symtab" not in Path(calls.__file__).read_bytes()
+    built = [file for folder in _kernels.__path__ for file in Path(folder).glob("*.so")]
+    assert len(built) > 8
+    assert [file.name for file in built if b".symtab" in file.read_bytes()] == []

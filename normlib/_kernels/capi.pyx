@@ -10,10 +10,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from normlib._kernels.arguments cimport kernels_in_use
 from normlib._kernels.convert cimport move, narrow, repeat, widen
-from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, Extent, extent_of, lay_out, same_strides
+from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, Extent, extent_of, lay_out, magnitude, same_strides
 from normlib._kernels.parallel cimport default_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, FEATURE_ROWS, ROOTS, Dtype, Plan, Run
 from normlib._kernels.schedule cimport execute
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef extern from "normlib.h":
     ctypedef struct normlib_api:
@@ -38,7 +41,7 @@ cdef enum Argument:
     AXIS, CHANNEL_AXIS, NUM_GROUPS, EPS, MOMENTUM, THREADS, ROWS, COLS, ARGUMENTS
 
 cdef enum:
-    KINDS = NORMLIB_BAD_VERSION + 1
+    KINDS = NORMLIB_NOT_IMPORTED + 1
     MOST_AXES = 32
     WIDE = 1 << F64 | 1 << F32          # sets of dtypes: one bit each
     ANY = WIDE | 1 << F16 | 1 << BF16
@@ -54,6 +57,7 @@ cdef struct Region:
 cdef struct Call:
     Plan plan
     int threads
+    bint backward
     int ndim
     Py_ssize_t count                # elements of x
     const Py_ssize_t* shape         # of x
@@ -81,6 +85,11 @@ cdef inline int wrong(int kind, int argument) noexcept nogil:
     return kind + 256 * argument
 
 
+cdef inline bint too_many(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    """Whether a x b elements of float64 are more bytes than can be counted."""
+    return (a | b) >> 30 != 0 and b > 0 and a > PY_SSIZE_T_MAX // 8 // b
+
+
 # ---- arrays ----
 
 cdef int register(Call* call, const normlib_array* a, Argument argument, bint written, Extent extent) noexcept nogil:
@@ -100,10 +109,11 @@ cdef Py_ssize_t size_of(int dtype) noexcept nogil:
 
 cdef int begin(Call* call, const normlib_array* x, double eps, int threads) noexcept nogil:
     """x and the numbers that all functions take."""
+    cdef Py_ssize_t sizes = 1       # of the axes that have elements
     cdef int i
     memset(&call.plan, 0, sizeof(Plan))
     call.owned = call.regions = 0
-    call.has_dense = False
+    call.has_dense = call.backward = False
     if x == NULL:
         return wrong(NORMLIB_NULL, X)
     if not is_dtype(x.dtype):
@@ -121,8 +131,9 @@ cdef int begin(Call* call, const normlib_array* x, double eps, int threads) noex
     call.shape = x.shape
     call.count = 1
     for i in range(x.ndim):
-        if x.shape[i] < 0:
+        if x.shape[i] < 0 or too_many(sizes, x.shape[i]):
             return wrong(NORMLIB_BAD_SHAPE, X)
+        sizes *= x.shape[i] if x.shape[i] else 1
         call.count *= x.shape[i]
     call.plan.dtype = <Dtype>x.dtype
     call.plan.itemsize = size_of(x.dtype)
@@ -168,9 +179,30 @@ cdef int memory_of(Call* call, const normlib_array* a, Argument argument, bint w
         if call.shape[i] > 1:
             if a.strides[i] & mask:
                 return wrong(NORMLIB_BAD_ALIGN, argument)
-            if written and a.strides[i] == 0:
-                return wrong(NORMLIB_OVERLAP, argument)
+    if written and not apart_from_itself(call, a.strides):
+        return wrong(NORMLIB_OVERLAP, argument)
     return register(call, a, argument, written, extent_of(a.data, call.plan.itemsize, call.ndim, call.shape, a.strides))
+
+
+cdef bint apart_from_itself(const Call* call, const Py_ssize_t* strides) noexcept nogil:
+    """Whether no two elements share memory: each axis, by the size of its stride, steps over all that the smaller ones span."""
+    cdef Py_ssize_t size, span = call.plan.itemsize
+    cdef int order[MOST_AXES]
+    cdef int i, j, n = 0
+    for i in range(call.ndim):
+        if call.shape[i] > 1:
+            j = n
+            while j > 0 and magnitude(strides[order[j - 1]]) > magnitude(strides[i]):
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = i
+            n += 1
+    for i in range(n):
+        size = magnitude(strides[order[i]])
+        if size < span:
+            return False
+        span += size * (call.shape[order[i]] - 1)
+    return True
 
 
 cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) noexcept nogil:
@@ -368,6 +400,8 @@ cdef int channels(Call* call, int axis, bint batch, Py_ssize_t groups) noexcept 
         return 0
     sample = 0 if axis else 1
     call.kinds[sample] = SAMPLE
+    if too_many(call.shape[sample], call.plan.groups):
+        return wrong(NORMLIB_BAD_VALUE, NUM_GROUPS)
     call.samples_groups = call.shape[sample], call.plan.groups
     call.statistic_ndim = 2
     call.statistic_shape = call.samples_groups
@@ -404,26 +438,41 @@ cdef int arrange(Call* call, const normlib_array* y, const normlib_array* dy) no
         if call.region[0].array.strides == NULL and y.strides == NULL and dy.strides == NULL:
             lie_together(&call.plan, call.statistics, call.parameters)
             return 0
-    if not lay_out(&call.plan, call.kinds, call.ndim, call.shape, strides_of(call, call.region[0].array), strides_of(call, y),
-                   strides_of(call, dy)):
-        return wrong(NORMLIB_BAD_LAYOUT, NOTHING)
-    return 0
+    if walks(call, y, dy):
+        return 0
+    if not walks(call, call.region[0].array, call.region[0].array):
+        return wrong(NORMLIB_BAD_LAYOUT, X)
+    if not walks(call, y, call.region[0].array):
+        return wrong(NORMLIB_BAD_LAYOUT, DX if call.backward else Y)
+    return wrong(NORMLIB_BAD_LAYOUT, DY)
+
+
+cdef bint walks(Call* call, const normlib_array* y, const normlib_array* dy) noexcept nogil:
+    """Whether a family of loops takes x, y and dy as they lie."""
+    return lay_out(&call.plan, call.kinds, call.ndim, call.shape, strides_of(call, call.region[0].array), strides_of(call, y),
+                   strides_of(call, dy))
 
 
 cdef int compute(Call* call) noexcept nogil:
     cdef Plan* p = &call.plan
-    cdef Py_ssize_t i
-    if call.count == 0:
-        for i in range(0 if p.given or p.dy != NULL else call.statistics):
-            if p.mean != NULL:
-                p.mean[i] = NAN
-            if p.rstd != NULL:
-                p.rstd[i] = NAN
-        if p.given and p.dy == NULL:
-            p.samples, p.groups = 1, call.statistics
-            _run(ROOTS, p, 0)
+    if call.count:
+        return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, p, call.threads) else 0
+    if call.backward:
         return 0
-    return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, p, call.threads) else 0
+    if p.given:
+        p.samples, p.groups = 1, call.statistics
+        _run(ROOTS, p, 0)
+    else:
+        of_nothing(p.mean, call.statistics)
+        of_nothing(p.rstd, call.statistics)
+    return 0
+
+
+cdef void of_nothing(double* statistic, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    if statistic != NULL:
+        for i in range(n):
+            statistic[i] = NAN
 
 
 cdef int finish(Call* call, int status) noexcept nogil:
@@ -460,6 +509,7 @@ cdef int centered(Call* call, bint yes) noexcept nogil:
 cdef int gradient_of(Call* call, const normlib_array* dy) noexcept nogil:
     cdef int status = like_x(call, dy, DY, False)
     if status == 0:
+        call.backward = True
         call.plan.dy = <const char*>dy.data
     return status
 
@@ -643,8 +693,8 @@ cdef inline int rows_of(bint centered, int dtype, Py_ssize_t rows, Py_ssize_t co
     cdef Py_ssize_t size, bytes, working
     if not is_dtype(dtype):
         return wrong(NORMLIB_BAD_DTYPE, X)
-    if rows < 0 or cols < 0:
-        return wrong(NORMLIB_BAD_VALUE, ROWS if rows < 0 else COLS)
+    if rows < 0 or cols < 0 or too_many(rows, cols):
+        return wrong(NORMLIB_BAD_VALUE, COLS if cols < 0 else ROWS)
     if not 0 <= eps < INFINITY:
         return wrong(NORMLIB_BAD_VALUE, EPS)
     if threads < 0:
@@ -713,6 +763,7 @@ _KINDS = (
     "one value a channel has no variance to learn from: more are needed",
     "no memory for scratch space",
     "the table is of another version than the header",
+    "normlib_import() or normlib_use() has not been called",
 )
 _TEXTS = [f"{name}: {kind}".removeprefix(": ").encode() for name in _NAMES for kind in _KINDS]
 cdef const char* texts[ARGUMENTS * KINDS]   # into _TEXTS

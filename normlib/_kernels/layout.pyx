@@ -9,10 +9,6 @@ cdef struct Axis:
     Py_ssize_t x, y, d      # strides in elements
 
 
-cdef inline Py_ssize_t magnitude(Py_ssize_t n) noexcept nogil:
-    return n if n >= 0 else -n
-
-
 cdef int memory_axes(Axis* axes, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t* xs,
                      const Py_ssize_t* ys, const Py_ssize_t* ds) noexcept nogil:
     """The axes in the order of x's memory, neighbours merged; -1 where reduced axes lie in another order than in the

@@ -28,6 +28,7 @@
    - threads: at most so many threads compute, the calling one included; fewer where the work is not worth them, one inside a
      parallel region of the same OpenMP runtime, in a forked child, and in a build without OpenMP. 0: what
      normlib.set_num_threads says.
+   - The calling thread needs 128 kB of stack.
    - An array without elements is fine: statistics of nothing are NaN, gradients of nothing 0.
 
    BSD-3-Clause, as all of normlib. */
@@ -57,12 +58,13 @@ enum { /* status: what is wrong, plus 256 times the number of the argument; see 
     NORMLIB_BAD_DTYPE,   /* not a dtype, or not one that this argument may have */
     NORMLIB_BAD_SHAPE,   /* the number of axes or a size does not fit */
     NORMLIB_BAD_ALIGN,   /* the address or a stride is no multiple of the size of an element */
-    NORMLIB_BAD_LAYOUT,  /* no loop walks these strides, or the array may have none */
+    NORMLIB_BAD_LAYOUT,  /* no loop walks these strides beside those of x, or the array may have none */
     NORMLIB_OVERLAP,     /* an output shares memory with another argument, or with itself */
     NORMLIB_BAD_VALUE,   /* a number is outside its range */
     NORMLIB_ONE_VALUE,   /* one value a channel has no variance to learn from */
     NORMLIB_NO_MEMORY,   /* no scratch memory */
-    NORMLIB_BAD_VERSION  /* normlib_use: the table is not of this header's version */
+    NORMLIB_BAD_VERSION, /* normlib_use: the table is not of this header's version */
+    NORMLIB_NOT_IMPORTED /* a call before normlib_import() or normlib_use() */
 };
 
 static inline int normlib_kind(int status) { return status & 255; }
@@ -70,10 +72,15 @@ static inline int normlib_kind(int status) { return status & 255; }
 /* An array anywhere in memory. Functions read the description during the call alone.
 
    Parameters (weight, bias, their gradients) and statistics lie without gaps, in C order: their strides are NULL or say so.
-   x, y, dx, dy may have any strides that a loop walks as it is: negative ones and gaps are fine; after sorting the axes by
-   stride, those that are normalized over must still lie in the order that they have in `shape`, so must the others, and the
-   two kinds may alternate only as in (kept, normalized, kept) and, for channel norms, (samples, channels, positions),
-   (positions, channels, ...) and the like. Where a layout is refused, NORMLIB_BAD_LAYOUT is returned: copy it first. */
+
+   x, y, dx, dy may have strides that a loop walks as it is. Sort the axes of more than one element by the size of x's strides.
+   The last of them, the innermost, lies without gaps and forwards in every array: its stride is the size of an element. So
+   a reversed last axis, every other element of it, and an x that is broadcast along it are refused, and so is a y in another
+   order of axes than x. The other strides may have gaps and may be negative, each array's its own. Sorted so, the axes that are
+   normalized over still have the order that they have in `shape`, and so have the others; the two kinds alternate only as in
+   (kept, normalized), (kept, normalized, kept) and, for channel norms, (samples, positions, channels), (samples, positions,
+   channels, positions) and what is left of these without some axes; neighbours of one kind count as one if no gap parts
+   them. What is refused comes back as NORMLIB_BAD_LAYOUT with the argument that does not fit: copy that one first. */
 typedef struct normlib_array {
     void *data;
     int dtype;
@@ -162,11 +169,34 @@ typedef struct normlib_api {
                                   const normlib_array *dbias /* or NULL */, int threads);
 } normlib_api;
 
+/* Until a table is taken, all functions are one that says so. */
+static inline int normlib_not_imported(void) { return NORMLIB_NOT_IMPORTED; }
+static inline const char *normlib_no_text(int status)
+{
+    (void)status;
+    return "normlib_import() or normlib_use() has not been called";
+}
+
+#define NORMLIB_NONE (void (*)(void)) normlib_not_imported
+#ifdef __GNUC__
+__attribute__((unused))
+#endif
+static const union {
+    struct {
+        int abi_version, size;
+        void (*functions[13])(void);
+    } none;
+    normlib_api api;
+} normlib_without = {{NORMLIB_ABI_VERSION, 0, {
+    (void (*)(void)) normlib_no_text, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE,
+    NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE}}};
+#undef NORMLIB_NONE
+
 /* The table; each source file that includes this header has its own pointer, and fills it once. */
 #ifdef __GNUC__
 __attribute__((unused))
 #endif
-static const normlib_api *normlib = NULL;
+static const normlib_api *normlib = &normlib_without.api;
 
 /* Take a table that normlib_import() or normlib.capi.table_address() gave elsewhere. NORMLIB_OK or NORMLIB_BAD_VERSION. */
 static inline int normlib_use(const void *table)
