@@ -7,10 +7,11 @@ from ctypes import byref
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
-from support import python
+from support import effort, python
 
 import normlib
 from normlib._kernels import backend as kernels
@@ -410,6 +411,45 @@ def test_gradients_of_nothing_leave_the_statistics_alone(name, mode):
     status = call(name, *(byref(a) if isinstance(a, Array) else a for a in (arguments | statistics).values()))
     ensure(status)
     assert all((a == 7).all() for a in statistics.values())
+
+
+def anywhere(random, shape, memory):
+    """A view of this shape on a part of `memory`, with any strides: gaps, backwards, over itself, broadcast."""
+    strides = [random.choice([4, 4, 8, 12, 20, 40, 48, 80, 120, 240, 0, -4, -20, -120]) for _ in shape]
+    if random.random() < 0.5:
+        strides = [4 * int(np.prod(shape[i + 1 :], dtype=int)) for i in range(len(shape))]
+    reach = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True) if n > 1]
+    start = -sum(step for step in reach if step < 0)
+    assert start + sum(step for step in reach if step > 0) + 4 <= memory.nbytes
+    return np.lib.stride_tricks.as_strided(memory[start // 4 :], shape, strides)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"])
+def test_arrays_anywhere_in_memory(name, record_property):
+    """What is taken gives the bits that Python gives; what is refused names an argument and writes nothing."""
+    tries, taken, op = effort(300, 30_000), 0, OPS[name]
+    memory = np.random.default_rng(0).standard_normal(2000, np.float32)
+    for seed in range(tries):
+        random = Random(seed)
+        shape = tuple(random.choices([0, 1, 2, 3, 4, 5], k=random.randint(2, 4)))
+        axis = random.randrange(len(shape)) if op.kind == "feature" else random.choice([1, len(shape) - 1])
+        over, target = (axis if op.kind == "channel" else tuple(range(axis, len(shape)))), np.zeros(2000, np.float32)
+        x, y = anywhere(random, shape, memory), anywhere(random, shape, target)
+        given = [described(a, data=None) if a.size == 0 else Array(a) for a in (x, y)]
+        groups, mode = [1] * op.has_groups, [None, None, 1, 0.1] if op.mode else []
+        between = [None] * len(op.parameters) + mode + ([axis] if op.kind == "feature" else []) + [1e-5]
+        between += [axis] if op.kind == "channel" else []
+        status = call(name, byref(given[0]), *groups, *between, byref(given[1]), *[None] * len(op.statistics), 1)
+        if status:
+            assert text(status).partition(":")[0] in ("x", "y"), (seed, text(status))
+            assert not target.any(), seed
+            continue
+        options = {op.axis_name: over} | ({op.mode: True} if op.mode else {})
+        with normlib.backends.use("cython"):
+            assert checks.same_bits(y, op.forward(x, *groups, **options, eps=1e-5)), seed
+        taken += 1
+    assert tries // 10 < taken < tries
+    record_property("tried", tries)
 
 
 def test_no_channels_in_any_number_of_groups():
