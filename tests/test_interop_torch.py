@@ -371,9 +371,124 @@ def test_what_is_not_a_norm_that_it_knows_is_left_alone():
 
     model = nn.Sequential(Own(4), GemmaRMSNorm(4), nn.LazyBatchNorm1d(), Named(4))
     classes = [type(m) for m in model]
-    nt.accelerate(model)
+    with pytest.warns(UserWarning, match=r"^accelerate: 3 of 4 norms are left alone \(1 Own: "):
+        nt.accelerate(model)
     assert [type(m) for m in model][:3] == classes[:3]
     assert "normlib" in str(model[3])
+    assert [(n.name, n.kind, n.accelerated) for n in nt.report(model)] == [
+        ("0", "Own", False), ("1", "GemmaRMSNorm", False), ("2", "LazyBatchNorm1d", False), ("3", "Named", True),
+    ]  # fmt: skip
+    lines = str(nt.report(model)).splitlines()
+    assert lines[0] == "module  class"
+    assert lines[2] == "1       GemmaRMSNorm     it computes something else than weight * x / sqrt(mean(x^2) + eps)"
+    assert lines[4] == "3       Named            accelerated"
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_nothing_is_left_alone_nothing_is_said():
+    nt.accelerate(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), LlamaRMSNorm(4)))
+
+
+def test_a_report_before_anything_is_accelerated():
+    assert [n.why for n in nt.report(nn.Sequential(nn.LayerNorm(4), nn.ReLU()))] == ["not accelerated yet"]
+
+
+class WithBiasRMSNorm(LlamaRMSNorm):
+    """As in models of images: the bias is 0 when it is built."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x):
+        return super().forward(x) + self.bias
+
+
+class WithScaleRMSNorm(LlamaRMSNorm):
+    def __init__(self, size):
+        super().__init__(size)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+class SquareRMSNorm(LlamaRMSNorm):
+    """Right for the weights of 1 that it is built with."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.weight.data.fill_(1)
+
+    def forward(self, x):
+        return super().forward(x) * self.weight
+
+
+class DropoutRMSNorm(LlamaRMSNorm):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+class EvaluationRMSNorm(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(x) if self.training else super().forward(x) * 1.5
+
+
+class FixedEpsRMSNorm(LlamaRMSNorm):
+    """Its eps is elsewhere."""
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class ConstantRMSNorm(LlamaRMSNorm):
+    """Another gradient: the mean square is taken for a constant."""
+
+    def forward(self, x):
+        mean = x.detach().pow(2).mean(-1, keepdim=True)
+        return self.weight * x * torch.rsqrt(mean + self.variance_epsilon)
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        (WithBiasRMSNorm, "bias: not accounted for"),
+        (WithScaleRMSNorm, "scale: not accounted for"),
+        (SquareRMSNorm, "something else"),
+        (DropoutRMSNorm, "something else"),
+        (EvaluationRMSNorm, "something else"),
+        (FixedEpsRMSNorm, "something else"),
+        (ConstantRMSNorm, "something else"),
+    ],
+)
+def test_a_class_that_only_looks_like_a_norm_is_left_alone(cls, why):
+    norm = cls(8)
+    before, random = copy.deepcopy(norm.state_dict()), torch.get_rng_state()
+    versions = [p._version for p in norm.parameters()]
+    with pytest.warns(UserWarning, match=why):
+        nt.accelerate(norm)
+    assert type(norm) is cls
+    assert all(torch.equal(before[key], value) for key, value in norm.state_dict().items())
+    assert [p._version for p in norm.parameters()] == versions
+    assert torch.equal(random, torch.get_rng_state())
+    assert norm.training
+
+
+def test_norms_of_real_models_of_language():
+    pytest.importorskip("transformers")
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+    from transformers.models.llama import modeling_llama
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    norms = [modeling_llama.LlamaRMSNorm(8), T5LayerNorm(8), T5LayerNorm(8).bfloat16(), Gemma3RMSNorm(8)]
+    model = nn.Sequential(*map(randomized, norms))
+    expected = [copy.deepcopy(norm) for norm in norms]
+    with pytest.warns(UserWarning, match="1 of 4 norms are left alone .*1 Gemma3RMSNorm: it computes something else"):
+        nt.accelerate(model)
+    assert [n.accelerated for n in nt.report(model)] == [True, True, True, False]
+    for norm, own in zip(model, expected, strict=True):
+        x = torch.randn(3, 8).to(norm.weight.dtype)
+        torch.testing.assert_close(norm(x), own(x))
 
 
 def test_a_drop_in_module_stays_one_through_restore():

@@ -23,6 +23,7 @@ from .modules import (
     LayerNorm,
     RMSNorm,
     accelerate,
+    report,
     restore,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "group_norm",
     "instance_norm",
     "layer_norm",
+    "report",
     "restore",
     "rms_norm",
 ]

@@ -5,6 +5,7 @@ stay as they are.
 """
 
 import functools
+import warnings
 
 import torch
 from torch import nn
@@ -12,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm as _TorchBatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm as _TorchInstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from ._tensors import DTYPES, fits
+from ._tensors import fits
 from .functional import direct, recorded
+from .survey import Norm, Report, eps_name, walk, why_no_rms_norm
 
 __all__ = [
     "BatchNorm1d",
@@ -26,6 +28,7 @@ __all__ = [
     "LayerNorm",
     "RMSNorm",
     "accelerate",
+    "report",
     "restore",
 ]
 
@@ -118,12 +121,8 @@ class _ModelRMSNorm(_Accelerated):
         if len(args) == 1 and not kwargs:
             (input,), weight = args, self.weight
             if input.dtype is weight.dtype and fits(input, weight):
-                return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": _eps(self)})
+                return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": getattr(self, eps_name(self))})
         return super().forward(*args, **kwargs)
-
-
-def _eps(module):
-    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 
 _MOVING = ("weight", "bias", "running_mean", "running_var")
@@ -172,9 +171,10 @@ def accelerate(model):
     """Let normlib compute the norms of a model, in place.
 
     ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.GroupNorm``, ``nn.InstanceNorm1d`` to ``3d``
-    and their subclasses that keep the forward method; and the norms of the models of language: classes whose name ends
-    in RMSNorm, with a ``weight`` and a ``variance_epsilon`` or ``eps``, if they compute ``rms_norm(x, weight)`` when
-    tried.
+    and their subclasses that keep the forward method; and the norms of the models of language: classes with Norm in
+    their name, a ``weight``, a ``variance_epsilon`` or ``eps`` and nothing else, if they compute
+    ``rms_norm(x, weight)`` when tried, with other values than their own too.
+    Norms of other kinds are left alone; a warning says which and why, and :func:`report` lists them all.
     A module changes its class and nothing else: parameters, buffers, hooks, training mode and the names in
     ``state_dict()`` stay what they are. What the kernels do not take (another device, another dtype, transforms of
     ``torch.func``, ``torch.jit.trace``) goes through the module's own forward, as before.
@@ -207,13 +207,61 @@ def accelerate(model):
     >>> type(restore(model)[1])
     <class 'torch.nn.modules.normalization.LayerNorm'>
     """
-    for module in _modules("accelerate", model):
-        cls = _accelerated(type(module), False)
-        if cls is None and _is_rms_norm(module):
-            cls = _accelerated(type(module), True)
+    _checked("accelerate", model)
+    norms = Report()
+    for name, module in walk(model):
+        cls, why = _place(module)
+        norms.append(Norm(name, type(module).__name__, why))
         if cls is not None:
             module.__class__ = cls
+    if summary := norms.summary():
+        warnings.warn(f"accelerate: {summary}; normlib.interop.torch.report(model) lists them", stacklevel=2)
     return model
+
+
+def report(model):
+    """List the norms of a model: which are accelerated, and why the others are not, or would not be.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, accelerated or not.
+
+    Returns
+    -------
+    Report
+        A list of norms with ``name``, ``kind`` (the class), ``accelerated`` and ``why``; printed as a table.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module, or one of TorchScript.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import accelerate, report
+    >>> model = accelerate(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)))
+    >>> print(report(model))
+    module  class
+    1       LayerNorm  accelerated
+    """
+    _checked("report", model)
+    found = Report()
+    for name, module in walk(model):
+        cls, why = _place(module)
+        found.append(Norm(name, type(module).__name__, "not accelerated yet" if cls is not None else why))
+    return found
+
+
+def _place(module):
+    """The class that takes the place of a norm's own, None where it has it or there is none; and why there is none."""
+    if isinstance(module, _Accelerated):
+        return None, ""
+    if cls := _accelerated(type(module), False):
+        return cls, ""
+    why = why_no_rms_norm(module)
+    return (None, why) if why else (_accelerated(type(module), True), "")
 
 
 def restore(model):
@@ -234,19 +282,19 @@ def restore(model):
     TypeError
         If `model` is no module, or one of TorchScript.
     """
-    for module in _modules("restore", model):
+    for module in _checked("restore", model).modules():
         if "_normlib_original" in vars(type(module)):
             module.__class__ = type(module)._normlib_original
     return model
 
 
-def _modules(function, model):
+def _checked(function, model):
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model is a {type(model).__name__}, expected a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         words = "whose code is fixed, expected a torch.nn.Module that is not compiled yet"
         raise TypeError(f"{function}: model is a {type(model).__name__}, {words}")
-    return model.modules()
+    return model
 
 
 # The class whose forward is replaced, the method that must be its own, and what replaces it
@@ -283,23 +331,3 @@ def _reduce(self, protocol):
 def _remade(cls, is_rms_norm):
     accelerated = _accelerated(cls, is_rms_norm)
     return accelerated.__new__(accelerated)
-
-
-def _is_rms_norm(module):
-    """Whether a module of another class is weight * x / sqrt(mean(x * x) + eps): by its name, and by trying it."""
-    weight, eps = getattr(module, "weight", None), _eps(module)
-    if not type(module).__name__.endswith("RMSNorm") or type(weight) is not nn.Parameter or type(eps) is not float:
-        return False
-    if weight.ndim != 1 or weight.dtype not in DTYPES or not weight.is_cpu:
-        return False
-    ramp = torch.linspace(-1, 1, weight.numel(), dtype=torch.float64)
-    x = torch.stack([ramp, ramp * eps**0.5]).to(weight.dtype)
-    wide = x.double()
-    expected = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.detach().double()
-    with torch.no_grad():
-        try:
-            found = type(module).forward(module, x)
-        except Exception:
-            return False
-    tolerance = 4 * torch.finfo(weight.dtype).eps
-    return isinstance(found, torch.Tensor) and torch.allclose(found.double(), expected, tolerance, tolerance)
