@@ -4,12 +4,56 @@ Each function takes the name of the operation first: errors say which function, 
 was expected and what came.
 """
 
+import inspect
 import operator
+import sys
+import warnings
 
 import numpy as np
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 _WORDS = "float64, float32, float16 or bfloat16"
+
+
+_told = set()  # the functions that have warned of rows
+
+
+def by_name(function):
+    """Lets a function show the signature without its `*misplaced`, which catches what must be named."""
+    signature = inspect.signature(function)
+    shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    function.__signature__ = signature.replace(parameters=shown)
+    return function
+
+
+def misplaced(op, count):
+    """The error for arguments after x without a name, of which torch's order and ours differ."""
+    call = f"{op}(x, running_mean=..., running_var=..., weight=..., bias=...)"
+    came = "1 argument" if count == 1 else f"{count} arguments"
+    return TypeError(f"{op}: {came} after x came without a name, expected names: {call}")
+
+
+def warn(text, category):
+    """Warn of the line outside this package that led here."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
+
+
+def warn_of_rows(op, x, channel_axis):
+    """Warn once where x may be one image, whose rows are taken for samples."""
+    shape = () if op in _told else np.shape(x)
+    if len(shape) == 3 and channel_axis % 3 != 1:
+        channel_axis %= 3
+        sample = 0 if channel_axis else 1
+        if shape[sample] > 1:
+            _told.add(op)
+            warn(
+                f"{op}: x has shape {tuple(shape)}, and its axis {sample} is taken for {shape[sample]} samples; "
+                f"if it is one image, give x[np.newaxis] with channel_axis={channel_axis - 3} (this is said once)",
+                UserWarning,
+            )
 
 
 def convert(op, name, value, dtype=None):
@@ -33,37 +77,58 @@ def _has_dtype(value):
     return not isinstance(value, (list, tuple, int, float))
 
 
+def computed(dtype):
+    """The dtype of the result for an x of `dtype`: integers promote as beside a float32."""
+    return np.result_type(dtype, np.float32) if dtype.kind in "biu" else dtype
+
+
 def array(op, x, name="x", ndim=1):
+    """`x` as an array of one of the four dtypes."""
     x = convert(op, name, x)
-    if x.dtype.name not in DTYPES:
-        raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}")
+    dtype = computed(x.dtype)
+    if dtype.name not in DTYPES:
+        raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}, or integers")
     if x.ndim < ndim:
         words = "one axis" if ndim == 1 else f"{ndim} axes"
         raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least {words}")
-    return _canonical(x)
+    return _canonical(x if dtype is x.dtype else x.astype(dtype))
 
 
 def gradient(op, dy, x):
     dy = convert(op, "dy", dy, None if _has_dtype(dy) else x.dtype)
     if dy.dtype.name != x.dtype.name:
-        raise TypeError(f"{op}: dy has dtype {dy.dtype}, expected {x.dtype.name}, the dtype of x")
+        raise TypeError(f"{op}: dy has dtype {dy.dtype}, expected {x.dtype.name}, the dtype of y")
     if dy.shape != x.shape:
         raise ValueError(f"{op}: dy has shape {dy.shape}, expected {x.shape}, the shape of x")
     return _canonical(dy)
 
 
 def parameter(op, name, value, x, shape, meaning):
-    """`value` contiguous, in the dtype of x or, beside a 16-bit x, float32; None stays None."""
+    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None."""
+    return weight_and_dtype(op, name, value, x, shape, meaning)[0]
+
+
+def weight_and_dtype(op, name, value, x, shape, meaning):
+    """As `parameter`; and the dtype of the gradients, which is that of `value` as it was given."""
     if value is None:
-        return None
+        return None, x.dtype
     value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
-    expected = (x.dtype.name, "float32") if x.dtype.itemsize == 2 else (x.dtype.name,)
-    if value.dtype.name not in expected:
-        words = " or ".join(expected)
-        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {words} where x is {x.dtype.name}")
+    if value.dtype.name not in DTYPES:
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {_WORDS}")
     if value.shape != shape:
         raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")
-    return np.ascontiguousarray(_canonical(value))
+    value = _canonical(value)
+    wanted = value.dtype if value.dtype == x.dtype else np.result_type(x.dtype, np.float32)
+    return np.ascontiguousarray(value, wanted), value.dtype
+
+
+def not_sizes(op, weight, x):
+    """An error where `weight` is what torch has in its place, the sizes of the axes to normalize over."""
+    if isinstance(weight, (list, tuple)) and 1 < len(weight) <= x.ndim and all(isinstance(n, int) for n in weight):
+        count = len(weight)
+        if tuple(weight) == x.shape[-count:]:
+            axis = tuple(range(-count, 0))
+            raise TypeError(f"{op}: weight is {weight!r}, the sizes of the last axes of x, expected axis={axis} for these")
 
 
 def statistic(op, name, value, shape, meaning):
@@ -155,6 +220,14 @@ def epsilon(op, eps):
     return eps
 
 
+def zero_by_zero():
+    """What NumPy does at 0 / 0, which a constant row comes to if eps is 0: as np.errstate says, by default a warning."""
+    if np.geterr()["invalid"] == "warn":
+        warn("invalid value encountered in a norm: x is constant along the axes and eps is 0", RuntimeWarning)
+    else:
+        np.divide(0.0, np.zeros(1))
+
+
 def fraction(op, momentum):
     momentum = _real(op, "momentum", momentum)
     if not 0 <= momentum <= 1:
@@ -185,7 +258,7 @@ def output(op, out, x, large, small=()):
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{op}: out is a {type(out).__name__}, expected a NumPy array")
     if out.dtype.name != x.dtype.name:
-        raise TypeError(f"{op}: out has dtype {out.dtype}, expected {x.dtype.name}, the dtype of x")
+        raise TypeError(f"{op}: out has dtype {out.dtype}, expected {x.dtype.name}, the dtype of the result")
     if out.shape != x.shape:
         raise ValueError(f"{op}: out has shape {out.shape}, expected {x.shape}, the shape of x")
     if not out.flags.writeable:

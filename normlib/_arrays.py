@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from . import backends
-from ._arguments import convert
+from ._arguments import computed, convert
 
 _ARRAYS = ("dy", "x", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "out")
 _PLAIN = {np.ndarray, type(None), list, tuple, float, int}
@@ -56,6 +56,12 @@ def in_kind(function):
 def _updates(parameters, args):
     """Whether a call moves the running statistics."""
     return any(args[parameters.index(mode)] for mode in ("training", "use_input_stats") if mode in parameters)
+
+
+def as_array(op, name, value):
+    """`value`, of whatever library, as an array of NumPy."""
+    kind = _kind(value)
+    return convert(op, name, value) if kind is None else kind.taken(op, name, value)
 
 
 def _kind(value):
@@ -142,9 +148,11 @@ class _Jax(_Plain):
     @staticmethod
     def output(x):
         """JAX takes over memory that is aligned to 64 bytes and has no gaps, and copies any other."""
-        memory = np.empty(x.nbytes + 63, np.uint8)
+        dtype = computed(x.dtype)
+        size = x.size * dtype.itemsize
+        memory = np.empty(size + 63, np.uint8)
         start = -memory.ctypes.data % 64
-        return memory[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+        return memory[start : start + size].view(dtype).reshape(x.shape)
 
     @staticmethod
     def returned(array, like):

@@ -26,17 +26,19 @@ def _sample_axis(channel_axis):
 def _forward(op, args, x, filled, target, names, shape):
     """Statistics after filling the output; those of an empty array are NaN."""
     if x.size:
-        statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
+        with np.errstate(all="ignore"):
+            statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
+        if args[-1] == 0 and (statistics[-1] == (np.inf if names[-1] == "rstd" else 0)).any():
+            a.zero_by_zero()
         if filled is not target:
             target[...] = filled
         return statistics
     return [np.full(shape, np.nan) for _ in names]
 
 
-def _backward(op, args, x, weight, wanted, out, overlapping, names, shape):
-    """dx and the gradients of the parameters, in the dtype of `weight`."""
+def _backward(op, args, x, dtype, wanted, out, overlapping, names, shape):
+    """dx and the gradients of the parameters, in `dtype`."""
     filled, target = a.output(op, out, x, *overlapping)
-    dtype = x.dtype if weight is None else weight.dtype
     if x.size:
         taken = tuple(dict.fromkeys(("float64", "float32", dtype.name)))
         results = [(name, shape if wanted else None, taken) for name in names]
@@ -90,9 +92,11 @@ def layer_norm(x, weight, bias, axis, eps, out, return_stats):
     op = "layer_norm"
     x = a.array(op, x)
     axis, shape, stat_shape, words = _features(op, x, axis)
+    a.not_sizes(op, weight, x)
     weight = a.parameter(op, "weight", weight, x, shape, words)
     bias = a.parameter(op, "bias", bias, x, shape, words)
     eps = a.epsilon(op, eps)
+    return_stats = a.flag(op, "return_stats", return_stats)
     filled, target = a.output(op, out, x, [x], [weight, bias])
     args = (x, weight, bias, axis, eps)
     mean, rstd = _forward(op, args, x, filled, target, ("mean", "rstd"), stat_shape)
@@ -106,13 +110,13 @@ def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
     x = a.array(op, x)
     dy = a.gradient(op, dy, x)
     axis, shape, stat_shape, words = _features(op, x, axis)
-    weight = a.parameter(op, "weight", weight, x, shape, words)
+    weight, dtype = a.weight_and_dtype(op, "weight", weight, x, shape, words)
     mean = a.statistic(op, "mean", mean, stat_shape, _REST)
     rstd = a.statistic(op, "rstd", rstd, stat_shape, _REST)
     wanted = a.weight_grads(op, weight_grads, weight)
     args = (dy, x, weight, mean, rstd, axis)
     overlapping = [dy, x], [weight, mean, rstd]
-    return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
+    return _backward(op, args, x, dtype, wanted, out, overlapping, ("dweight", "dbias"), shape)
 
 
 @in_kind
@@ -120,8 +124,10 @@ def rms_norm(x, weight, axis, eps, out, return_stats):
     op = "rms_norm"
     x = a.array(op, x)
     axis, shape, stat_shape, words = _features(op, x, axis)
+    a.not_sizes(op, weight, x)
     weight = a.parameter(op, "weight", weight, x, shape, words)
     eps = a.epsilon(op, eps)
+    return_stats = a.flag(op, "return_stats", return_stats)
     filled, target = a.output(op, out, x, [x], [weight])
     (rstd,) = _forward(op, (x, weight, axis, eps), x, filled, target, ("rstd",), stat_shape)
     y = target if out is None else out
@@ -134,11 +140,11 @@ def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
     x = a.array(op, x)
     dy = a.gradient(op, dy, x)
     axis, shape, stat_shape, words = _features(op, x, axis)
-    weight = a.parameter(op, "weight", weight, x, shape, words)
+    weight, dtype = a.weight_and_dtype(op, "weight", weight, x, shape, words)
     rstd = a.statistic(op, "rstd", rstd, stat_shape, _REST)
     wanted = a.weight_grads(op, weight_grads, weight)
     args = (dy, x, weight, rstd, axis)
-    return _backward(op, args, x, weight, wanted, out, ([dy, x], [weight, rstd]), ("dweight",), shape)
+    return _backward(op, args, x, dtype, wanted, out, ([dy, x], [weight, rstd]), ("dweight",), shape)
 
 
 @in_kind
@@ -153,6 +159,7 @@ def batch_norm(
     training = a.flag(op, "training", training)
     momentum = a.fraction(op, momentum)
     eps = a.epsilon(op, eps)
+    return_stats = a.flag(op, "return_stats", return_stats)
     tracked = a.running(op, running_mean, running_var, shape, update=training)
     values = x.size // max(shape[0], 1)
     mean = var = None
@@ -177,14 +184,14 @@ def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weigh
     x = a.array(op, x, ndim=2)
     dy = a.gradient(op, dy, x)
     axis, shape, words = _channels(op, x, channel_axis)
-    weight = a.parameter(op, "weight", weight, x, shape, words)
+    weight, dtype = a.weight_and_dtype(op, "weight", weight, x, shape, words)
     mean = a.statistic(op, "mean", mean, shape, "one value a channel")
     rstd = a.statistic(op, "rstd", rstd, shape, "one value a channel")
     training = a.flag(op, "training", training)
     wanted = a.weight_grads(op, weight_grads, weight)
     args = (dy, x, weight, mean, rstd, training, axis)
     overlapping = [dy, x], [weight, mean, rstd]
-    return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
+    return _backward(op, args, x, dtype, wanted, out, overlapping, ("dweight", "dbias"), shape)
 
 
 @in_kind
@@ -196,6 +203,7 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
     weight = a.parameter(op, "weight", weight, x, shape, words)
     bias = a.parameter(op, "bias", bias, x, shape, words)
     eps = a.epsilon(op, eps)
+    return_stats = a.flag(op, "return_stats", return_stats)
     filled, target = a.output(op, out, x, [x], [weight, bias])
     args = (x, num_groups, weight, bias, axis, eps)
     stat_shape = (x.shape[_sample_axis(axis)], num_groups)
@@ -211,14 +219,14 @@ def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, wei
     dy = a.gradient(op, dy, x)
     axis, shape, words = _channels(op, x, channel_axis)
     num_groups = a.groups(op, num_groups, shape[0])
-    weight = a.parameter(op, "weight", weight, x, shape, words)
+    weight, dtype = a.weight_and_dtype(op, "weight", weight, x, shape, words)
     stat_shape = (x.shape[_sample_axis(axis)], num_groups)
     mean = a.statistic(op, "mean", mean, stat_shape, "one value for each sample and group")
     rstd = a.statistic(op, "rstd", rstd, stat_shape, "one value for each sample and group")
     wanted = a.weight_grads(op, weight_grads, weight)
     args = (dy, x, num_groups, weight, mean, rstd, axis)
     overlapping = [dy, x], [weight, mean, rstd]
-    return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
+    return _backward(op, args, x, dtype, wanted, out, overlapping, ("dweight", "dbias"), shape)
 
 
 @in_kind
@@ -243,6 +251,7 @@ def instance_norm(
     use_input_stats = a.flag(op, "use_input_stats", use_input_stats)
     momentum = a.fraction(op, momentum)
     eps = a.epsilon(op, eps)
+    return_stats = a.flag(op, "return_stats", return_stats)
     tracked = a.running(op, running_mean, running_var, shape, update=use_input_stats)
     stat_shape = (x.shape[_sample_axis(axis)], *shape)
     values = x.size // max(math.prod(stat_shape), 1)
@@ -273,7 +282,7 @@ def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_a
     x = a.array(op, x, ndim=2)
     dy = a.gradient(op, dy, x)
     axis, shape, words = _channels(op, x, channel_axis)
-    weight = a.parameter(op, "weight", weight, x, shape, words)
+    weight, dtype = a.weight_and_dtype(op, "weight", weight, x, shape, words)
     stat_shape = (x.shape[_sample_axis(axis)], *shape)
     mean = a.statistic(op, "mean", mean, stat_shape, "one value for each sample and channel")
     rstd = a.statistic(op, "rstd", rstd, stat_shape, "one value for each sample and channel")
@@ -281,4 +290,4 @@ def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_a
     wanted = a.weight_grads(op, weight_grads, weight)
     args = (dy, x, weight, mean, rstd, use_input_stats, axis)
     overlapping = [dy, x], [weight, mean, rstd]
-    return _backward(op, args, x, weight, wanted, out, overlapping, ("dweight", "dbias"), shape)
+    return _backward(op, args, x, dtype, wanted, out, overlapping, ("dweight", "dbias"), shape)

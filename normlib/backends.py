@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import numpy_backend
+from . import _arguments, numpy_backend
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -163,10 +163,11 @@ def _guarded(op, name, function):
                 came = type(value).__name__
                 raise RuntimeError(f"{op}: backend {name!r} returned {what} as {came}, expected a NumPy array")
         x = np.asarray(args[position])
-        if (values[0].shape, values[0].dtype.name) != (x.shape, x.dtype.name):
+        dtype = _arguments.computed(x.dtype)
+        if (values[0].shape, values[0].dtype.name) != (x.shape, dtype.name):
             raise RuntimeError(
                 f"{op}: backend {name!r} returned {names[0]} as {values[0].dtype} of shape {values[0].shape}, "
-                f"expected {x.dtype} of shape {x.shape}"
+                f"expected {dtype} of shape {x.shape}"
             )
         return returned
 
@@ -184,6 +185,7 @@ def _blame(op, name, error):
 
 _default = _Default()
 _active: ContextVar[Table] = ContextVar("normlib_backend", default=_default)
+_left: ContextVar[tuple[Table, ...]] = ContextVar("normlib_left", default=())  # what the blocks of `use` go back to
 _taken: ContextVar[str] = ContextVar("normlib_taken")  # the backend that took the last call of the general way
 active = _active.get
 
@@ -383,15 +385,21 @@ class use:
     """
 
     def __init__(self, name: str | None, *, strict: bool = False) -> None:
-        table = _default if name is None else Table(name, strict)
-        self._before = _active.get()
-        _active.set(table)
+        self._table = _default if name is None else Table(name, strict)
+        self._before: Table | None = _active.get()  # until it is entered
+        _active.set(self._table)
 
     def __enter__(self) -> "use":
+        now = _active.get()
+        before, self._before = self._before, None
+        _left.set((*_left.get(), now if before is None or now is not self._table else before))
+        _active.set(self._table)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _active.set(self._before)
+        *outer, before = _left.get()
+        _left.set(tuple(outer))
+        _active.set(before)
 
 
 def set_default(name: str, *, strict: bool = False) -> None:
@@ -498,9 +506,12 @@ def which(
     if op not in OPERATIONS:
         raise ValueError(f"there is no operation {op!r}, only {', '.join(OPERATIONS)}")
     norm = OPS[op.removesuffix("_backward")]
-    sample = np.ones((2, 2, 2), _dtype(dtype)) if x is None else np.asarray(x)
+    given = np.ones((2, 2, 2), _dtype(dtype)) if x is None else _arguments.convert(op, "x", x)
+    feature = norm.kind == "feature"
+    sample = _arguments.array(op, given, ndim=1 if feature else 2)
     if axis is None:
-        axis = -1 if norm.kind == "feature" else 1
+        axis = -1 if feature else 1
+    axis = _arguments.axes(op, axis, sample.ndim) if feature else _arguments.channel(op, axis, sample.ndim)
     table = _active.get()
     name = table.candidates[op][0][0] if table.candidates[op] else table.name
     with _without_direct(table), np.errstate(all="ignore"):
@@ -509,8 +520,7 @@ def which(
         choice = Choice(_taken.get())
     copies = getattr(_registry.get(choice), "copies", None)
     if x is not None and copies is not None:
-        axes = sorted(i % sample.ndim for i in (axis if isinstance(axis, (tuple, list)) else (axis,)))
-        choice.copies = bool(copies(op, sample, tuple(axes) if norm.kind == "feature" else axes[0]))
+        choice.copies = sample is not given or bool(copies(op, sample, axis))
     return choice
 
 
@@ -535,13 +545,13 @@ def _without_direct(table):
 
 def _try(norm, op, x, axis):
     parameter_shape = norm.parameter_shape(x.shape, axis)
-    weight = np.ones(parameter_shape, x.dtype.newbyteorder("="))
+    weight = np.ones(parameter_shape, x.dtype)
     options = {norm.axis_name: axis}
     groups = [1] if norm.has_groups else []
     if op == norm.name:
         if norm.mode is not None:
             options |= {"running_mean": np.zeros(parameter_shape), "running_var": np.ones(parameter_shape)}
-        norm.forward(x, *groups, weight, **options)
+        norm.forward(x, *groups, weight=weight, **options)
     else:
         statistics = np.ones(norm.statistics_shape(x.shape, axis, *groups))
         norm.backward(x, x, *groups, weight, **dict.fromkeys(norm.statistics, statistics), **options)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import _arguments, ops
+from ._arrays import as_array
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -58,14 +59,16 @@ class _Layer:
 
     def forward(self, x: ArrayLike) -> np.ndarray:
         """Normalize `x`. The layer keeps a reference to `x` for :meth:`backward`: do not change it before."""
-        array: np.ndarray = _arguments.convert(type(self).__name__, "x", x)
+        array: np.ndarray = as_array(type(self).__name__, "x", x)
         self._check(array)
         self._saved = None
         y, saved = self._forward(array)
         self._saved = {"x": array, **saved}
         return y
 
-    __call__ = forward
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """As :meth:`forward`, also of a subclass."""
+        return self.forward(x)
 
     def backward(self, dy: ArrayLike) -> np.ndarray:
         """The gradient with respect to the last `x`; adds to the gradients of parameters that are not frozen.
@@ -196,7 +199,7 @@ class _Layer:
         if strict and unexpected:
             problems.append(f"unexpected: {', '.join(unexpected)}")
         place = f"{type(self).__name__}.load_state_dict"
-        arrays = {name: _arguments.convert(place, name, state[name]) for name in own if name in state}
+        arrays = {name: as_array(place, name, state[name]) for name in own if name in state}
         for name, array in arrays.items():
             if array.shape != own[name].shape:
                 problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
@@ -204,8 +207,9 @@ class _Layer:
                 problems.append(f"{name} has dtype {array.dtype}, expected real numbers")
         if problems:
             raise ValueError(f"{place}: {'; '.join(problems)}")
-        for name, array in arrays.items():
-            own[name][...] = array.astype(own[name].dtype)
+        cast = {name: array.astype(own[name].dtype) for name, array in arrays.items()}  # may raise: all before one
+        for name, array in cast.items():
+            own[name][...] = array
         return missing, unexpected
 
     # -- repr ----

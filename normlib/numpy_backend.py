@@ -32,24 +32,22 @@ BLOCK = 1 << 24  # elements of a block of rows
 
 
 class _Rows:
-    """How an array falls into rows: transposed by `order`, axes split to `shape`, the first `kept` of
-    which number the rows; parameters, of `parameter_shape`, broadcast against it as `spread`."""
+    """How an array falls into rows: transposed by `order` to `shape` and then, in C order, to `kept` rows, the shape of
+    the statistics; the first `whole` axes are the same in both. Parameters, of `parameter_shape`, broadcast as
+    `spread`."""
 
-    def __init__(self, order, shape, kept, parameter_shape, spread):
-        self.order, self.shape, self.kept = order, tuple(shape), kept
+    def __init__(self, order, shape, kept, whole, parameter_shape, spread):
+        self.order, self.shape, self.kept, self.whole = order, tuple(shape), tuple(kept), whole
         self.parameter_shape, self.spread = tuple(parameter_shape), tuple(spread)
-
-    def view(self, array):
-        return array.transpose(self.order).reshape(self.shape)  # splits axes at most: never a copy
 
     def take(self, array):
         """A float64 copy of `array` as a matrix with one row for each statistic."""
         rows = np.array(array.transpose(self.order), dtype=np.float64, order="C")
-        return rows.reshape(math.prod(self.shape[: self.kept]), -1)
+        return rows.reshape(math.prod(self.kept), -1)
 
     def put(self, rows, out):
         rows = rows.reshape(self.shape)
-        self.view(out)[...] = rows if out.dtype.itemsize > 2 else rows.astype(np.float32)
+        out.transpose(self.order)[...] = rows if out.dtype.itemsize > 2 else rows.astype(np.float32)
 
     def parameter(self, values):
         return values.astype(np.float64).reshape(self.spread)
@@ -64,29 +62,28 @@ class _Rows:
 
 def _features(x, axis):
     kept = tuple(i for i in range(x.ndim) if i not in axis)
-    shape = [x.shape[i] for i in kept + axis]
-    parameter_shape = shape[len(kept) :]
-    return _Rows(kept + axis, shape, len(kept), parameter_shape, [1] * len(kept) + parameter_shape)
+    count, shape = len(kept), [x.shape[i] for i in kept + axis]
+    parameter_shape = shape[count:]
+    return _Rows(kept + axis, shape, shape[:count], count, parameter_shape, [1] * count + parameter_shape)
 
 
 def _channels(x, channel_axis):
     order = (channel_axis, *(i for i in range(x.ndim) if i != channel_axis))
-    channels = x.shape[channel_axis]
-    return _Rows(order, [x.shape[i] for i in order], 1, (channels,), [channels] + [1] * (x.ndim - 1))
+    channels = (x.shape[channel_axis],)
+    return _Rows(order, [x.shape[i] for i in order], channels, 1, channels, channels + (1,) * (x.ndim - 1))
 
 
 def _groups(x, channel_axis, num_groups):
     sample, *space = (i for i in range(x.ndim) if i != channel_axis)
-    channels = x.shape[channel_axis]
-    split = [num_groups, channels // num_groups]
-    shape = [x.shape[sample], *split, *(x.shape[i] for i in space)]
-    return _Rows((sample, channel_axis, *space), shape, 2, (channels,), [1, *split] + [1] * len(space))
+    order, channels = (sample, channel_axis, *space), x.shape[channel_axis]
+    kept = (x.shape[sample], num_groups)
+    return _Rows(order, [x.shape[i] for i in order], kept, 1, (channels,), (1, channels) + (1,) * len(space))
 
 
 def _blocks(layout):
     """The parts of a large array, None for any other: where each lies in arrays like x, in statistics, in parameters.
     They are cut along an axis of the statistics; of those of channel norms that is the first, channels or samples."""
-    axes = range(layout.kept if len(layout.order) == len(layout.shape) else 1)
+    axes = range(layout.whole)
     axis = max(axes, key=layout.shape.__getitem__, default=0)
     count, size = math.ceil(math.prod(layout.shape) / BLOCK), layout.shape[axis]
     if count == 1 or axis not in axes or size == 1:
@@ -159,8 +156,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, mean=None, var=N
     if bias is not None:
         y += layout.parameter(bias)
     layout.put(y, out)
-    kept = layout.shape[: layout.kept]
-    return [None if s is None else s.reshape(kept) for s in (mean, var, rstd)]
+    return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
 
 @np.errstate(all="ignore")

@@ -20,7 +20,7 @@ What holds for all of them:
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import _general
+from . import _arguments, _general
 from .backends import active as _active
 
 __all__ = [
@@ -246,11 +246,12 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
     return result
 
 
+@_arguments.by_name
 def batch_norm(
     x,
+    *misplaced,
     weight=None,
     bias=None,
-    *,
     running_mean=None,
     running_var=None,
     training=False,
@@ -322,6 +323,8 @@ def batch_norm(
     >>> normlib.batch_norm([[4.0, 10.0]], running_mean=[1.0, 10.0], running_var=[9.0, 1.0], eps=0)
     array([[1., 0.]])
     """
+    if misplaced:
+        raise _arguments.misplaced("batch_norm", len(misplaced))
     result = _active().batch_norm_direct(
         x,
         weight,
@@ -464,7 +467,9 @@ def group_norm(
     """
     result = _active().group_norm_direct(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
     if result is NotImplemented:
-        return _general.group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+        result = _general.group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+    if channel_axis != 1:
+        _arguments.warn_of_rows("group_norm", x, channel_axis)
     return result
 
 
@@ -524,11 +529,12 @@ def group_norm_backward(
     return result
 
 
+@_arguments.by_name
 def instance_norm(
     x,
+    *misplaced,
     weight=None,
     bias=None,
-    *,
     running_mean=None,
     running_var=None,
     use_input_stats=True,
@@ -594,6 +600,8 @@ def instance_norm(
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
+    if misplaced:
+        raise _arguments.misplaced("instance_norm", len(misplaced))
     result = _active().instance_norm_direct(
         x,
         weight,
@@ -608,7 +616,7 @@ def instance_norm(
         return_stats,
     )
     if result is NotImplemented:
-        return _general.instance_norm(
+        result = _general.instance_norm(
             x,
             weight,
             bias,
@@ -621,6 +629,8 @@ def instance_norm(
             out,
             return_stats,
         )
+    if channel_axis != 1:
+        _arguments.warn_of_rows("instance_norm", x, channel_axis)
     return result
 
 

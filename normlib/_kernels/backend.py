@@ -65,7 +65,7 @@ def _feature(function, arrays, statistics, axis, out):
             if not statistics:
                 back = np.argsort(ranks)
                 result = (result[0], *(s.transpose(back) for s in result[1:]))
-    return result
+    return _taken(result)
 
 
 def _channel(function, arrays, channel_axis, out):
@@ -78,6 +78,13 @@ def _channel(function, arrays, channel_axis, out):
         result = function(moved, 1, None)
         if result is not NotImplemented:
             _copy(result[0], np.moveaxis(out, channel_axis, 1))
+    return _taken(result)
+
+
+def _taken(result):
+    """The result, which is not to be looked into or left aside where there is none."""
+    if result is NotImplemented:
+        raise NotImplementedError
     return result
 
 

@@ -2,17 +2,21 @@
 
 cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongAndOverflow
+from libc.math cimport isinf
 from libc.string cimport memset
 from normlib._kernels.arguments cimport (
     Call, begin, clear_of, gradient, kernels_in_use, new_statistic, output, own, parameter, perform, release, shape_of,
     statistic, strides_of,
 )
 from normlib._kernels.convert cimport move, repeat
-from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, lay_out
+from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, lay_out
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport COPY, F32, F64, Plan
+from normlib._arguments import zero_by_zero
 
 cnp.import_array()
+
+cdef object WITH_VAR = object()     # a return_stats of our own
 
 
 # ---- what all calls share: arrays into the plan, None where they are not ordinary ----
@@ -53,6 +57,24 @@ cdef cnp.ndarray backward_arrays(Call* call, const char* kinds, cnp.ndarray dy, 
     return dx
 
 
+cdef inline bint is_bool(object a) noexcept:
+    return a is True or a is False
+
+
+cdef int perform_forward(Call* call, Py_ssize_t rows) except -1:
+    """With eps=0 NumPy's error state hears of a row that was constant."""
+    cdef Py_ssize_t i
+    if call.plan.eps == 0 and call.plan.rstd == NULL:
+        call.plan.rstd = <double*>own(call, rows * sizeof(double))
+    perform(call)
+    if call.plan.eps == 0:
+        for i in range(rows):
+            if isinf(call.plan.rstd[i]):
+                zero_by_zero()
+                break
+    return 0
+
+
 # ---- feature norms: statistics over `axis` ----
 
 cdef inline bint reduce_axis(Py_ssize_t a, int n, char* kinds) noexcept:
@@ -70,7 +92,7 @@ cdef bint feature_kinds(object axis, cnp.ndarray x, char* kinds, int* reduced, c
     """The kind of each axis, the shape over the reduced axes and that over the others."""
     cdef int n = cnp.PyArray_NDIM(x), i
     cdef Py_ssize_t a
-    if n > 32:
+    if n > AXES:
         return False
     memset(kinds, KEPT, n)
     if type(axis) is not tuple:
@@ -110,16 +132,16 @@ cdef bint is_axis(object axis) except -1:
 
 
 cdef object feature_forward(bint centered, object x, object weight, object bias, object axis, object eps, object out,
-                            bint return_stats):
+                            object return_stats):
     cdef Call call
-    cdef char kinds[32]
-    cdef cnp.npy_intp shape[32]
-    cdef cnp.npy_intp rest[32]
+    cdef char kinds[AXES]
+    cdef cnp.npy_intp shape[AXES]
+    cdef cnp.npy_intp rest[AXES]
     cdef int reduced, kept
     cdef cnp.ndarray y
-    cdef list made = [] if return_stats else None
+    cdef list made = None if return_stats is False else []
     memset(&call, 0, sizeof(call))
-    if not is_axis(axis) or not begin(&call, x, eps):
+    if not is_axis(axis) or not is_bool(return_stats) or not begin(&call, x, eps):
         return NotImplemented
     if not feature_kinds(axis, x, kinds, &reduced, shape, &kept, rest):
         return NotImplemented
@@ -128,12 +150,12 @@ cdef object feature_forward(bint centered, object x, object weight, object bias,
         y = forward_arrays(&call, kinds, x, weight, bias, reduced, shape, out)
         if y is None or (weight is None and bias is not None):
             return NotImplemented
-        if return_stats:
+        if made is not None:
             if centered:
                 call.plan.mean = new_statistic(kept, rest, made)
             call.plan.rstd = new_statistic(kept, rest, made)
-        perform(&call)
-        return (y, *made) if return_stats else y
+        perform_forward(&call, cnp.PyArray_MultiplyList(rest, kept))
+        return y if made is None else (y, *made)
     finally:
         release(&call)
 
@@ -141,9 +163,9 @@ cdef object feature_forward(bint centered, object x, object weight, object bias,
 cdef object feature_backward(bint centered, object dy, object x, object weight, object mean, object rstd, object axis,
                              object weight_grads, object out):
     cdef Call call
-    cdef char kinds[32]
-    cdef cnp.npy_intp shape[32]
-    cdef cnp.npy_intp rest[32]
+    cdef char kinds[AXES]
+    cdef cnp.npy_intp shape[AXES]
+    cdef cnp.npy_intp rest[AXES]
     cdef int reduced, kept
     cdef cnp.ndarray dx
     memset(&call, 0, sizeof(call))
@@ -206,7 +228,7 @@ cdef bint channel_kinds(object channel_axis, cnp.ndarray x, bint batch, char* ki
     """The kind of each axis; in batch norm the samples are reduced too."""
     cdef int n = cnp.PyArray_NDIM(x)
     cdef Py_ssize_t a
-    if not is_int(channel_axis) or n < 2 or n > 32:
+    if not is_int(channel_axis) or n < 2 or n > AXES:
         return False
     a = channel_axis
     if not -n <= a < n:
@@ -251,16 +273,16 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
                         object own_stats, object momentum, object eps, object channel_axis, object out, object return_stats):
     """Batch norm and instance norm, with the statistics of x (updating the running ones) or with the running ones."""
     cdef Call call
-    cdef char kinds[32]
+    cdef char kinds[AXES]
     cdef cnp.npy_intp channels
     cdef cnp.npy_intp rest[2]
     cdef cnp.ndarray y
     cdef Py_ssize_t samples = 1, n
     cdef bint running = running_mean is not None
     cdef double weight_of_new
-    cdef list made = [] if return_stats else None
+    cdef list made = None if return_stats is False else []
     memset(&call, 0, sizeof(call))
-    if (own_stats is not True and own_stats is not False) or running != (running_var is not None):
+    if not is_bool(own_stats) or running != (running_var is not None) or not (is_bool(return_stats) or return_stats is WITH_VAR):
         return NotImplemented
     if type(momentum) is not float or not 0 <= momentum <= 1:
         return NotImplemented
@@ -287,7 +309,7 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
         if running and not call.plan.given and not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>running_mean)
                                                     and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>running_var)):
             return NotImplemented
-        if return_stats:    # True, or "var"
+        if made is not None:
             call.plan.mean = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
             call.plan.rstd = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
         else:
@@ -297,12 +319,12 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
             call.plan.var = call.plan.rstd
             repeat(kind_of(running_mean), cnp.PyArray_DATA(running_mean), samples, channels, call.plan.mean)
             repeat(kind_of(running_var), cnp.PyArray_DATA(running_var), samples, channels, call.plan.var)
-        elif return_stats == "var":
+        elif return_stats is WITH_VAR:
             call.plan.var = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
         else:
             call.plan.var = <double*>own(&call, samples * channels * sizeof(double))
-        perform(&call)
-        result = (y, *made) if return_stats else y
+        perform_forward(&call, samples * channels)
+        result = y if made is None else (y, *made)
         if running and not call.plan.given:     # last: from here on nothing fails
             update(running_mean, call.plan.mean, samples, channels, weight_of_new, 1)
             update(running_var, call.plan.var, samples, channels, weight_of_new, <double>n / (n - 1))
@@ -315,13 +337,13 @@ cdef object channel_backward(object groups, bint batch, object dy, object x, obj
                              object own_stats, object channel_axis, object weight_grads, object out):
     """groups: None for a group a channel."""
     cdef Call call
-    cdef char kinds[32]
+    cdef char kinds[AXES]
     cdef cnp.npy_intp channels
     cdef cnp.npy_intp rest[2]
     cdef int kept = 1 if batch else 2
     cdef cnp.ndarray dx
     memset(&call, 0, sizeof(call))
-    if own_stats is not True and own_stats is not False:
+    if not is_bool(own_stats):
         return NotImplemented
     if not begin(&call, x, 0.0) or not gradient_like(dy, x) or not flag(weight_grads, weight, &call.plan):
         return NotImplemented
@@ -364,13 +386,13 @@ def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_a
 
 def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats):
     cdef Call call
-    cdef char kinds[32]
+    cdef char kinds[AXES]
     cdef cnp.npy_intp channels
     cdef cnp.npy_intp rest[2]
     cdef cnp.ndarray y
-    cdef list made = [] if return_stats else None
+    cdef list made = None if return_stats is False else []
     memset(&call, 0, sizeof(call))
-    if type(num_groups) is not int or not begin(&call, x, eps) or not channel_kinds(channel_axis, x, False, kinds, &channels):
+    if type(num_groups) is not int or not is_bool(return_stats) or not begin(&call, x, eps) or not channel_kinds(channel_axis, x, False, kinds, &channels):
         return NotImplemented
     if not 1 <= num_groups <= channels or channels % num_groups:
         return NotImplemented
@@ -381,11 +403,11 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
         y = forward_arrays(&call, kinds, x, weight, bias, 1, &channels, out)
         if y is None:
             return NotImplemented
-        if return_stats:
+        if made is not None:
             call.plan.mean = new_statistic(2, rest, made)
             call.plan.rstd = new_statistic(2, rest, made)
-        perform(&call)
-        return (y, *made) if return_stats else y
+        perform_forward(&call, rest[0] * rest[1])
+        return y if made is None else (y, *made)
     finally:
         release(&call)
 

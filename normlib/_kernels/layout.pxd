@@ -6,6 +6,7 @@ cdef enum:
     SAMPLE = 78     # "N"
     CHANNEL = 67    # "C"
     SPACE = 83      # "S": an axis that channel norms reduce
+    AXES = 64       # of an array, at most: as many as NumPy 2 takes
 
 cdef struct Extent:
     const char* low

@@ -71,13 +71,13 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
                   const Py_ssize_t* y_strides, const Py_ssize_t* dy_strides) noexcept nogil:
     """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
     channel norms; strides are in bytes."""
-    cdef Axis axes[32]
+    cdef Axis axes[AXES]
     cdef int left = 0, right
     cdef bint feature, unit
     cdef Span* xs = &p.xs
     cdef Span* ys = &p.ys
     cdef Span* ds = &p.ds
-    if ndim > 32:
+    if ndim > AXES:
         return False
     right = memory_axes(axes, kinds, p.itemsize, ndim, shape, x_strides, y_strides, dy_strides)
     if right < 0:
