@@ -54,13 +54,13 @@ def prepare(op, shape, dtype="float32", layout="channels_first", out=True):
     weight, bias = normal((shape[axis],), dtype, 1), normal((shape[axis],), dtype, 2)
     options = {"axis" if norm in FEATURE else "channel_axis": axis}
     groups = (GROUPS,) if norm == "group_norm" else ()
-    parameters = (weight,) if norm == "rms_norm" else (weight, bias)
+    parameters = {"weight": weight} if norm == "rms_norm" else {"weight": weight, "bias": bias}
     training = {"training": True} if norm == "batch_norm" else {}
     given = {"out": np.zeros_like(x)} if out else {}
     if op == norm:
-        call = functools.partial(function, x, *groups, *parameters, **options, **training, **given)
+        call = functools.partial(function, x, *groups, **parameters, **options, **training, **given)
     else:
-        _, *statistics = forward(x, *groups, *parameters, **options, **training, return_stats=True)
+        _, *statistics = forward(x, *groups, **parameters, **options, **training, return_stats=True)
         names = ("rstd",) if norm == "rms_norm" else ("mean", "rstd")
         options.update(zip(names, statistics, strict=True))
         dy = normal(shape, dtype, 3)

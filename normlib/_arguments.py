@@ -19,7 +19,7 @@ _told = set()  # the functions that have warned of rows
 
 
 def by_name(function):
-    """Lets a function show the signature without its `*misplaced`, which catches what must be named."""
+    """Lets a function show the signature without its `*positional`, which catches what must be named."""
     signature = inspect.signature(function)
     shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
     function.__signature__ = signature.replace(parameters=shown)
@@ -35,7 +35,7 @@ def misplaced(op, count):
 
 def warn(text, category):
     """Warn of the line outside this package that led here."""
-    frame, level = sys._getframe(1), 1
+    frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)

@@ -249,7 +249,7 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
 @_arguments.by_name
 def batch_norm(
     x,
-    *misplaced,
+    *positional,
     weight=None,
     bias=None,
     running_mean=None,
@@ -323,8 +323,8 @@ def batch_norm(
     >>> normlib.batch_norm([[4.0, 10.0]], running_mean=[1.0, 10.0], running_var=[9.0, 1.0], eps=0)
     array([[1., 0.]])
     """
-    if misplaced:
-        raise _arguments.misplaced("batch_norm", len(misplaced))
+    if positional:
+        raise _arguments.misplaced("batch_norm", len(positional))
     result = _active().batch_norm_direct(
         x,
         weight,
@@ -532,7 +532,7 @@ def group_norm_backward(
 @_arguments.by_name
 def instance_norm(
     x,
-    *misplaced,
+    *positional,
     weight=None,
     bias=None,
     running_mean=None,
@@ -600,8 +600,8 @@ def instance_norm(
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
-    if misplaced:
-        raise _arguments.misplaced("instance_norm", len(misplaced))
+    if positional:
+        raise _arguments.misplaced("instance_norm", len(positional))
     result = _active().instance_norm_direct(
         x,
         weight,

@@ -186,13 +186,35 @@ def test_x_decides_the_kind_of_the_results(library):
 
 
 def test_wrong_arguments_are_the_same_errors(library):
-    with pytest.raises(TypeError, match="layer_norm: x has dtype int32, expected float64, float32"):
-        normlib.layer_norm(library.make(np.ones((2, 3), np.int32)))
+    with pytest.raises(TypeError, match="layer_norm: x has dtype complex64, expected float64, float32"):
+        normlib.layer_norm(library.make(np.ones((2, 3), np.complex64)))
     x = library.make(np.ones((2, 3), np.float32))
     with pytest.raises(ValueError, match=r"layer_norm: weight has shape \(2,\), expected \(3,\)"):
         normlib.layer_norm(x, library.make(np.ones(2, np.float32)))
     with pytest.raises(ValueError, match="layer_norm: eps is -1"):
         normlib.layer_norm(x, eps=-1)
+
+
+def test_integers_are_computed_in_floats(backend, library):
+    wide = "float64" if "float64" in library.dtypes else "float32"
+    for dtype, result in (("uint8", "float32"), ("int16", "float32"), ("bool", "float32"), ("int32", wide)):
+        x = np.arange(12).reshape(3, 4).astype(dtype)
+        y = normlib.layer_norm(library.make(x))
+        assert isinstance(y, library.type)
+        assert library.dtype(y) == result
+        assert bits(library.back(y)) == bits(normlib.layer_norm(x).astype(result))
+
+
+def test_parameters_of_another_dtype(backend, library):
+    for dtype in library.dtypes:
+        for other in library.dtypes:
+            x = np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)
+            weight = np.linspace(1, 2, 4).astype(other)
+            y, rstd = normlib.rms_norm(library.make(x), library.make(weight), return_stats=True)
+            assert library.dtype(y) == dtype
+            assert bits(library.back(y)) == bits(normlib.rms_norm(x, weight))
+            _, dweight = normlib.rms_norm_backward(y, library.make(x), library.make(weight), rstd=rstd)
+            assert library.dtype(dweight) == other
 
 
 def test_an_array_without_elements(library):

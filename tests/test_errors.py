@@ -12,6 +12,7 @@ from normlib.ops import OPS
 FUNCTIONS = [function.__name__ for op in OPS.values() for function in (op.forward, op.backward)]
 SHAPE = (2, 4, 3)
 TAKEN = "float64, float32, float16 or bfloat16"
+OR_INTEGERS = f"{TAKEN}, or integers"
 
 
 def readonly(array):
@@ -48,7 +49,7 @@ def functions_with(name):
     def takes(function):
         known = {*arguments(function), "out"}
         backward = function.endswith("_backward")
-        if name == "eps":
+        if name in ("eps", "return_stats"):
             return not backward
         if name == "weight_grads":
             return backward
@@ -61,21 +62,19 @@ def functions_with(name):
 
 # argument, bad value, error, text after "<function>: "
 EVERYWHERE = [
-    ("x", ones(*SHAPE, dtype=np.int64), TypeError, f"x has dtype int64, expected {TAKEN}"),
-    ("x", ones(*SHAPE, dtype=np.bool_), TypeError, f"x has dtype bool, expected {TAKEN}"),
-    ("x", ones(*SHAPE, dtype=np.complex64), TypeError, f"x has dtype complex64, expected {TAKEN}"),
-    ("x", ones(*SHAPE, dtype=object), TypeError, f"x has dtype object, expected {TAKEN}"),
-    ("x", ones(*SHAPE, dtype=ml_dtypes.float8_e4m3), TypeError, f"x has dtype float8_e4m3, expected {TAKEN}"),
-    ("x", [[1, 2], [3, 4]], TypeError, f"x has dtype int64, expected {TAKEN}"),
-    ("x", "text", TypeError, f"x has dtype <U4, expected {TAKEN}"),
-    ("x", None, TypeError, f"x has dtype object, expected {TAKEN}"),
+    ("x", ones(*SHAPE, dtype=np.complex64), TypeError, f"x has dtype complex64, expected {OR_INTEGERS}"),
+    ("x", ones(*SHAPE, dtype=object), TypeError, f"x has dtype object, expected {OR_INTEGERS}"),
+    ("x", ones(*SHAPE, dtype=ml_dtypes.float8_e4m3), TypeError, f"x has dtype float8_e4m3, expected {OR_INTEGERS}"),
+    ("x", [[1, 2], [3, 10**30]], TypeError, f"x has dtype object, expected {OR_INTEGERS}"),
+    ("x", "text", TypeError, f"x has dtype <U4, expected {OR_INTEGERS}"),
+    ("x", None, TypeError, f"x has dtype object, expected {OR_INTEGERS}"),
     ("x", [[1.0, 2.0], [3.0]], ValueError, "x cannot be made an array: setting an array element with a sequence"),
     ("dy", ones(2, 4, 2), ValueError, "dy has shape (2, 4, 2), expected (2, 4, 3), the shape of x"),
-    ("dy", ones(*SHAPE, dtype=np.float64), TypeError, "dy has dtype float64, expected float32, the dtype of x"),
-    ("dy", ones(*SHAPE, dtype=int), TypeError, "dy has dtype int64, expected float32, the dtype of x"),
+    ("dy", ones(*SHAPE, dtype=np.float64), TypeError, "dy has dtype float64, expected float32, the dtype of y"),
+    ("dy", ones(*SHAPE, dtype=int), TypeError, "dy has dtype int64, expected float32, the dtype of y"),
     ("dy", [["a"]], ValueError, "dy cannot be made an array: could not convert string to float: 'a'"),
     ("out", ones(2, 4), ValueError, "out has shape (2, 4), expected (2, 4, 3), the shape of x"),
-    ("out", ones(*SHAPE, dtype=np.float64), TypeError, "out has dtype float64, expected float32, the dtype of x"),
+    ("out", ones(*SHAPE, dtype=np.float64), TypeError, "out has dtype float64, expected float32, the dtype of the result"),
     ("out", readonly(ones(*SHAPE)), ValueError, "out is read-only, expected a writeable array"),
     ("out", [0.0], TypeError, "out is a list, expected a NumPy array"),
     ("eps", -1e-5, ValueError, "eps is -1e-05, expected a finite number >= 0"),
@@ -98,6 +97,9 @@ EVERYWHERE = [
     ("num_groups", 0, ValueError, "num_groups is 0, expected a divisor of the 4 channels of x"),
     ("num_groups", -2, ValueError, "num_groups is -2, expected a divisor of the 4 channels of x"),
     ("num_groups", 2.0, TypeError, "num_groups is 2.0, expected an integer"),
+    ("return_stats", "no", TypeError, "return_stats is 'no', expected True or False"),
+    ("return_stats", np.ones(2), TypeError, "return_stats is array([1., 1.]), expected True or False"),
+    ("return_stats", None, TypeError, "return_stats is None, expected True or False"),
     ("weight_grads", "no", TypeError, "weight_grads is 'no', expected True, False or None"),
     ("training", "False", TypeError, "training is 'False', expected True or False"),
     ("use_input_stats", None, TypeError, "use_input_stats is None, expected True or False"),
@@ -129,12 +131,8 @@ for name, op in OPS.items():
                 (function, p, ones(5), ValueError, f"{p} has shape (5,), expected ({size},), {words}"),
                 (function, p, ones(1, size), ValueError, f"{p} has shape (1, {size}), expected ({size},), {words}"),
                 (function, p, 1.0, ValueError, f"{p} has shape (), expected ({size},), {words}"),
-                (function, p, ones(size, dtype=np.float64), TypeError,
-                 f"{p} has dtype float64, expected float32 where x is float32"),
-                (function, p, ones(size, dtype=np.float16), TypeError,
-                 f"{p} has dtype float16, expected float32 where x is float32"),
-                (function, p, ones(size, dtype=int), TypeError,
-                 f"{p} has dtype int64, expected float32 where x is float32"),
+                (function, p, ones(size, dtype=complex), TypeError, f"{p} has dtype complex128, expected {TAKEN}"),
+                (function, p, ones(size, dtype=int), TypeError, f"{p} has dtype int64, expected {TAKEN}"),
                 (function, p, ["a"] * size, ValueError,
                  f"{p} cannot be made an array: could not convert string to float: 'a'"),
             ]  # fmt: skip
@@ -181,23 +179,6 @@ def test_too_few_axes(backend, function):
     words = f"x has shape {given['x'].shape}, expected at least {'one axis' if few == 1 else '2 axes'}"
     with pytest.raises(ValueError, match=re.escape(f"{function}: {words}")):
         getattr(normlib, function)(**given)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_parameters_of_16_bits(backend, function, dtype):
-    given = arguments(function)
-    given["x"] = given["x"].astype(dtype)
-    if "dy" in given:
-        given["dy"] = given["dy"].astype(dtype)
-    getattr(normlib, function)(**given)
-    name = np.dtype(dtype).name
-    other = np.float16 if name == "bfloat16" else ml_dtypes.bfloat16
-    for bad in (np.float64, other, np.int8):
-        given["weight"] = given["weight"].astype(bad)
-        text = f"{function}: weight has dtype {np.dtype(bad)}, expected {name} or float32 where x is {name}"
-        with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
-            getattr(normlib, function)(**given)
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (1, 4, 1), (1, 4, 1, 1)])

@@ -246,7 +246,7 @@ def test_running_statistics_in_evaluation_are_constants(op):
     arrays = (x, weight, mean, var)
 
     def ours(x, weight, mean, var):
-        return getattr(interop, op)(x, weight, running_mean=mean, running_var=var, **{OPS[op].mode: False})
+        return getattr(interop, op)(x, weight=weight, running_mean=mean, running_var=var, **{OPS[op].mode: False})
 
     def theirs(x, weight, mean, var):
         weight, mean, var = (p[:, None] for p in (weight, mean, var))
@@ -300,13 +300,15 @@ def test_an_empty_batch_is_fine():
     ("call", "message"),
     [
         (lambda x: interop.layer_norm("x"), "TypeError: layer_norm: x cannot be made an array"),
-        (lambda x: interop.layer_norm(x.astype(int)), "TypeError: layer_norm: x has dtype int32, expected float64"),
+        (lambda x: interop.layer_norm(x.astype(complex)), "TypeError: layer_norm: x has dtype complex64, expected"),
         (lambda x: interop.layer_norm(x, x), "ValueError: layer_norm: weight has shape (2, 3), expected (3,), the"),
-        (lambda x: interop.rms_norm(x, x[0].astype("float16")), "TypeError: rms_norm: weight has dtype float16"),
+        (lambda x: interop.rms_norm(x, x[0].astype(int)), "TypeError: rms_norm: weight has dtype int32"),
         (lambda x: interop.rms_norm(x[0, 0]), "ValueError: rms_norm: x has shape (), expected at least one axis"),
         (lambda x: interop.rms_norm(x, axis=2), "ValueError: rms_norm: axis is 2, expected -2 to 1"),
         (lambda x: interop.rms_norm(x, eps=-1), "ValueError: rms_norm: eps is -1"),
         (lambda x: interop.group_norm(x, 2), "ValueError: group_norm: num_groups is 2, expected a divisor of the 3"),
+        (lambda x: interop.batch_norm(x, x[0], x[1]), "TypeError: batch_norm: 2 arguments after x came without a name"),
+        (lambda x: interop.instance_norm(x, x[0]), "TypeError: instance_norm: 1 argument after x came without a name"),
         (lambda x: interop.batch_norm(x, training=1), "TypeError: batch_norm: training is 1, expected True or"),
         (lambda x: interop.batch_norm(x, training=True, momentum=2), "ValueError: batch_norm: momentum is 2"),
         (lambda x: interop.batch_norm(x[:1], training=True), "ValueError: batch_norm: x has shape (1, 3), expected"),
@@ -320,6 +322,16 @@ def test_wrong_arguments_name_function_and_argument(call, message):
         with pytest.raises((TypeError, ValueError)) as caught:
             function(jnp.ones((2, 3)))
         assert f"{type(caught.value).__name__}: {caught.value}".startswith(message)
+
+
+@pytest.mark.parametrize(("dtype", "of_parameters"), [("uint8", "float16"), ("int32", None), ("float32", "float16")])
+def test_dtypes_beside_each_other(dtype, of_parameters):
+    """Integers are computed in floats; a parameter keeps its dtype in its gradient."""
+    x = jnp.arange(12).reshape(3, 4).astype(dtype)
+    weight = jnp.linspace(1, 2, 4, dtype=of_parameters)
+    for function in (interop.layer_norm, jax.jit(interop.layer_norm)):
+        same_bits(function(x, weight), normlib.layer_norm(np.float32(x), np.float32(weight)))
+    assert jax.grad(lambda weight: interop.layer_norm(x, weight).sum())(weight).dtype == weight.dtype
 
 
 def test_in_float64():

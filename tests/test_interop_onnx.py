@@ -331,7 +331,7 @@ def test_the_operators_alone():
     x = draw(2, 3, 7) * np.float32(1e-3) + np.float32(1e4)
     feeds = {"x": x, "s": np.ones(3, np.float32), "b": np.zeros(3, np.float32)}
     (y,) = onnx.reference.ReferenceEvaluator(model, new_ops=interop.OPERATORS).run(None, feeds)
-    np.testing.assert_array_equal(y, normlib.instance_norm(x, feeds["s"], feeds["b"], eps=np.float32(1e-5)))
+    np.testing.assert_array_equal(y, normlib.instance_norm(x, weight=feeds["s"], bias=feeds["b"], eps=np.float32(1e-5)))
     with pytest.raises(TypeError, match="operator 'InstanceNormalization'"):
         interop.session(model).run(None, feeds | {"x": x.astype(int)})
 

@@ -131,12 +131,14 @@ GRADIENTS = {
     "layer_norm": lambda x, w, b: nt.layer_norm(x, w, b, axis=1),
     "layer_norm of two axes": lambda x, w, b: nt.layer_norm(x, axis=(0, 2)),
     "rms_norm": lambda x, w, b: nt.rms_norm(x, w, axis=-2),
-    "batch_norm": lambda x, w, b: nt.batch_norm(x, w, b, training=True),
-    "batch_norm of given statistics": lambda x, w, b: nt.batch_norm(x, w, b, running_mean=GIVEN, running_var=GIVEN + 1),
+    "batch_norm": lambda x, w, b: nt.batch_norm(x, weight=w, bias=b, training=True),
+    "batch_norm of given statistics": lambda x, w, b: nt.batch_norm(
+        x, running_mean=GIVEN, running_var=GIVEN + 1, weight=w, bias=b
+    ),
     "group_norm": lambda x, w, b: nt.group_norm(x, 2, w, b),
     "group_norm, channels first of all": lambda x, w, b: nt.group_norm(x.transpose(0, 1), 2, w, b, channel_axis=0),
-    "instance_norm": lambda x, w, b: nt.instance_norm(x, w, b),
-    "instance_norm, channels last": lambda x, w, b: nt.instance_norm(x.mT, w, b, channel_axis=-1),
+    "instance_norm": lambda x, w, b: nt.instance_norm(x, weight=w, bias=b),
+    "instance_norm, channels last": lambda x, w, b: nt.instance_norm(x.mT, weight=w, bias=b, channel_axis=-1),
 }
 
 
@@ -171,12 +173,13 @@ def test_under_the_transforms_of_torch_func(case):
 
 def test_functions_are_those_of_normlib(backend):
     x, w, b = (t.detach() for t in small_problem())
+    named = {"weight": w, "bias": b}
     for found, expected in [
         (nt.layer_norm(x, w, b, axis=1, eps=0.1), normlib.layer_norm(x.numpy(), w.numpy(), b.numpy(), axis=1, eps=0.1)),
         (nt.rms_norm(x, w, axis=1, eps=0.1), normlib.rms_norm(x.numpy(), w.numpy(), axis=1, eps=0.1)),
-        (nt.batch_norm(x, w, b, eps=0.1), normlib.batch_norm(x.numpy(), w.numpy(), b.numpy(), eps=0.1)),
+        (nt.batch_norm(x, **named, eps=0.1), normlib.batch_norm(x, **named, eps=0.1)),
         (nt.group_norm(x, 2, w, b, eps=0.1), normlib.group_norm(x.numpy(), 2, w.numpy(), b.numpy(), eps=0.1)),
-        (nt.instance_norm(x, w, b, eps=0.1), normlib.instance_norm(x.numpy(), w.numpy(), b.numpy(), eps=0.1)),
+        (nt.instance_norm(x, **named, eps=0.1), normlib.instance_norm(x, **named, eps=0.1)),
     ]:
         assert np.array_equal(found.numpy(), expected)
 
@@ -228,6 +231,20 @@ def test_doctests(module):
     assert failed == 0
 
 
+@pytest.mark.parametrize(("dtype", "result"), [("uint8", "float32"), ("bool", "float32"), ("int64", "float64")])
+def test_integers_and_parameters_of_another_dtype(dtype, result):
+    x = torch.arange(12).reshape(3, 4).to(getattr(torch, dtype))
+    weight = torch.linspace(1, 2, 4, dtype=torch.float64, requires_grad=True)
+    expected = normlib.layer_norm(x.numpy(), weight.detach().numpy())
+    recorded = torch.ops.normlib.layer_norm(x.to(getattr(torch, result)), weight, None, [-1], 1e-5)[0]
+    traced = torch.jit.trace(nt.layer_norm, (x, weight), check_trace=False)(x, weight)
+    for y in (nt.layer_norm(x, weight), recorded, traced):
+        assert y.dtype is getattr(torch, result)
+        assert np.array_equal(y.detach().numpy(), expected)
+        (gradient,) = torch.autograd.grad(y.sin().sum(), weight)
+        assert gradient.dtype is torch.float64
+
+
 # ---- errors ----
 
 
@@ -236,13 +253,14 @@ def test_doctests(module):
     [
         (lambda x: nt.layer_norm(x.to("meta")), ValueError, "layer_norm: x is on device meta, expected cpu"),
         (
-            lambda x: nt.batch_norm(x, torch.ones(4, device="meta")),
+            lambda x: nt.batch_norm(x, weight=torch.ones(4, device="meta")),
             ValueError,
             "batch_norm: weight is on device meta, expected cpu",
         ),
         (lambda x: nt.rms_norm(x.to_sparse()), TypeError, "rms_norm: x has layout torch.sparse_coo, expected a dense"),
         (lambda x: nt.layer_norm(x.to(torch.complex64)), TypeError, "layer_norm: x has dtype complex64, expected"),
-        (lambda x: nt.layer_norm(x.int()), TypeError, "layer_norm: x has dtype int32, expected"),
+        (lambda x: nt.batch_norm(x, x[0], x[1]), TypeError, r"2 arguments .* batch_norm\(x, running_mean=\.\.\., run"),
+        (lambda x: nt.instance_norm(x, x[0]), TypeError, "instance_norm: 1 argument after x came without a name"),
         (lambda x: nt.layer_norm(x.to(torch.float8_e4m3fn)), TypeError, "layer_norm: x has dtype float8_e4m3fn"),
         (lambda x: nt.layer_norm(x.numpy()), TypeError, "layer_norm: x is a ndarray, expected a torch.Tensor"),
         (lambda x: nt.group_norm(x, 3), ValueError, "group_norm: num_groups is 3, expected a divisor"),

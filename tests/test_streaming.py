@@ -74,8 +74,8 @@ def test_samples(shape, dtype, last, offset):
     given = {"channel_axis": axis, "mean": mean[part], "rstd": rstd[part]}
     assert_same_bits((dx[part],), normlib.group_norm_backward(x[part], x[part], groups, weight, **given)[:1])
     running = {"running_mean": np.zeros(channels), "running_var": np.ones(channels)}
-    y = normlib.batch_norm(x, weight, bias, channel_axis=axis, out=out, **running)
-    small = normlib.batch_norm(x[part], weight, bias, channel_axis=axis, **running)
+    y = normlib.batch_norm(x, weight=weight, bias=bias, channel_axis=axis, out=out, **running)
+    small = normlib.batch_norm(x[part], weight=weight, bias=bias, channel_axis=axis, **running)
     assert_same_bits((y[part],), (small,))
 
 
@@ -89,8 +89,9 @@ def test_batch_norm_a_few_channels_at_a_time(channels, length, gap, dtype):
     x, dy = filled(full, dtype)[:, :channels, :length], filled(full, dtype, 1)[:, :channels, :length]
     weight, out = filled((channels,), dtype), np.full(full, 7, dtype)
     part = slice(1, 3)
-    y, mean, rstd = normlib.batch_norm(x, weight, training=True, out=out[:, :channels, :length], return_stats=True)
-    small = normlib.batch_norm(x[:, part], weight[part], training=True, return_stats=True)
+    out = out[:, :channels, :length]
+    y, mean, rstd = normlib.batch_norm(x, weight=weight, training=True, out=out, return_stats=True)
+    small = normlib.batch_norm(x[:, part], weight=weight[part], training=True, return_stats=True)
     assert_same_bits((y[:, part], mean[part], rstd[part]), small)
     for training in (True, False):
         given = {"mean": mean[part], "rstd": rstd[part], "training": training}
@@ -129,9 +130,9 @@ def test_batch_norm_in_both_memory_orders(shape, dtype):
     x, dy, weight = filled(shape, dtype), filled(shape, dtype), filled(shape[1:2], dtype)
     for order in (lambda a: a, lambda a: np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)):
         x, dy = order(x), order(dy)
-        y, mean, rstd = normlib.batch_norm(x, weight, training=True, return_stats=True)
+        y, mean, rstd = normlib.batch_norm(x, weight=weight, training=True, return_stats=True)
         part = slice(3, 5)  # with given statistics a part stands for the whole, and does not stream
-        some = normlib.batch_norm(x[part], weight, running_mean=mean, running_var=1 / rstd**2, eps=0)
+        some = normlib.batch_norm(x[part], weight=weight, running_mean=mean, running_var=1 / rstd**2, eps=0)
         y, some = y[part].astype(np.float64), some.astype(np.float64)
         assert np.allclose(y, some, rtol=0, atol=4 * EPSILON[dtype] * np.abs(y).max())
         given = {"mean": mean, "rstd": rstd, "training": False}

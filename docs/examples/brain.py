@@ -25,8 +25,9 @@ def checkpoint():
 def by_normlib(x, weight, bias, mean, var, use_input_stats, momentum, eps, read_once):
     """What ``aten::instance_norm`` does with its arguments, in the memory of `x` if nobody else reads that."""
     x = x.numpy()
-    statistics = {"running_mean": mean, "running_var": var, "use_input_stats": use_input_stats, "momentum": momentum}
-    return torch.from_numpy(normlib.instance_norm(x, weight, bias, **statistics, eps=eps, out=x if read_once else None))
+    given = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
+    options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
+    return torch.from_numpy(normlib.instance_norm(x, **given, **options, out=x if read_once else None))
 
 
 def by_torch(*args):

@@ -39,9 +39,9 @@ class Crepe:
         x = windows.reshape(*windows.shape[:2], -1) @ weight.reshape(-1, weight.shape[2])
         x = np.maximum(x + self.weights[f"conv{i}.bias"], 0)
         names = ("weight", "bias", "running_mean", "running_var")
-        weight, bias, mean, var = (self.weights[f"conv{i}_BN.{name}"] for name in names)
+        given = {name: self.weights[f"conv{i}_BN.{name}"] for name in names}
         with self.watch, normlib.num_threads(1):  # the others are busy: NumPy's products keep them for a while
-            normlib.batch_norm(x, weight, bias, running_mean=mean, running_var=var, eps=EPS, channel_axis=-1, out=x)
+            normlib.batch_norm(x, **given, eps=EPS, channel_axis=-1, out=x)
         return np.maximum(x[:, ::2], x[:, 1::2])
 
     def __call__(self, frames):

@@ -421,7 +421,7 @@ def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, wei
 def moving_statistics(batch, x, weight, bias, running_mean, running_var, channel_axis, eps, out):
     """Batch norm or instance norm that returns (y, mean, rstd) where the statistics are given, else with var appended."""
     own_stats = running_mean is None and not batch
-    return moving_norm(batch, x, weight, bias, running_mean, running_var, own_stats, 0.0, eps, channel_axis, out, "var")
+    return moving_norm(batch, x, weight, bias, running_mean, running_var, own_stats, 0.0, eps, channel_axis, out, WITH_VAR)
 
 
 def takes(kinds, groups, cnp.ndarray x not None):

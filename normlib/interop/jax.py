@@ -61,11 +61,12 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
     return _feature_norm("rms_norm", x, weight, None, axis, eps)
 
 
+@a.by_name
 def batch_norm(
     x,
+    *positional,
     weight=None,
     bias=None,
-    *,
     running_mean=None,
     running_var=None,
     training=False,
@@ -107,6 +108,8 @@ def batch_norm(
     >>> y.tolist(), mean.tolist(), var.tolist()
     ([[-1.0, -1.0], [1.0, 1.0]], [1.0, 10.0], [1.5, 100.5])
     """
+    if positional:
+        raise a.misplaced("batch_norm", len(positional))
     running = running_mean, running_var, training, momentum
     return _channel_norm("batch_norm", x, weight, bias, eps, channel_axis, running=running)
 
@@ -116,11 +119,12 @@ def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=
     return _channel_norm("group_norm", x, weight, bias, eps, channel_axis, num_groups=num_groups)
 
 
+@a.by_name
 def instance_norm(
     x,
+    *positional,
     weight=None,
     bias=None,
-    *,
     running_mean=None,
     running_var=None,
     use_input_stats=True,
@@ -132,6 +136,8 @@ def instance_norm(
 
     `use_input_stats` is what `training` is there.
     """
+    if positional:
+        raise a.misplaced("instance_norm", len(positional))
     running = running_mean, running_var, use_input_stats, momentum
     return _channel_norm("instance_norm", x, weight, bias, eps, channel_axis, running=running)
 
@@ -160,13 +166,21 @@ def _array(op, name, value):
     if value is None:
         return None
     try:
-        return jnp.asarray(value)
+        value = jnp.asarray(value)
     except TypeError as error:
         raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
+    if name == "x" and (dtype := a.computed(value.dtype)) != value.dtype:
+        return value.astype(jax.dtypes.canonicalize_dtype(dtype))
+    return value
 
 
 def _stand_in(value):
     return None if value is None else np.broadcast_to(np.zeros((), value.dtype), value.shape)
+
+
+def _parameter(op, name, value, x, shape, words):
+    checked = a.parameter(op, name, _stand_in(value), x, shape, words)
+    return None if value is None else value.astype(checked.dtype)
 
 
 def _feature_norm(op, x, weight, bias, axis, eps):
@@ -174,8 +188,9 @@ def _feature_norm(op, x, weight, bias, axis, eps):
     like = a.array(op, _stand_in(x))
     axes = a.axes(op, axis, x.ndim)
     shape, words = tuple(x.shape[i] for i in axes), f"the shape of x over axis={axis}"
-    for name, value in (("weight", weight), ("bias", bias)):
-        a.parameter(op, name, _stand_in(value), like, shape, words)
+    weight, bias = (
+        _parameter(op, *pair, like, shape, words) for pair in (("weight", weight), ("bias", bias))
+    )
     last = tuple(range(-len(axes), 0))
     apart = axes != tuple(range(axes[0], axes[-1] + 1))  # no kernel goes through such axes in place
     spec = _Spec(op, last if apart else tuple(i - x.ndim for i in axes), a.epsilon(op, eps))
@@ -194,8 +209,9 @@ def _channel_norm(op, x, weight, bias, eps, channel_axis, num_groups=None, runni
     like = a.array(op, _stand_in(x), ndim=2)
     axis = a.channel(op, channel_axis, x.ndim)
     shape, words = (x.shape[axis],), f"the size of x along channel_axis={channel_axis}"
-    for name, value in (("weight", weight), ("bias", bias)):
-        a.parameter(op, name, _stand_in(value), like, shape, words)
+    weight, bias = (
+        _parameter(op, *pair, like, shape, words) for pair in (("weight", weight), ("bias", bias))
+    )
     if num_groups is not None:
         num_groups = a.groups(op, num_groups, shape[0])
     if OPS[op].mode is not None:
@@ -211,6 +227,8 @@ def _channel_norm(op, x, weight, bias, eps, channel_axis, num_groups=None, runni
     spec = _Spec(op, place - x.ndim, a.epsilon(op, eps), num_groups, mode, a.fraction(op, momentum))
     x = jnp.moveaxis(x, axis, place)
     y, *moved = _norm(spec, _given(x=x, weight=weight, bias=bias, running_mean=mean, running_var=var))
+    if OPS[op].per_sample:
+        a.warn_of_rows(op, y, axis)
     y = jnp.moveaxis(y, place, axis)
     return (y, *map(jax.lax.stop_gradient, moved)) if moved else y
 

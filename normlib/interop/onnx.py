@@ -131,7 +131,7 @@ class InstanceNormalization(_Operator):
         weight, bias = _parameter(scale, x), _parameter(bias, x)
         if x.size == x.shape[0] * x.shape[1]:  # one value a channel: of variance 0, which instance_norm refuses
             return (ops.group_norm(x, x.shape[1], weight, bias, eps=float(epsilon)),)
-        return (ops.instance_norm(x, weight, bias, eps=float(epsilon)),)
+        return (ops.instance_norm(x, weight=weight, bias=bias, eps=float(epsilon)),)
 
 
 class MeanVarianceNormalization(_Operator):

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ..._arguments import by_name, misplaced
 from ...ops import OPS
 from . import _formulas
 from ._operators import OPERATORS, backward_options, compute, compute_backward
@@ -98,11 +99,12 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
     return run("rms_norm", x, {"weight": weight}, {"axis": axis, "eps": eps})
 
 
+@by_name
 def batch_norm(
     x,
+    *positional,
     weight=None,
     bias=None,
-    *,
     running_mean=None,
     running_var=None,
     training=False,
@@ -155,6 +157,8 @@ def batch_norm(
     tensor([[-1., -1.],
             [ 1.,  1.]])
     """
+    if positional:
+        raise misplaced("batch_norm", len(positional))
     tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     options = {"training": training, "momentum": momentum, "eps": eps, "channel_axis": channel_axis}
     return run("batch_norm", x, tensors, options)
@@ -204,11 +208,12 @@ def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=
     return run("group_norm", x, {"weight": weight, "bias": bias}, options)
 
 
+@by_name
 def instance_norm(
     x,
+    *positional,
     weight=None,
     bias=None,
-    *,
     running_mean=None,
     running_var=None,
     use_input_stats=True,
@@ -261,6 +266,8 @@ def instance_norm(
     tensor([[[-1.,  1.],
              [-1.,  1.]]])
     """
+    if positional:
+        raise misplaced("instance_norm", len(positional))
     tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps, "channel_axis": channel_axis}
     return run("instance_norm", x, tensors, options)
@@ -275,8 +282,15 @@ def run(name, x, tensors, options):
     if not isinstance(x, torch.Tensor):
         array(name, "x", x)  # raises
     if transformed():
-        return _formulas.forward(name, x, tensors, options)
+        return _formulas.forward(name, _floating(x), tensors, options)
     return recorded(name, x, tensors, options)
+
+
+def _floating(x):
+    """Integers as what normlib's functions make of them."""
+    if x.dtype.is_floating_point or x.dtype.is_complex:
+        return x
+    return x.to(torch.float64 if x.dtype.itemsize > 2 else torch.float32)
 
 
 def direct(name, x, tensors, options):
@@ -293,6 +307,7 @@ def recorded(name, x, tensors, options):
     """Through torch's dispatcher, for whoever records or intercepts the call."""
     if x.device.type != "cpu":
         raise ValueError(f"{name}: x is on device {x.device}, expected cpu")
+    x = _floating(x)
     running = tensors.get("running_mean")
     if running is not None and running.dtype in _NARROW:
         return _widened(recorded, name, x, tensors, options)
