@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,34 @@ class TestChoice:
                 assert (normlib.layer_norm(X) != 7).all()
             assert (normlib.layer_norm(X) == 7).all()
         assert (normlib.layer_norm(X) != 7).all()
+
+    def test_use_again(self, register):
+        """Each entry chooses, each exit goes back to what was there before it: also nested, and in another thread."""
+        register("seven", layer_norm=constant(7))
+
+        def name():
+            return backends.active().name
+
+        first = name()
+        chosen = backends.use("seven")
+        with chosen:
+            with backends.use("numpy"), chosen:
+                assert name() == "seven"
+            assert name() == "seven"
+        assert name() == first
+        for before in ("numpy", "seven"):
+            with backends.use(before):
+                with chosen:
+                    assert name() == "seven"
+                assert name() == before
+
+        def elsewhere():
+            default = name()
+            with chosen:
+                inside = name()
+            return inside == "seven" and name() == default
+
+        assert run_in_thread(elsewhere)
 
     def test_use_as_call(self, register):
         register("seven", layer_norm=constant(7))
@@ -186,6 +215,21 @@ class TestFallingToTheNext:
                 assert backends.which("layer_norm", x=X[:, ::2], axis=axis).copies is True
             with pytest.raises(ValueError, match="axis is 3, expected"):
                 backends.which("layer_norm", x=X, axis=3)
+
+    @pytest.mark.parametrize("op", backends.OPERATIONS)
+    def test_which_of_what_the_operation_refuses(self, op):
+        few, shape = ("one axis", ()) if op.startswith(("layer", "rms")) else ("2 axes", (3,))
+        words = re.escape(f"{op}: x has shape {shape}, expected at least {few}")
+        with pytest.raises(ValueError, match=f"^{words}$"):
+            backends.which(op, x=np.ones(shape))
+        with pytest.raises(TypeError, match=f"^{op}: x has dtype complex128, expected float64, float32"):
+            backends.which(op, x=np.ones((2, 3, 4), complex))
+        with pytest.raises(ValueError, match=f"^{op}: (channel_)?axis is 3, expected -3 to 2 for x with 3 axes"):
+            backends.which(op, x=X, axis=3)
+
+    @pytest.mark.parametrize("op", backends.OPERATIONS)
+    def test_which_of_integers(self, op):
+        assert backends.which(op, x=np.ones((2, 3, 4), int)) == backends.which(op, "float64")
 
     @pytest.mark.parametrize("op", backends.OPERATIONS)
     @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -353,6 +354,51 @@ def test_a_wrong_state_is_an_error_and_loads_nothing(state, message):
     with pytest.raises(ValueError, match=message):
         layer.load_state_dict(state)
     assert (layer.weight.tolist(), layer.bias.tolist()) == ([1, 1], [0, 0])
+
+
+def test_a_load_that_overflows_loads_nothing():
+    layer = normlib.LayerNorm(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="overflow"):
+            layer.load_state_dict({"weight": [2.0, 2.0], "bias": [1e300, 1.0]})
+    assert (layer.weight.tolist(), layer.bias.tolist()) == ([1, 1], [0, 0])
+
+
+def test_tensors_of_16_bits():
+    """torch's bfloat16, which NumPy does not know, as input, gradient and state."""
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.LayerNorm(3).bfloat16()
+    with torch.no_grad():
+        theirs.weight.mul_(2.5)
+    layer = normlib.LayerNorm(3)
+    layer.load_state_dict(theirs.state_dict())
+    assert layer.weight.tolist() == [2.5, 2.5, 2.5]
+    x = torch.randn(2, 3).bfloat16()
+    y = layer(x)
+    assert y.dtype.name == "bfloat16"
+    assert type(layer.backward(x)) is np.ndarray
+    np.testing.assert_allclose(y.astype(float), theirs(x).detach().double(), atol=0.02)
+
+
+def test_a_call_goes_to_the_forward_of_a_subclass():
+    class Twice(normlib.LayerNorm):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layer, x = Twice(3), np.float32([[1, 2, 6]])
+    np.testing.assert_array_equal(layer(x), layer.forward(x))
+    np.testing.assert_array_equal(layer(x), 2 * normlib.LayerNorm(3)(x))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint8, np.int64])
+def test_an_input_of_another_dtype(build, dtype, rng):
+    """Parameters follow: y is what the function gives for x, gradients have the dtype of the parameters."""
+    layer, x = build(), np.abs(10 * sample(rng)).astype(dtype)
+    y = layer(x)
+    assert y.dtype == np.result_type(dtype, np.float32 if np.dtype(dtype).kind in "iu" else dtype)
+    assert layer.backward(y).dtype == y.dtype
+    assert all(gradient.dtype == np.float32 for gradient in layer.gradients().values())
 
 
 def test_strict_false_reports_instead():

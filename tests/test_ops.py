@@ -1,10 +1,15 @@
 """What the public functions promise around the arithmetic: memory, layouts, running statistics, empty arrays."""
 
+import inspect
+import re
+import warnings
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 import normlib
+from normlib import _arguments
 from normlib.ops import OPS
 
 RNG = np.random.default_rng(3)
@@ -17,7 +22,8 @@ def problem(name, x):
     axis = -1 if op.kind == "feature" else 1
     shape = op.parameter_shape(x.shape, axis)
     found = {op.axis_name: axis} | ({"num_groups": 2} if op.has_groups else {})
-    return found, {key: np.linspace(0.5, 1.5, shape[0]).astype(x.dtype) for key in op.parameters}
+    dtype = x.dtype if x.dtype.kind not in "biu" else np.float32
+    return found, {key: np.linspace(0.5, 1.5, shape[0]).astype(dtype) for key in op.parameters}
 
 
 def forward(name, x, **options):
@@ -260,6 +266,148 @@ class TestRunningStatistics:
         np.testing.assert_array_equal(forward("batch_norm", x), forward("batch_norm", x, training=True))
 
 
+@pytest.mark.parametrize("name", NAMES)
+class TestDtypes:
+    """Parameters follow x, integers are computed in floats."""
+
+    @pytest.mark.parametrize(
+        ("dtype", "result"),
+        [
+            *((kind, np.float32) for kind in (np.bool_, np.uint8, np.int8, np.uint16, np.int16)),
+            *((kind, np.float64) for kind in (np.uint32, np.int32, np.uint64, np.int64)),
+        ],
+    )
+    def test_integers(self, backend, name, dtype, result):
+        x = np.arange(60).reshape(3, 4, 5).astype(dtype)
+        floats = x.astype(result)
+        y = forward(name, x)
+        assert y.dtype == result
+        np.testing.assert_allclose(y, forward(name, floats), rtol=1e-6, atol=1e-6)
+        out = np.empty(x.shape, result)
+        assert forward(name, x, out=out) is out
+        np.testing.assert_array_equal(out, y)
+        dy = random(*x.shape, dtype=result)
+        (dx, *gradients), (expected, *_) = backward(name, dy, x), backward(name, dy, floats)
+        assert dx.dtype == result
+        assert {gradient.dtype for gradient in gradients} == {np.dtype(np.float32)}  # of the parameters
+        np.testing.assert_allclose(dx, expected, rtol=1e-6, atol=1e-6)
+
+    def test_lists_of_integers(self, backend, name):
+        x = np.arange(60).reshape(3, 4, 5)
+        found, _ = problem(name, x)
+        y = OPS[name].forward(x.tolist(), **found)
+        assert y.dtype == np.float64
+        np.testing.assert_array_equal(y, OPS[name].forward(x.astype(float), **found))
+
+    def test_the_dtype_of_the_result_is_asked_of_out_and_dy(self, backend, name):
+        x = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+        with pytest.raises(TypeError, match="out has dtype uint8, expected float32, the dtype of the result"):
+            forward(name, x, out=x)
+        with pytest.raises(TypeError, match="dy has dtype float64, expected float32, the dtype of y"):
+            backward(name, x.astype(float), x)
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+    @pytest.mark.parametrize("other", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+    def test_parameters(self, backend, name, dtype, other):
+        """They are cast once; y has the dtype of x, a gradient that of its parameter."""
+        x, dy, op = random(5, 4, 6, dtype=dtype), random(5, 4, 6, dtype=dtype), OPS[name]
+        found, parameters = problem(name, x)
+        given = {key: value.astype(other) for key, value in parameters.items()}
+        working = dtype if dtype == other else np.result_type(dtype, np.float32)
+        cast = {key: value.astype(working) for key, value in given.items()}
+        y, *statistics = op.forward(x, **found, **given, return_stats=True)
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, op.forward(x, **found, **cast))
+        statistics = dict(zip(op.statistics, statistics, strict=True))
+        dx, *gradients = op.backward(dy, x, weight=given["weight"], **found, **statistics)
+        expected, *wide = op.backward(dy, x, weight=cast["weight"], **found, **statistics)
+        assert dx.dtype == dtype
+        np.testing.assert_array_equal(dx, expected)
+        for gradient, value in zip(gradients, wide, strict=True):
+            assert gradient.dtype == other
+            np.testing.assert_allclose(gradient.astype(float), value.astype(float), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ndim", [33, 64])
+@pytest.mark.parametrize("layout", ["plain", "byteswapped", "strided", "reversed"])
+def test_as_many_axes_as_numpy_has(backend, name, ndim, layout):
+    few = random(3, 4, 5)
+    op, many = OPS[name], (3, 4, *(1,) * (ndim - 3), 5)
+    x, dy = few.reshape(many), random(*many)
+    if layout == "byteswapped":
+        x = x.astype(">f4")
+    elif layout == "strided":
+        x = np.repeat(x, 2, axis=-1)[..., ::2]
+    elif layout == "reversed":
+        x = np.ascontiguousarray(x.transpose()).transpose()
+    modes = [{}] if op.mode is None else [
+        {op.mode: mode, "running_mean": np.zeros(4), "running_var": np.ones(4)} for mode in (True, False)
+    ]  # fmt: skip
+    for mode in modes:
+        np.testing.assert_allclose(forward(name, x, **mode).reshape(few.shape), forward(name, few, **mode), atol=1e-6)
+    for found, expected in zip(backward(name, dy, x), backward(name, dy.reshape(few.shape), few), strict=True):
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
+
+
+class TestNamesWhereOrdersDiffer:
+    """What a torch user would write is an error that shows the call meant."""
+
+    @pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+    def test_running_statistics_come_by_name(self, backend, name):
+        x, mean, var = random(5, 4, 6), np.zeros(4, np.float32), np.ones(4, np.float32)
+        call = f"{name}(x, running_mean=..., running_var=..., weight=..., bias=...)"
+        for given, came in (((mean,), "1 argument"), ((mean, var), "2 arguments"), ((mean, var, var, mean), "4 arg")):
+            with pytest.raises(TypeError, match=rf"^{name}: {came}.* after x came without a name, .*") as caught:
+                OPS[name].forward(x, *given)
+            assert str(caught.value).endswith(f"expected names: {call}")
+
+    @pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+    def test_the_signature_shows_no_other_arguments(self, name):
+        names = list(inspect.signature(OPS[name].forward).parameters)
+        assert names[:5] == ["x", "weight", "bias", "running_mean", "running_var"]
+
+    @pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+    @pytest.mark.parametrize("kind", [tuple, list])
+    def test_a_shape_is_no_weight(self, backend, name, kind):
+        """An image of three channels, and in place of the weight what torch calls normalized_shape."""
+        x = random(2, 4, 5, 3)
+        sizes = kind(x.shape[1:])
+        text = f"{name}: weight is {sizes!r}, the sizes of the last axes of x, expected axis=(-3, -2, -1) for these"
+        with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+            OPS[name].forward(x, sizes)
+        assert OPS[name].forward(x, [4.0, 5.0, 3.0]).shape == x.shape
+
+
+class TestOneImageOrManySamples:
+    @pytest.fixture(autouse=True)
+    def nothing_was_told(self, monkeypatch):
+        monkeypatch.setattr(_arguments, "_told", set())
+
+    @pytest.mark.parametrize(("name", "options"), [("group_norm", {"num_groups": 1}), ("instance_norm", {})])
+    @pytest.mark.parametrize(("shape", "axis", "last"), [((8, 9, 3), -1, -1), ((8, 9, 3), 2, -1), ((3, 8, 9), 0, -3)])
+    def test_rows_of_an_image_are_not_silently_samples(self, backend, name, options, shape, axis, last):
+        image, function = random(*shape), OPS[name].forward
+        rows = 0 if axis else 1
+        text = f"{name}: x has shape {shape}, and its axis {rows} is taken for 8 samples; if it is one image, give "
+        with pytest.warns(UserWarning, match=re.escape(f"{text}x[np.newaxis] with channel_axis={last}")) as caught:
+            function(image, channel_axis=axis, **options)
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            function(image, channel_axis=axis, **options)  # it is said once
+        y = function(image[np.newaxis], channel_axis=last, **options)[0]
+        reduced = tuple(i for i in range(3) if name == "group_norm" or i != axis % 3)
+        np.testing.assert_allclose(y.mean(reduced), 0, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("shape", "axis"), [((8, 3, 9), 1), ((8, 3, 9), -2), ((1, 9, 3), -1), ((1, 8, 9, 3), -1), ((8, 3), -1)]
+    )
+    def test_other_shapes_leave_no_doubt(self, backend, shape, axis, recwarn):
+        normlib.group_norm(random(*shape), 1, channel_axis=axis)
+        assert not recwarn.list
+
+
 def test_statistics_without_axes(backend):
     y, mean, rstd = normlib.layer_norm([1.0, 3.0], eps=0, return_stats=True)
     assert mean.shape == rstd.shape == ()
@@ -269,6 +417,43 @@ def test_statistics_without_axes(backend):
     assert y.tolist() == [-1, 1]
 
 
-def test_eps_zero_of_a_constant_row(backend):
-    assert np.isnan(normlib.layer_norm(np.ones((2, 5), np.float32), eps=0)).all()
-    assert not normlib.layer_norm(np.ones((2, 5), np.float32)).any()
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("way", ["direct", "general"])
+@pytest.mark.parametrize("name", NAMES)
+class TestEpsZero:
+    """A constant row is 0 / 0: NaN, and what NumPy's error state has for it."""
+
+    def rows(self, name, way, dtype):
+        x = random(3, 4, 5, dtype=dtype)
+        x[...] = 0 if name == "rms_norm" else 3
+        return x if way == "direct" else x.astype(x.dtype.newbyteorder())
+
+    def test_it_warns_as_numpy_does(self, backend, name, way, dtype):
+        x = self.rows(name, way, dtype)
+        for more in ({}, {"return_stats": True}):
+            with pytest.warns(RuntimeWarning, match="invalid value encountered") as caught:
+                y = forward(name, x, eps=0, **more)
+            assert len(caught) == 1
+            assert caught[0].filename == __file__
+            assert np.isnan(y[0] if more else y).all()
+        with np.errstate(invalid="raise"), pytest.raises(FloatingPointError, match="invalid value"):
+            forward(name, x, eps=0)
+
+    def test_what_does_not_warn(self, backend, name, way, dtype, recwarn):
+        x = self.rows(name, way, dtype)
+        forward(name, x)
+        with np.errstate(invalid="ignore"):
+            forward(name, x, eps=0)
+        x[...] = random(*x.shape)
+        forward(name, x, eps=0)
+        x[0, 0, 0] = np.nan  # of x, not of the division
+        forward(name, x, eps=0)
+        assert not recwarn.list
+
+
+def test_a_warning_that_is_an_error_changes_no_running_statistics(backend):
+    running = {"running_mean": np.zeros(4), "running_var": np.ones(4)}
+    for x in (np.ones((3, 4)), np.ones((3, 4), ">f8")):
+        with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
+            normlib.batch_norm(x, **running, training=True, eps=0)
+    assert not running["running_mean"].any()

@@ -60,6 +60,12 @@ _SMALL = {
     "feature": [((3, 7), {"axis": -1}), ((2, 3, 4), {"axis": (0, 2)})],
     "channel": [((2, 4, 5), {"channel_axis": 1}), ((2, 3, 4), {"channel_axis": -1})],
 }
+# As many axes as NumPy has.
+_MANY = (1,) * 61
+_DEEP = {
+    "feature": [((2, *_MANY, 3, 33), {"axis": -1}), ((2, *_MANY, 33, 3), {"axis": (1, -2)})],
+    "channel": [((2, 6, *_MANY, 5), {"channel_axis": 1}), ((2, *_MANY, 5, 6), {"channel_axis": -1})],
+}
 # Large enough that a backend uses its threads.
 _LARGE = {
     "feature": [((600, 769), {"axis": -1}), ((2, 300, 771), {"axis": 1})],
@@ -254,10 +260,11 @@ def _grouped(op, problems):
 
 
 def problems(name, which="all"):
-    """(shape, options) pairs for an op: "all" borders and axes, or the few "typical", "small" or "large" ones."""
+    """(shape, options) pairs for an op: "all" borders and axes, or the few "typical", "small", "deep" or "large" ones."""
     op = ops.OPS[name]
     every = {"feature": _FEATURE, "channel": _CHANNEL}
-    found = _grouped(op, {"all": every, "typical": _TYPICAL, "small": _SMALL, "large": _LARGE}[which][op.kind])
+    few = {"typical": _TYPICAL, "small": _SMALL, "deep": _DEEP, "large": _LARGE}
+    found = _grouped(op, {"all": every, **few}[which][op.kind])
     if op.mode is None:
         return found
     # Statistics of a single value are an error where a running variance must be unbiased.
@@ -284,6 +291,11 @@ def cases(name, *, quick=False):
     every, typical = problems(name), problems(name, "typical")
     found = [Case(name, s, o, d) for s, o in every for d in (names[:1] if quick else names)]
     found += [Case(name, s, o, layout=layout) for s, o in every for layout in ("strided", "transposed")]
+    for shape, options in problems(name, "deep"):
+        base = Case(name, shape, options)
+        found += [replace(base, layout=layout) for layout in ("contiguous", "strided", "transposed", "byteswapped")]
+        if op.mode is not None:
+            found.append(constant(base))
     for shape, options in typical[:1] if quick else typical:
         base = Case(name, shape, options)
         typed = [replace(base, dtype=d) for d in names]
