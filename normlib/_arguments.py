@@ -128,7 +128,7 @@ def not_sizes(op, weight, x):
         count = len(weight)
         if tuple(weight) == x.shape[-count:]:
             axis = tuple(range(-count, 0))
-            raise TypeError(f"{op}: weight is {weight!r}, the sizes of the last axes of x, expected axis={axis} for these")
+            raise TypeError(f"{op}: weight is {weight!r}, sizes of the last axes of x, expected axis={axis} for these")
 
 
 def statistic(op, name, value, shape, meaning):
@@ -221,7 +221,7 @@ def epsilon(op, eps):
 
 
 def zero_by_zero():
-    """What NumPy does at 0 / 0, which a constant row comes to if eps is 0: as np.errstate says, by default a warning."""
+    """What NumPy does at 0 / 0, which a constant row is if eps is 0: what np.errstate says, by default a warning."""
     if np.geterr()["invalid"] == "warn":
         warn("invalid value encountered in a norm: x is constant along the axes and eps is 0", RuntimeWarning)
     else:

@@ -7,7 +7,7 @@ they are), the statistics of the last ``forward`` for one ``backward``, and whic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from . import _arguments, ops
 from ._arrays import as_array
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    _D = TypeVar("_D", bound=np.floating[Any])  # an array of floats gives an array of the same
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
@@ -48,29 +50,41 @@ class _Layer:
             raise TypeError(f"{name}: dtype is {self.dtype}, expected one of {', '.join(known)}")
         self.eps = _arguments.epsilon(name, eps)
         self.training = True
-        self.weight: np.ndarray | None = np.ones(shape, self.dtype) if weight else None
-        self.bias: np.ndarray | None = np.zeros(shape, self.dtype) if weight and bias else None
-        self.grad_weight: np.ndarray | None = None
-        self.grad_bias: np.ndarray | None = None
+        self.weight: NDArray[Any] | None = np.ones(shape, self.dtype) if weight else None
+        self.bias: NDArray[Any] | None = np.zeros(shape, self.dtype) if weight and bias else None
+        self.grad_weight: NDArray[Any] | None = None
+        self.grad_bias: NDArray[Any] | None = None
         self._frozen: set[str] = set()
         self._saved: dict[str, Any] | None = None
 
     # -- one step ----
 
-    def forward(self, x: ArrayLike) -> np.ndarray:
+    @overload
+    def forward(self, x: NDArray[_D]) -> NDArray[_D]: ...
+    @overload
+    def forward(self, x: ArrayLike) -> NDArray[Any]: ...
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Normalize `x`. The layer keeps a reference to `x` for :meth:`backward`: do not change it before."""
-        array: np.ndarray = as_array(type(self).__name__, "x", x)
+        array: NDArray[Any] = as_array(type(self).__name__, "x", x)
         self._check(array)
         self._saved = None
         y, saved = self._forward(array)
         self._saved = {"x": array, **saved}
         return y
 
-    def __call__(self, x: ArrayLike) -> np.ndarray:
+    @overload
+    def __call__(self, x: NDArray[_D]) -> NDArray[_D]: ...
+    @overload
+    def __call__(self, x: ArrayLike) -> NDArray[Any]: ...
+    def __call__(self, x: ArrayLike) -> NDArray[Any]:
         """As :meth:`forward`, also of a subclass."""
         return self.forward(x)
 
-    def backward(self, dy: ArrayLike) -> np.ndarray:
+    @overload
+    def backward(self, dy: NDArray[_D]) -> NDArray[_D]: ...
+    @overload
+    def backward(self, dy: ArrayLike) -> NDArray[Any]: ...
+    def backward(self, dy: ArrayLike) -> NDArray[Any]:
         """The gradient with respect to the last `x`; adds to the gradients of parameters that are not frozen.
 
         One backward belongs to one forward: RuntimeError when there was none, or when it has been used.
@@ -90,7 +104,7 @@ class _Layer:
         self._saved = None
         return dx
 
-    def _forward(self, x: np.ndarray, **more: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[NDArray[Any], dict[str, Any]]:
         """The output, and what the backward function needs besides `x`."""
         parameters = {name: getattr(self, name) for name in self._op.parameters}
         options = {**self._options(), **more, "eps": self.eps, "return_stats": True}
@@ -101,16 +115,16 @@ class _Layer:
         """The keywords that forward and backward function share."""
         raise NotImplementedError
 
-    def _check(self, x: np.ndarray) -> None:
+    def _check(self, x: NDArray[Any]) -> None:
         raise NotImplementedError
 
     # -- parameters and their gradients ----
 
-    def parameters(self) -> dict[str, np.ndarray]:
+    def parameters(self) -> dict[str, NDArray[Any]]:
         """The layer's parameters by name: the arrays themselves, for an optimizer to update in place."""
         return {name: value for name in ("weight", "bias") if (value := getattr(self, name)) is not None}
 
-    def gradients(self) -> dict[str, np.ndarray]:
+    def gradients(self) -> dict[str, NDArray[Any]]:
         """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
         named = {name: getattr(self, f"grad_{name}") for name in self.parameters()}
         return {name: gradient for name, gradient in named.items() if gradient is not None}
@@ -161,12 +175,12 @@ class _Layer:
         """Use the running statistics, where the layer has any; returns the layer."""
         return self.train(False)
 
-    def _state(self) -> Iterator[tuple[str, np.ndarray]]:
+    def _state(self) -> Iterator[tuple[str, NDArray[Any]]]:
         for name in ("weight", "bias", *self._buffers):
             if (value := getattr(self, name)) is not None:
                 yield name, value
 
-    def state_dict(self, prefix: str = "") -> dict[str, np.ndarray]:
+    def state_dict(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """A copy of parameters and running statistics under torch's names, each behind `prefix`."""
         return {prefix + name: value.copy() for name, value in self._state()}
 
@@ -243,7 +257,7 @@ class _TrailingNorm(_Layer):
     def _options(self) -> dict[str, Any]:
         return {"axis": self._axis}
 
-    def _check(self, x: np.ndarray) -> None:
+    def _check(self, x: NDArray[Any]) -> None:
         if x.shape[-len(self._axis) :] != self.normalized_shape:
             expected = "(..., " + ", ".join(map(str, self.normalized_shape)) + ")"
             raise ValueError(f"{type(self).__name__}: x has shape {x.shape}, expected {expected}")
@@ -354,7 +368,7 @@ class _ChannelNorm(_Layer):
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
 
-    def _check(self, x: np.ndarray) -> None:
+    def _check(self, x: NDArray[Any]) -> None:
         if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != self._channels:
             raise ValueError(
                 f"{type(self).__name__}: x has shape {x.shape}, "
@@ -388,9 +402,9 @@ class _RunningNorm(_ChannelNorm):
         super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype)
         self.momentum = momentum
         self.track_running_stats = track_running_stats
-        self.running_mean: np.ndarray | None = None
-        self.running_var: np.ndarray | None = None
-        self.num_batches_tracked: np.ndarray | None = None
+        self.running_mean: NDArray[Any] | None = None
+        self.running_var: NDArray[Any] | None = None
+        self.num_batches_tracked: NDArray[Any] | None = None
         if track_running_stats:
             # 16 bits would swallow the small steps of a running average.
             kind = self.dtype if self.dtype.itemsize > 2 else np.float32
@@ -403,7 +417,7 @@ class _RunningNorm(_ChannelNorm):
         for name in self._buffers if self.track_running_stats else ():
             getattr(self, name)[...] = 1 if name == "running_var" else 0
 
-    def _forward(self, x: np.ndarray, **more: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[NDArray[Any], dict[str, Any]]:
         tracked = self.track_running_stats
         mode = {str(self._op.mode): self.training or not tracked}
         count = self.num_batches_tracked if self.training else None

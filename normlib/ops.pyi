@@ -1,13 +1,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_D = TypeVar("_D", bound=np.floating[Any])  # an array of floats gives an array of the same
 _Array: TypeAlias = NDArray[Any]
 _Statistics: TypeAlias = NDArray[np.float64]
-_Axis: TypeAlias = int | tuple[int, ...]
+_Axis: TypeAlias = int | tuple[int, ...] | list[int]
+_Gradient: TypeAlias = _Array | None
 
 __all__ = [
     "OPS",
@@ -26,250 +28,201 @@ __all__ = [
 
 @overload
 def layer_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    axis: _Axis = -1,
-    eps: float = 1e-5,
-    out: _Array | None = None,
-    return_stats: Literal[False] = False,
+    x: NDArray[_D], weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[False] = False,
+) -> NDArray[_D]: ...
+@overload
+def layer_norm(
+    x: NDArray[_D], weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[True],
+) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
+@overload
+def layer_norm(
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[False] = False,
 ) -> _Array: ...
 @overload
 def layer_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    axis: _Axis = -1,
-    eps: float = 1e-5,
-    out: _Array | None = None,
-    return_stats: Literal[True],
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[True],
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    axis: _Axis = -1,
-    eps: float = 1e-5,
-    out: _Array | None = None,
-    return_stats: bool,
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: bool,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+@overload
 def layer_norm_backward(
-    dy: ArrayLike,
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    mean: ArrayLike,
-    rstd: ArrayLike,
-    axis: _Axis = -1,
-    weight_grads: bool | None = None,
-    out: _Array | None = None,
-) -> tuple[_Array, _Array | None, _Array | None]: ...
+    dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
+    axis: _Axis = -1, weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
+@overload
+def layer_norm_backward(
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
+    axis: _Axis = -1, weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    axis: _Axis = -1,
-    eps: float = 1e-6,
-    out: _Array | None = None,
-    return_stats: Literal[False] = False,
+    x: NDArray[_D], weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: Literal[False] = False,
+) -> NDArray[_D]: ...
+@overload
+def rms_norm(
+    x: NDArray[_D], weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: Literal[True],
+) -> tuple[NDArray[_D], _Statistics]: ...
+@overload
+def rms_norm(
+    x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: Literal[False] = False,
 ) -> _Array: ...
 @overload
 def rms_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    axis: _Axis = -1,
-    eps: float = 1e-6,
-    out: _Array | None = None,
-    return_stats: Literal[True],
+    x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: Literal[True],
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    axis: _Axis = -1,
-    eps: float = 1e-6,
-    out: _Array | None = None,
-    return_stats: bool,
+    x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: bool,
 ) -> _Array | tuple[_Array, _Statistics]: ...
+@overload
 def rms_norm_backward(
-    dy: ArrayLike,
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    rstd: ArrayLike,
-    axis: _Axis = -1,
-    weight_grads: bool | None = None,
-    out: _Array | None = None,
-) -> tuple[_Array, _Array | None]: ...
+    dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, rstd: ArrayLike, axis: _Axis = -1,
+    weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[NDArray[_D], _Gradient]: ...
+@overload
+def rms_norm_backward(
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, rstd: ArrayLike, axis: _Axis = -1,
+    weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    running_mean: ArrayLike | None = None,
-    running_var: ArrayLike | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
+    x: NDArray[_D], *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> NDArray[_D]: ...
+@overload
+def batch_norm(
+    x: NDArray[_D], *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
+@overload
+def batch_norm(
+    x: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[False] = False,
 ) -> _Array: ...
 @overload
 def batch_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    running_mean: ArrayLike | None = None,
-    running_var: ArrayLike | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
+    x: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    running_mean: ArrayLike | None = None,
-    running_var: ArrayLike | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
+    x: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: bool,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+@overload
 def batch_norm_backward(
-    dy: ArrayLike,
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    mean: ArrayLike,
-    rstd: ArrayLike,
-    training: bool = True,
-    channel_axis: int = 1,
-    weight_grads: bool | None = None,
-    out: _Array | None = None,
-) -> tuple[_Array, _Array | None, _Array | None]: ...
+    dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
+    training: bool = True, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
+@overload
+def batch_norm_backward(
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
+    training: bool = True, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def group_norm(
-    x: ArrayLike,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
-    return_stats: Literal[False] = False,
+    x: NDArray[_D], num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
+    eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[False] = False,
+) -> NDArray[_D]: ...
+@overload
+def group_norm(
+    x: NDArray[_D], num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
+    eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[True],
+) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
+@overload
+def group_norm(
+    x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
+    eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[False] = False,
 ) -> _Array: ...
 @overload
 def group_norm(
-    x: ArrayLike,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
-    return_stats: Literal[True],
+    x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
+    eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[True],
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
-    x: ArrayLike,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
-    return_stats: bool,
+    x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
+    eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: bool,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+@overload
 def group_norm_backward(
-    dy: ArrayLike,
-    x: ArrayLike,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    *,
-    mean: ArrayLike,
-    rstd: ArrayLike,
-    channel_axis: int = 1,
-    weight_grads: bool | None = None,
-    out: _Array | None = None,
-) -> tuple[_Array, _Array | None, _Array | None]: ...
+    dy: ArrayLike, x: NDArray[_D], num_groups: int, weight: ArrayLike | None = None, *, mean: ArrayLike,
+    rstd: ArrayLike, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
+@overload
+def group_norm_backward(
+    dy: ArrayLike, x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, *, mean: ArrayLike,
+    rstd: ArrayLike, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
+) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def instance_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    running_mean: ArrayLike | None = None,
-    running_var: ArrayLike | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
+    x: NDArray[_D], *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
+    return_stats: Literal[False] = False,
+) -> NDArray[_D]: ...
+@overload
+def instance_norm(
+    x: NDArray[_D], *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
+    return_stats: Literal[True],
+) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
+@overload
+def instance_norm(
+    x: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[False] = False,
 ) -> _Array: ...
 @overload
 def instance_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    running_mean: ArrayLike | None = None,
-    running_var: ArrayLike | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
+    x: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    running_mean: ArrayLike | None = None,
-    running_var: ArrayLike | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    channel_axis: int = 1,
-    out: _Array | None = None,
+    x: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None,
+    running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: bool,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+@overload
 def instance_norm_backward(
-    dy: ArrayLike,
-    x: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    mean: ArrayLike,
-    rstd: ArrayLike,
-    use_input_stats: bool = True,
-    channel_axis: int = 1,
-    weight_grads: bool | None = None,
+    dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
+    use_input_stats: bool = True, channel_axis: int = 1, weight_grads: bool | None = None,
     out: _Array | None = None,
-) -> tuple[_Array, _Array | None, _Array | None]: ...
+) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
+@overload
+def instance_norm_backward(
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
+    use_input_stats: bool = True, channel_axis: int = 1, weight_grads: bool | None = None,
+    out: _Array | None = None,
+) -> tuple[_Array, _Gradient, _Gradient]: ...
 
 @dataclass(frozen=True)
 class Op:

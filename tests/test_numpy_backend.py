@@ -73,8 +73,8 @@ class TestByHand:
         x = np.array([[[0.0, 0.0], [1.0, 3.0]], [[6.0, 6.0], [1.0, 3.0]]])
         running_mean, running_var = np.array([1.0, 0.0]), np.array([2.0, 1.0])
         y, mean, rstd = normlib.batch_norm(
-            x, weight=[1, 2], bias=[0, 1], running_mean=running_mean, running_var=running_var, training=True, momentum=0.5,
-            eps=0, return_stats=True,
+            x, weight=[1, 2], bias=[0, 1], running_mean=running_mean, running_var=running_var, training=True,
+            momentum=0.5, eps=0, return_stats=True,
         )  # fmt: skip
         same(y, [[[-1, -1], [-1, 3]], [[1, 1], [-1, 3]]])
         same(mean, [3, 2])

@@ -373,7 +373,7 @@ class TestNamesWhereOrdersDiffer:
         """An image of three channels, and in place of the weight what torch calls normalized_shape."""
         x = random(2, 4, 5, 3)
         sizes = kind(x.shape[1:])
-        text = f"{name}: weight is {sizes!r}, the sizes of the last axes of x, expected axis=(-3, -2, -1) for these"
+        text = f"{name}: weight is {sizes!r}, sizes of the last axes of x, expected axis=(-3, -2, -1) for these"
         with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
             OPS[name].forward(x, sizes)
         assert OPS[name].forward(x, [4.0, 5.0, 3.0]).shape == x.shape

@@ -260,7 +260,7 @@ def _grouped(op, problems):
 
 
 def problems(name, which="all"):
-    """(shape, options) pairs for an op: "all" borders and axes, or the few "typical", "small", "deep" or "large" ones."""
+    """(shape, options) pairs for an op: "all" borders and axes, or a few "typical", "small", "deep" or "large" ones."""
     op = ops.OPS[name]
     every = {"feature": _FEATURE, "channel": _CHANNEL}
     few = {"typical": _TYPICAL, "small": _SMALL, "deep": _DEEP, "large": _LARGE}

@@ -1,0 +1,23 @@
+"""The annotations, by the eyes of type checkers: typed_program.py says what each expression is."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("typed_program.py")
+CHECKERS = {
+    "mypy": ["--strict", "--warn-unused-ignores", "--config-file="],
+    "pyright": ["--pythonpath", sys.executable],  # wants Node.js, and comes where somebody has installed it
+}
+
+
+@pytest.mark.parametrize("checker", [name for name in CHECKERS if find_spec(name)])
+def test_a_typed_program(checker, tmp_path):
+    program = tmp_path / PROGRAM.name  # away from the settings and sources of this repository
+    program.write_text(f"# pyright: strict\n{PROGRAM.read_text()}")
+    command = [sys.executable, "-m", checker, *CHECKERS[checker], program.name]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr

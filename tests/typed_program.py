@@ -1,0 +1,41 @@
+"""A user's program: what a type checker makes of it."""
+
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import normlib
+
+Statistics = NDArray[np.float64]
+
+
+def functions(x: NDArray[np.float32], wide: NDArray[np.float64], some: NDArray[Any], flag: bool) -> None:
+    assert_type(normlib.layer_norm(x), NDArray[np.float32])
+    assert_type(normlib.layer_norm(wide, axis=[0, 1]), NDArray[np.float64])
+    assert_type(normlib.layer_norm(some, axis=(0, 1)), NDArray[Any])
+    assert_type(normlib.layer_norm([[1, 2], [3, 4]]), NDArray[Any])
+    assert_type(normlib.layer_norm(x, return_stats=True), tuple[NDArray[np.float32], Statistics, Statistics])
+    either = normlib.layer_norm(x, return_stats=flag)
+    assert_type(either, NDArray[Any] | tuple[NDArray[Any], Statistics, Statistics])
+    assert_type(normlib.rms_norm(x, x[0]), NDArray[np.float32])
+    assert_type(normlib.batch_norm(x, running_mean=wide, running_var=wide, out=x), NDArray[np.float32])
+    assert_type(normlib.group_norm(x, 2), NDArray[np.float32])
+    assert_type(normlib.instance_norm(wide, weight=x), NDArray[np.float64])
+    y, mean, rstd = normlib.batch_norm(x, training=True, return_stats=True)
+    dx, dweight, _ = normlib.batch_norm_backward(y, x, mean=mean, rstd=rstd)
+    assert_type(dx, NDArray[np.float32])
+    assert_type(dweight, NDArray[Any] | None)
+    assert_type(normlib.rms_norm_backward(x, wide, rstd=rstd)[0], NDArray[np.float64])
+
+
+def layers(x: NDArray[np.float32]) -> None:
+    norm = normlib.LayerNorm(8)
+    assert_type(norm(x), NDArray[np.float32])
+    assert_type(norm.forward([[1.0]]), NDArray[Any])
+    assert_type(norm.backward(x), NDArray[np.float32])
+
+
+def refused(x: NDArray[np.float32]) -> None:
+    normlib.batch_norm(x, x, x)  # type: ignore[call-overload]  # pyright: ignore
+    normlib.layer_norm(x, axis="last")  # type: ignore[call-overload]  # pyright: ignore
