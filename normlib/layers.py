@@ -280,7 +280,7 @@ class LayerNorm(_TrailingNorm):
     elementwise_affine, bias : bool
         Whether there is a weight, and a bias with it.
     dtype : dtype
-        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+        Of the parameters and their gradients, whatever `x` is in.
 
     References
     ----------
@@ -327,7 +327,7 @@ class RMSNorm(_TrailingNorm):
     elementwise_affine : bool
         Whether there is a weight.
     dtype : dtype
-        Of the weight: the dtype of `x`, or float32 for 16-bit `x`.
+        Of the weight and its gradient, whatever `x` is in.
 
     References
     ----------
@@ -464,7 +464,7 @@ class BatchNorm(_RunningNorm):
     channel_axis : int
         The axis of the channels; -1 for channels-last.
     dtype : dtype
-        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+        Of the parameters and their gradients, whatever `x` is in.
 
     References
     ----------
@@ -519,7 +519,7 @@ class InstanceNorm(_RunningNorm):
     channel_axis : int
         The axis of the channels; -1 for channels-last.
     dtype : dtype
-        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+        Of the parameters and their gradients, whatever `x` is in.
 
     References
     ----------
@@ -567,7 +567,7 @@ class GroupNorm(_ChannelNorm):
     channel_axis : int
         The axis of the channels; -1 for channels-last.
     dtype : dtype
-        Of the parameters: the dtype of `x`, or float32 for 16-bit `x`.
+        Of the parameters and their gradients, whatever `x` is in.
 
     References
     ----------

@@ -5,8 +5,11 @@ What holds for all of them:
 - Arrays are anything that :func:`numpy.asarray` takes, in float64, float32, float16 or bfloat16 (of
   ``ml_dtypes``), in any memory layout. The output has the dtype of ``x`` and, as with ufuncs, its memory
   layout. Where ``x`` is a CPU tensor of torch, a CPU array of JAX or another array with ``__dlpack__`` and
-  ``__array_namespace__``, results are of its kind, else NumPy arrays. Parameters have the dtype of ``x``, or
+  ``__array_namespace__``, results are of its kind, else NumPy arrays.
+- Integers and booleans are taken as float32, integers of 32 and 64 bits (lists of ints among them) as float64,
+  as NumPy promotes them beside a float32. Parameters of any of the four dtypes are cast to that of ``x``, or to
   float32 where ``x`` has 16 bits.
+- With ``eps=0`` a constant row is 0 / 0: NaN, with what :func:`numpy.errstate` says, by default a RuntimeWarning.
 - ``out`` may be ``x`` (or ``dy``); memory that overlaps in another way gives the result that no overlap
   would give. No other input is written to, running statistics aside.
 - Statistics are float64: ``mean`` and ``rstd = 1 / sqrt(var + eps)`` with the biased variance. Backward
@@ -50,10 +53,10 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     Parameters
     ----------
     x : array_like
-        What to normalize: float64, float32, float16 or bfloat16.
+        What to normalize: floats, or integers, which are taken as floats.
     weight, bias : array_like, optional
-        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
-    axis : int or tuple of int, default -1
+        Of the shape of `x` over `axis`, in any of the float dtypes.
+    axis : int, or tuple or list of int, default -1
         The axes that are normalized over, in any order; parameters have them in the order of `x`.
     eps : float, default 1e-5
         Added to the variance.
@@ -156,10 +159,10 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
     Parameters
     ----------
     x : array_like
-        What to normalize: float64, float32, float16 or bfloat16.
+        What to normalize: floats, or integers, which are taken as floats.
     weight : array_like, optional
-        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
-    axis : int or tuple of int, default -1
+        Of the shape of `x` over `axis`, in any of the float dtypes.
+    axis : int, or tuple or list of int, default -1
         The axes that are normalized over, in any order; `weight` has them in the order of `x`.
     eps : float, default 1e-6
         Added to the mean square.
@@ -273,9 +276,9 @@ def batch_norm(
     Parameters
     ----------
     x : array_like
-        What to normalize: float64, float32, float16 or bfloat16, of two or more axes.
+        What to normalize: floats, or integers, which are taken as floats; of two or more axes.
     weight, bias : array_like, optional
-        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+        One value a channel, in any of the float dtypes. By name alone: in torch the running statistics come first.
     running_mean, running_var : array_like, optional
         One value a channel in float64 or float32; writeable arrays if `training`.
     training : bool, default False
@@ -424,16 +427,17 @@ def group_norm(
               \mathrm{rstd} = 1 / \sqrt{\mathrm{var} + \mathrm{eps}}
 
     Mean and (biased) variance are those of the ``C / num_groups`` neighboring channels of a group in one
-    sample. The samples lie along the first axis other than `channel_axis`.
+    sample. The samples lie along the first axis other than `channel_axis`; one image goes as ``x[np.newaxis]``,
+    and where an `x` of 3 axes may be one, a warning says so once.
 
     Parameters
     ----------
     x : array_like
-        What to normalize: float64, float32, float16 or bfloat16, of two or more axes.
+        What to normalize: floats, or integers, which are taken as floats; of two or more axes.
     num_groups : int
         A divisor of the number of channels.
     weight, bias : array_like, optional
-        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+        One value a channel, in any of the float dtypes.
     eps : float, default 1e-5
         Added to the variance.
     channel_axis : int, default 1
@@ -468,7 +472,7 @@ def group_norm(
     result = _active().group_norm_direct(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
     if result is NotImplemented:
         result = _general.group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
-    if channel_axis != 1:
+    if channel_axis != 1 and getattr(x, "ndim", 3) == 3:
         _arguments.warn_of_rows("group_norm", x, channel_axis)
     return result
 
@@ -552,14 +556,15 @@ def instance_norm(
     Mean and (biased) variance are those of one channel of one sample; with ``use_input_stats=False`` the
     running statistics take their place. Else these, where given, are updated in place by the mean over
     the samples of the means and unbiased variances: ``running = (1 - momentum) * running + momentum * mean``.
-    The samples lie along the first axis other than `channel_axis`.
+    The samples lie along the first axis other than `channel_axis`; one image goes as ``x[np.newaxis]``, and where
+    an `x` of 3 axes may be one, a warning says so once.
 
     Parameters
     ----------
     x : array_like
-        What to normalize: float64, float32, float16 or bfloat16, of two or more axes.
+        What to normalize: floats, or integers, which are taken as floats; of two or more axes.
     weight, bias : array_like, optional
-        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+        One value a channel, in any of the float dtypes. By name alone: in torch the running statistics come first.
     running_mean, running_var : array_like, optional
         One value a channel in float64 or float32; writeable arrays if `use_input_stats`.
     use_input_stats : bool, default True
@@ -599,6 +604,14 @@ def instance_norm(
     >>> normlib.instance_norm([[[1.0, 3.0], [10.0, 30.0]]], eps=0)
     array([[[-1.,  1.],
             [-1.,  1.]]])
+
+    One image of height, width and channels:
+
+    >>> import numpy as np
+    >>> image = np.random.default_rng(0).random((48, 64, 3))
+    >>> y = normlib.instance_norm(image[np.newaxis], channel_axis=-1)[0]
+    >>> y.shape, y.std(axis=(0, 1)).round(3)
+    ((48, 64, 3), array([1., 1., 1.]))
     """
     if positional:
         raise _arguments.misplaced("instance_norm", len(positional))
@@ -629,7 +642,7 @@ def instance_norm(
             out,
             return_stats,
         )
-    if channel_axis != 1:
+    if channel_axis != 1 and getattr(x, "ndim", 3) == 3:
         _arguments.warn_of_rows("instance_norm", x, channel_axis)
     return result
 

@@ -23,9 +23,9 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
     Parameters
     ----------
     x : torch.Tensor
-        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+        What to normalize, on the CPU: floats, or integers, which are taken as floats.
     weight, bias : torch.Tensor, optional
-        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
+        Of the shape of `x` over `axis`, in any of the float dtypes.
     axis : int or tuple of int, default -1
         The axes that are normalized over.
     eps : float, default 1e-5
@@ -66,9 +66,9 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
     Parameters
     ----------
     x : torch.Tensor
-        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+        What to normalize, on the CPU: floats, or integers, which are taken as floats.
     weight : torch.Tensor, optional
-        Of the shape of `x` over `axis`; in the dtype of `x`, or float32 where that has 16 bits.
+        Of the shape of `x` over `axis`, in any of the float dtypes.
     axis : int or tuple of int, default -1
         The axes that are normalized over.
     eps : float, default 1e-6
@@ -120,9 +120,9 @@ def batch_norm(
     Parameters
     ----------
     x : torch.Tensor
-        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+        What to normalize, on the CPU: floats, or integers, which are taken as floats.
     weight, bias : torch.Tensor, optional
-        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+        One value a channel, in any of the float dtypes. By name alone, since torch.nn.functional has them elsewhere.
     running_mean, running_var : torch.Tensor, optional
         One value a channel in float64 or float32; updated in place if `training`, used otherwise.
     training : bool, default False
@@ -173,11 +173,11 @@ def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=
     Parameters
     ----------
     x : torch.Tensor
-        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+        What to normalize, on the CPU: floats, or integers, which are taken as floats.
     num_groups : int
         A divisor of the number of channels.
     weight, bias : torch.Tensor, optional
-        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+        One value a channel, in any of the float dtypes.
     eps : float, default 1e-5
         Added to the variance.
     channel_axis : int, default 1
@@ -229,9 +229,9 @@ def instance_norm(
     Parameters
     ----------
     x : torch.Tensor
-        What to normalize, on the CPU: float64, float32, float16 or bfloat16.
+        What to normalize, on the CPU: floats, or integers, which are taken as floats.
     weight, bias : torch.Tensor, optional
-        One value a channel; in the dtype of `x`, or float32 where that has 16 bits.
+        One value a channel, in any of the float dtypes. By name alone, since torch.nn.functional has them elsewhere.
     running_mean, running_var : torch.Tensor, optional
         One value a channel in float64 or float32; updated in place if `use_input_stats`, used otherwise.
     use_input_stats : bool, default True
