@@ -26,8 +26,7 @@ def _sample_axis(channel_axis):
 def _forward(op, args, x, filled, target, names, shape):
     """Statistics after filling the output; those of an empty array are NaN."""
     if x.size:
-        with np.errstate(all="ignore"):
-            statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
+        statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
         if args[-1] == 0 and (statistics[-1] == (np.inf if names[-1] == "rstd" else 0)).any():
             a.zero_by_zero()
         if filled is not target:

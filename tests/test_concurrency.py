@@ -39,7 +39,7 @@ def call_of(op, shape, axis):
 
     def call():
         moving = dict(zip(("running_mean", "running_var"), (r.copy() for r in running), strict=True)) if mode else {}
-        y, *statistics = op.forward(x, *groups, weight, **options, **mode, **moving, return_stats=True)
+        y, *statistics = op.forward(x, *groups, weight=weight, **options, **mode, **moving, return_stats=True)
         options_back = {**options, **mode, **dict(zip(op.statistics, statistics, strict=True))}
         grads = op.backward(dy, x, *groups, weight, **options_back)
         return [a.tobytes() for a in (y, *statistics, *grads, *moving.values())]

@@ -108,8 +108,9 @@ def test_layout_and_place_of_the_result_never_change_a_bit(backend, data):
 @given(problems(names=("float32", "float64")), seeds, st.integers(-20, 20))
 def test_a_power_of_two_cancels_to_the_bit(backend, case, seed, power):
     x, weight, bias, _ = draw_arrays(case, seed)
-    y = checks.call_forward(case, x, weight, bias, eps=0)
-    scaled = checks.call_forward(case, np.ldexp(x, power), weight, bias, eps=0)
+    with np.errstate(invalid="ignore"):  # rows may be constant
+        y = checks.call_forward(case, x, weight, bias, eps=0)
+        scaled = checks.call_forward(case, np.ldexp(x, power), weight, bias, eps=0)
     assert np.array_equal(y, scaled, equal_nan=True)
 
 

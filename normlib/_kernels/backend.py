@@ -94,7 +94,7 @@ def _ones(weight, bias):
 
 def layer_norm(x, weight, bias, axis, eps, out):
     weight = _ones(weight, bias)
-    return _feature(lambda a, s, axis, out: calls.layer_norm(a[0], weight, bias, axis, eps, out, True),
+    return _feature(lambda a, s, axis, out: calls.layer_norm(a[0], weight, bias, axis, eps, out, calls.CANONICAL),
                     [x], [], axis, out)[1:]
 
 
@@ -104,7 +104,8 @@ def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
 
 
 def rms_norm(x, weight, axis, eps, out):
-    return _feature(lambda a, s, axis, out: calls.rms_norm(a[0], weight, axis, eps, out, True), [x], [], axis, out)[1:]
+    return _feature(lambda a, s, axis, out: calls.rms_norm(a[0], weight, axis, eps, out, calls.CANONICAL),
+                    [x], [], axis, out)[1:]
 
 
 def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
@@ -126,7 +127,8 @@ def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weigh
 
 
 def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
-    return _channel(lambda a, axis, out: calls.group_norm(a[0], num_groups, weight, bias, eps, axis, out, True),
+    return _channel(lambda a, axis, out: calls.group_norm(a[0], num_groups, weight, bias, eps, axis, out,
+                                                          calls.CANONICAL),
                     [x], channel_axis, out)[1:]
 
 

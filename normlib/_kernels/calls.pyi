@@ -1,5 +1,7 @@
 from typing import Any
 
+CANONICAL: object
+
 def layer_norm(x: Any, weight: Any, bias: Any, axis: Any, eps: Any, out: Any, return_stats: Any) -> Any: ...
 def layer_norm_backward(
     dy: Any, x: Any, weight: Any, mean: Any, rstd: Any, axis: Any, weight_grads: Any, out: Any

@@ -16,7 +16,9 @@ from normlib._arguments import zero_by_zero
 
 cnp.import_array()
 
-cdef object WITH_VAR = object()     # a return_stats of our own
+# A return_stats: statistics, the variance too where there is one, and no warning, which the general way gives.
+cdef object _canonical = object()
+CANONICAL = _canonical
 
 
 # ---- what all calls share: arrays into the plan, None where they are not ordinary ----
@@ -61,17 +63,22 @@ cdef inline bint is_bool(object a) noexcept:
     return a is True or a is False
 
 
-cdef int perform_forward(Call* call, Py_ssize_t rows) except -1:
+cdef inline bint is_choice(object return_stats) noexcept:
+    return is_bool(return_stats) or return_stats is _canonical
+
+
+cdef int perform_forward(Call* call, Py_ssize_t rows, object return_stats) except -1:
     """With eps=0 NumPy's error state hears of a row that was constant."""
     cdef Py_ssize_t i
-    if call.plan.eps == 0 and call.plan.rstd == NULL:
+    if call.plan.eps != 0 or return_stats is _canonical:
+        return perform(call)
+    if call.plan.rstd == NULL:
         call.plan.rstd = <double*>own(call, rows * sizeof(double))
     perform(call)
-    if call.plan.eps == 0:
-        for i in range(rows):
-            if isinf(call.plan.rstd[i]):
-                zero_by_zero()
-                break
+    for i in range(rows):
+        if isinf(call.plan.rstd[i]):
+            zero_by_zero()
+            break
     return 0
 
 
@@ -141,7 +148,7 @@ cdef object feature_forward(bint centered, object x, object weight, object bias,
     cdef cnp.ndarray y
     cdef list made = None if return_stats is False else []
     memset(&call, 0, sizeof(call))
-    if not is_axis(axis) or not is_bool(return_stats) or not begin(&call, x, eps):
+    if not is_axis(axis) or not is_choice(return_stats) or not begin(&call, x, eps):
         return NotImplemented
     if not feature_kinds(axis, x, kinds, &reduced, shape, &kept, rest):
         return NotImplemented
@@ -154,7 +161,7 @@ cdef object feature_forward(bint centered, object x, object weight, object bias,
             if centered:
                 call.plan.mean = new_statistic(kept, rest, made)
             call.plan.rstd = new_statistic(kept, rest, made)
-        perform_forward(&call, cnp.PyArray_MultiplyList(rest, kept))
+        perform_forward(&call, cnp.PyArray_MultiplyList(rest, kept), return_stats)
         return y if made is None else (y, *made)
     finally:
         release(&call)
@@ -282,7 +289,7 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
     cdef double weight_of_new
     cdef list made = None if return_stats is False else []
     memset(&call, 0, sizeof(call))
-    if not is_bool(own_stats) or running != (running_var is not None) or not (is_bool(return_stats) or return_stats is WITH_VAR):
+    if not is_bool(own_stats) or running != (running_var is not None) or not is_choice(return_stats):
         return NotImplemented
     if type(momentum) is not float or not 0 <= momentum <= 1:
         return NotImplemented
@@ -319,11 +326,11 @@ cdef object moving_norm(bint batch, object x, object weight, object bias, object
             call.plan.var = call.plan.rstd
             repeat(kind_of(running_mean), cnp.PyArray_DATA(running_mean), samples, channels, call.plan.mean)
             repeat(kind_of(running_var), cnp.PyArray_DATA(running_var), samples, channels, call.plan.var)
-        elif return_stats is WITH_VAR:
+        elif return_stats is _canonical:
             call.plan.var = new_statistic(1, &channels, made) if batch else new_statistic(2, rest, made)
         else:
             call.plan.var = <double*>own(&call, samples * channels * sizeof(double))
-        perform_forward(&call, samples * channels)
+        perform_forward(&call, samples * channels, return_stats)
         result = y if made is None else (y, *made)
         if running and not call.plan.given:     # last: from here on nothing fails
             update(running_mean, call.plan.mean, samples, channels, weight_of_new, 1)
@@ -392,7 +399,7 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
     cdef cnp.ndarray y
     cdef list made = None if return_stats is False else []
     memset(&call, 0, sizeof(call))
-    if type(num_groups) is not int or not is_bool(return_stats) or not begin(&call, x, eps) or not channel_kinds(channel_axis, x, False, kinds, &channels):
+    if type(num_groups) is not int or not is_choice(return_stats) or not begin(&call, x, eps) or not channel_kinds(channel_axis, x, False, kinds, &channels):
         return NotImplemented
     if not 1 <= num_groups <= channels or channels % num_groups:
         return NotImplemented
@@ -406,7 +413,7 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats
         if made is not None:
             call.plan.mean = new_statistic(2, rest, made)
             call.plan.rstd = new_statistic(2, rest, made)
-        perform_forward(&call, rest[0] * rest[1])
+        perform_forward(&call, rest[0] * rest[1], return_stats)
         return y if made is None else (y, *made)
     finally:
         release(&call)
@@ -421,7 +428,7 @@ def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, wei
 def moving_statistics(batch, x, weight, bias, running_mean, running_var, channel_axis, eps, out):
     """Batch norm or instance norm that returns (y, mean, rstd) where the statistics are given, else with var appended."""
     own_stats = running_mean is None and not batch
-    return moving_norm(batch, x, weight, bias, running_mean, running_var, own_stats, 0.0, eps, channel_axis, out, WITH_VAR)
+    return moving_norm(batch, x, weight, bias, running_mean, running_var, own_stats, 0.0, eps, channel_axis, out, _canonical)
 
 
 def takes(kinds, groups, cnp.ndarray x not None):
