@@ -25,5 +25,5 @@ cdef bint clear_of(cnp.ndarray y, cnp.ndarray x, object other) noexcept
 cdef bint parameter(Call* call, object given, int ndim, const cnp.npy_intp* shape, const char** to) except -1
 cdef bint statistic(Call* call, object given, int ndim, const cnp.npy_intp* shape, double** to) except -1
 cdef double* new_statistic(int ndim, const cnp.npy_intp* shape, list made) except NULL
-cdef object gradient(const double* sums, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape)
+cdef object gradient(const Plan* p, bint bias, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape)
 cdef int perform(Call* call) except -1

@@ -7,13 +7,12 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
 from libc.math cimport INFINITY
-from libc.stdlib cimport free
 from normlib._kernels.convert cimport narrow, widen
 from normlib._kernels.layout cimport Extent, extent_of, same_strides
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, Run
-from normlib._kernels.schedule cimport execute
+from normlib._kernels.schedule cimport execute, free_gradients
 
 
 cnp.import_array()
@@ -58,8 +57,7 @@ cdef void release(Call* call) noexcept:
     cdef int i
     for i in range(call.owned):
         PyMem_RawFree(call.memory[i])
-    free(call.plan.dweight)
-    free(call.plan.dbias)
+    free_gradients(&call.plan)
 
 
 cdef inline bint ordinary(object a) noexcept:
@@ -214,14 +212,14 @@ cdef double* new_statistic(int ndim, const cnp.npy_intp* shape, list made) excep
     return <double*>cnp.PyArray_DATA(a)
 
 
-cdef object gradient(const double* sums, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape):
+cdef object gradient(const Plan* p, bint bias, object weight, cnp.ndarray x, int ndim, const cnp.npy_intp* shape):
     """A new array of a parameter's gradient, in the dtype of the weight, or of x where there is none."""
     cdef cnp.ndarray like = x if weight is None else weight
     cdef cnp.ndarray a
-    if sums == NULL:
+    if not p.weight_grads:
         return None
     a = cnp.PyArray_EMPTY(ndim, <cnp.npy_intp*>shape, cnp.PyArray_TYPE(like), 0)
-    narrow(_run, dtype_of(like), sums, cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a))
+    narrow(_run, p, bias, dtype_of(like), cnp.PyArray_DATA(a))
     return a
 
 

@@ -187,9 +187,9 @@ cdef object feature_backward(bint centered, object dy, object x, object weight, 
             return NotImplemented
         perform(&call)
         if not centered:
-            return dx, gradient(call.plan.dweight, weight, x, reduced, shape)
-        return (dx, gradient(call.plan.dweight, weight, x, reduced, shape),
-                gradient(call.plan.dbias, weight, x, reduced, shape))
+            return dx, gradient(&call.plan, False, weight, x, reduced, shape)
+        return (dx, gradient(&call.plan, False, weight, x, reduced, shape),
+                gradient(&call.plan, True, weight, x, reduced, shape))
     finally:
         release(&call)
 
@@ -369,8 +369,8 @@ cdef object channel_backward(object groups, bint batch, object dy, object x, obj
         if dx is None:
             return NotImplemented
         perform(&call)
-        return (dx, gradient(call.plan.dweight, weight, x, 1, &channels),
-                gradient(call.plan.dbias, weight, x, 1, &channels))
+        return (dx, gradient(&call.plan, False, weight, x, 1, &channels),
+                gradient(&call.plan, True, weight, x, 1, &channels))
     finally:
         release(&call)
 

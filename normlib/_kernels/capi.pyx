@@ -13,7 +13,7 @@ from normlib._kernels.convert cimport move, narrow, repeat, widen
 from normlib._kernels.layout cimport CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, Extent, extent_of, lay_out, magnitude, same_strides
 from normlib._kernels.parallel cimport default_threads
 from normlib._kernels.plan cimport BF16, F16, F32, F64, FEATURE_ROWS, ROOTS, Dtype, Plan, Run
-from normlib._kernels.schedule cimport execute
+from normlib._kernels.schedule cimport execute, free_gradients
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -479,24 +479,22 @@ cdef int finish(Call* call, int status) noexcept nogil:
     cdef int i
     for i in range(call.owned):
         free(call.memory[i])
-    if call.plan.weight_grads:
-        free(call.plan.dweight)
-        free(call.plan.dbias)
+    free_gradients(&call.plan)
     return status
 
 
 cdef int gradients(Call* call, const normlib_array* dweight, const normlib_array* dbias) noexcept nogil:
     """Hand out the sums over the rows."""
     if dweight != NULL:
-        give(call, call.plan.dweight, dweight)
+        give(call, False, dweight)
     if dbias != NULL:
-        give(call, call.plan.dbias, dbias)
+        give(call, True, dbias)
     return 0
 
 
-cdef void give(Call* call, const double* sums, const normlib_array* a) noexcept nogil:
+cdef void give(Call* call, bint bias, const normlib_array* a) noexcept nogil:
     if call.count:
-        narrow(_run, a.dtype, sums, call.parameters, a.data)
+        narrow(_run, &call.plan, bias, a.dtype, a.data)
     elif call.parameters:
         memset(a.data, 0, call.parameters * size_of(a.dtype))
 

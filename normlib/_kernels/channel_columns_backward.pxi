@@ -73,12 +73,11 @@ cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, const storage*
 
 cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, const storage* x, const work* w) noexcept nogil:
     """Add the samples' sums to the weight gradients; task: a block of channels."""
-    cdef Py_ssize_t sample, c, part
+    cdef Py_ssize_t sample, first = block * BLOCK, n = min(first + BLOCK, p.width) - first
+    cdef const double* sums
     for sample in range(p.samples):
-        part = (p.first + sample) // p.batch * p.width
-        for c in range(block * BLOCK, min((block + 1) * BLOCK, p.width)):
-            p.dbias[part + c] += sums_of(p, sample, 0)[c]
-            p.dweight[part + c] += sums_of(p, sample, 0)[p.width + c]
+        sums = sums_of(p, sample, 0) + first
+        add_gradients(p, (p.first + sample) // p.batch * p.width + first, sums + p.width, sums, n, <work>0)
 
 
 cdef inline void column_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t xp, Py_ssize_t dp,

@@ -17,34 +17,54 @@ cdef inline void run_gradient_lanes(const storage* x, const storage* dy, Py_ssiz
         q[l] += z[l]
 
 
-cdef inline void run_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* sums, double* products, bint more,
-                               work shift, work scale, Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
-    """sum dy and sum dy * (x - shift) * scale over a block, in 8 parts each, as add_moments"""
+cdef inline void few_gradients(const storage* x, const storage* dy, Py_ssize_t n, double* sums, double* products, bint more,
+                               work shift, work scale) noexcept nogil:
+    """sum dy and sum dy * (x - shift) * scale of fewer than ROUND * LANES elements, in 8 parts each, as add_moments"""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)
     cdef Py_ssize_t i = 0
     clear(a)
     clear(q)
-    if n < LANES:
-        run_gradient_lanes(x, dy, n, a, q, shift, scale, one, True)
-        fold_all(a, sums, more)
-        fold_all(q, products, more)
-        return
-    while True:
-        prefetch_ahead(x + i, xahead)
-        prefetch_ahead(dy + i, dahead)
-        run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, scale, one, False)
-        i += LANES
-        if i + LANES > n:
-            break
-    if i == n:
-        fold_all(a, sums, more)
-        fold_all(q, products, more)
-    else:
-        run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, scale, one, True)
-        fold_all(a, sums, more)
-        fold_all(q, products, more)
+    if n >= LANES:
+        while True:
+            run_gradient_lanes(x + i, dy + i, LANES, a, q, shift, scale, one, False)
+            i += LANES
+            if i + LANES > n:
+                break
+        if i == n:
+            fold_all(a, sums, more)
+            fold_all(q, products, more)
+            return
+    run_gradient_lanes(x + i, dy + i, n - i, a, q, shift, scale, one, True)
+    fold_all(a, sums, more)
+    fold_all(q, products, more)
+
+
+cdef inline void block_gradient_sums(const storage* x, const storage* dy, Py_ssize_t n, double* sums, double* products, bint more,
+                                     work shift, work scale, Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
+    """The same of rounds, at most a block, as block_slopes"""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef work ra[LANES]
+    cdef work rq[LANES]
+    cdef work one = unit(shift)
+    cdef Py_ssize_t i = 0, k, l
+    clear(a)
+    clear(q)
+    while i < n:
+        clear(ra)
+        clear(rq)
+        for k in range(ROUND):
+            prefetch_ahead(x + i, xahead)
+            prefetch_ahead(dy + i, dahead)
+            run_gradient_lanes(x + i, dy + i, LANES, ra, rq, shift, scale, one, False)
+            i += LANES
+        for l in range(LANES):
+            a[l] += ra[l]
+            q[l] += rq[l]
+    fold_all(a, sums, more)
+    fold_all(q, products, more)
 
 
 cdef inline void run_backward_lanes(const storage* x, const storage* dy, storage* dx, Py_ssize_t m, work shift, work scale,
@@ -88,19 +108,38 @@ cdef inline void run_descend(const storage* x, const storage* dy, storage* dx, P
 
 cdef inline void gradient_sums(const storage* x, const storage* dy, const Row* row, const Row* drow, Py_ssize_t n,
                                double* sums, double* products, work shift, work scale, bint near, bint far) noexcept nogil:
-    """`run_gradients` of n elements; near: they lie side by side"""
+    """sum dy and sum dy * (x - shift) * scale of n elements, in 8 parts each; near: they lie side by side"""
     cdef storage buffer[BLOCK]
     cdef storage other[BLOCK]
     cdef const storage* block
     cdef const storage* dblock
-    cdef Py_ssize_t i, m, xahead = 0, dahead = 0
-    for i from 0 <= i < n by BLOCK:
-        m = min(<Py_ssize_t>BLOCK, n - i)
+    cdef double e[4][8]     # as in row_sums
+    cdef double* s = sums
+    cdef double* q = products
+    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m, xahead = 0, dahead = 0
+    if work is double and whole > BLOCK:
+        memset(e, 0, sizeof(e))
+    for i from 0 <= i < whole by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, whole - i)
         block, dblock = x + i, dy + i
         if not near:
             block = fetch_ahead(x, row, i, m, buffer, far, &xahead)
             dblock = fetch_ahead(dy, drow, i, m, other, far, &dahead)
-        run_gradients(block, dblock, m, sums, products, i > 0, shift, scale, xahead, dahead)
+        block_gradient_sums(block, dblock, m, s, q, i > 0 and work is float, shift, scale, xahead, dahead)
+        if work is double and i > 0:
+            add_eight(sums, e[2], s)
+            add_eight(products, e[3], q)
+        elif work is double:
+            s, q = e[0], e[1]
+    if work is double and whole > BLOCK:
+        regain_eight(sums, e[2])
+        regain_eight(products, e[3])
+    if whole < n:
+        block, dblock = x + whole, dy + whole
+        if not near:
+            block = fetch(x, row, whole, n - whole, buffer)
+            dblock = fetch(dy, drow, whole, n - whole, other)
+        few_gradients(block, dblock, n - whole, sums, products, whole > 0, shift, scale)
 
 
 cdef void channels_gradients(const Plan* p, Py_ssize_t m, const storage* x, const storage* dy,
@@ -149,17 +188,20 @@ cdef inline void runs_descend(const storage* x, Py_ssize_t xstep, const storage*
                         given, writer if streaming else NULL)
 
 
-cdef inline void add_groups(Py_ssize_t m, Py_ssize_t many, const double* s, double* sums) noexcept nogil:
+cdef inline void add_groups(Py_ssize_t m, Py_ssize_t many, const double* s, double* sums, double* lost, work zero) noexcept nogil:
     """Add what belongs to many channels to the sums of their m groups."""
     cdef Py_ssize_t channels, k, j
+    cdef double total
     if many == m:
         for k in range(m):
-            sums[k] += s[k]
+            add_up(&sums[k], &lost[k], s[k], zero)
         return
     channels = many // m
     for k in range(m):
+        total = 0
         for j in range(channels):
-            sums[k] += s[k * channels + j]
+            total += s[k * channels + j]
+        add_up(&sums[k], &lost[k], total, zero)
 
 
 cdef void groups_descend(const Plan* p, Py_ssize_t c, Py_ssize_t stop, const storage* x, const storage* dy, storage* dx,
@@ -190,8 +232,6 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
     cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, k, c, i, m, stop, many
     cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), most
-    cdef double* dbias = p.dbias + part * p.parameters if p.weight_grads else NULL
-    cdef double* dweight = p.dweight + part * p.parameters if p.weight_grads else NULL
     cdef double n = p.channels * p.segments * p.length
     cdef const storage* xs
     cdef const storage* dys
@@ -199,6 +239,7 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef double sums[2][TOGETHER]
+    cdef double lost[2][TOGETHER]
     cdef work shift[TOGETHER]
     cdef work delta[TOGETHER]
     cdef work scale[TOGETHER]
@@ -220,22 +261,21 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
             spread(p, m, of_groups[1], delta)
             spread(p, m, of_groups[2], scale)
             memset(sums, 0, sizeof(sums))
+            memset(lost, 0, sizeof(lost))
             if not p.given or p.weight_grads:
                 for i from c <= i < stop by TOGETHER:
                     many = min(<Py_ssize_t>TOGETHER, stop - i)
                     channels_gradients(p, many, xs + (i - c) * p.xs.channel, dys + (i - c) * p.ds.channel, shift, delta, scale, s, q)
                     if p.weight_grads:
-                        for k in range(many):
-                            dbias[i + k] += s[k]
-                            dweight[i + k] += q[k]
+                        add_gradients(p, part * p.parameters + i, q, s, many, <work>0)
                     if w != NULL:
                         for k in range(many):
                             s[k] *= w[i + k]
                             q[k] *= w[i + k]
-                    add_groups(m, many, s, sums[0])
-                    add_groups(m, many, q, sums[1])
+                    add_groups(m, many, s, sums[0], lost[0], <work>0)
+                    add_groups(m, many, q, sums[1], lost[1], <work>0)
             for k in range(m):
-                descent(sums[0][k], sums[1][k], n, of_groups[1][k], of_groups[2][k], &of_groups[0][k], &of_groups[1][k])
+                descent(regain(sums[0][k], lost[0][k], <work>0), regain(sums[1][k], lost[1][k], <work>0), n, of_groups[1][k], of_groups[2][k], &of_groups[0][k], &of_groups[1][k])
             spread(p, m, of_groups[0], c1)
             spread(p, m, of_groups[1], c2)
             if p.given:

@@ -12,10 +12,13 @@ cdef inline void widen(Run run, int dtype, const void* narrow, Py_ssize_t n, flo
     run(WIDEN, &p, 0)
 
 
-cdef inline void narrow(Run run, int dtype, const double* sums, Py_ssize_t n, void* to) noexcept nogil:
-    """Sums of float64 to any dtype; to 16 bits by way of 32."""
+cdef inline void narrow(Run run, const Plan* done, bint bias, int dtype, void* to) noexcept nogil:
+    """The gradient of the weight, or of the bias, that a pass left; to 16 bits by way of 32."""
     cdef Plan p
-    p.dtype, p.dweight, p.y, p.length = <Dtype>dtype, <double*>sums, <char*>to, n
+    p.dtype, p.y, p.length = <Dtype>dtype, <char*>to, done.parameters
+    p.dweight = done.dbias if bias else done.dweight
+    if p.dweight == NULL:
+        p.scratch = done.scratch + (done.parameters * sizeof(float) if bias else 0)
     p.x = p.weight = NULL
     run(NARROW, &p, 0)
 

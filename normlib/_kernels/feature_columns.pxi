@@ -218,6 +218,8 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
     cdef double q[WIDE]
     cdef double st[WIDE]
     cdef double qt[WIDE]
+    cdef double lost[2 * WHOLE]
+    cdef double dw, db
     cdef storage* target
     cdef Writer writer
     open_writer(&writer, p.streaming)
@@ -236,8 +238,7 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
         for j in range(width):
             split_mean(p.mean[sample * p.width + column + j] if p.centered else 0, &shift[j], &delta[j])
             scale[j] = <work>p.rstd[sample * p.width + column + j]
-        memset(st, 0, sizeof(st))
-        memset(qt, 0, sizeof(qt))
+        begin_sums(st, qt, lost, width, <work>0)
         for i from 0 <= i < n by BLOCK:
             if w != NULL:
                 block_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
@@ -246,8 +247,9 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
                 block_gradients(x + i * p.xs.position, dy + i * p.ds.position, p.xs.position, p.ds.position,
                                 min(<Py_ssize_t>BLOCK, n - i), width, shift, scale, w, False, p.level, s, q)
             for j in range(width):
-                st[j] += s[j]
-                qt[j] += q[j]
+                add_up(st + j, lost + j, s[j], <work>0)
+                add_up(qt + j, lost + WHOLE + j, q[j], <work>0)
+        end_sums(st, qt, lost, width, <work>0)
         for j in range(width):
             c1[j] = <work>(st[j] / n) if p.centered else 0
             c2[j] = <work>(about_mean(qt[j], st[j], delta[j], scale[j]) / n)
@@ -267,7 +269,6 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, const storage
             if p.streaming:
                 fill_line(&writer, width * sizeof(storage))
             if p.weight_grads:
-                p.dweight[part * n + i] += tree(sw)
-                if p.dbias != NULL:
-                    p.dbias[part * n + i] += tree(sb)
+                dw, db = tree(sw), tree(sb) if p.centered else 0
+                add_gradients(p, part * n + i, &dw, &db, 1, <work>0)
     close_writer(&writer)

@@ -44,35 +44,86 @@ cdef inline void slope_lanes(const storage* x, const storage* dy, const work* w,
             store_lanes(db, m, tb, part)
 
 
+cdef inline void few_slopes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t n,
+                            work shift, work delta, work scale, double* sums, double* products, bint more,
+                            bint centered, bint weighted, bint gradients,
+                            Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
+    """sum g and sum g * z of fewer than ROUND * LANES elements. As add_moments."""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef work one = unit(<work>0)
+    cdef Py_ssize_t i = 0
+    clear(a)
+    clear(q)
+    if n >= LANES:
+        while True:
+            slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
+                        one, a, q, centered, weighted, gradients, xahead, dahead, False)
+            i += LANES
+            if i + LANES > n:
+                break
+        if i == n:
+            fold_all(a, sums, more)
+            fold_all(q, products, more)
+            return
+    slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), n - i, shift, delta, scale,
+                one, a, q, centered, weighted, gradients, xahead, dahead, True)
+    fold_all(a, sums, more)
+    fold_all(q, products, more)
+
+
+cdef inline void block_slopes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t n,
+                              work shift, work delta, work scale, double* sums, double* products, bint more,
+                              bint centered, bint weighted, bint gradients,
+                              Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
+    """sum g and sum g * z of rounds, at most a block. A round is added first: equal terms one after the other would be rounded alike."""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef work ra[LANES]
+    cdef work rq[LANES]
+    cdef work one = unit(<work>0)
+    cdef Py_ssize_t i = 0, k, l
+    clear(a)
+    clear(q)
+    while i < n:
+        clear(ra)
+        clear(rq)
+        for k in range(ROUND):
+            slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
+                        one, ra, rq, centered, weighted, gradients, xahead, dahead, False)
+            i += LANES
+        for l in range(LANES):
+            a[l] += ra[l]
+            q[l] += rq[l]
+    fold_all(a, sums, more)
+    fold_all(q, products, more)
+
+
 cdef inline void add_slopes(const storage* x, const storage* dy, const work* w, work* dw, work* db, Py_ssize_t n,
                             work shift, work delta, work scale, double* sums, double* products,
                             bint centered, bint weighted, bint gradients,
                             Py_ssize_t xahead, Py_ssize_t dahead) noexcept nogil:
-    """sum g and sum g * z of a row. As add_moments."""
-    cdef work a[LANES]
-    cdef work q[LANES]
-    cdef work one = unit(<work>0)
-    cdef Py_ssize_t i, first, stop
-    for first from 0 <= first < n by BLOCK:
-        stop = min(first + BLOCK, n)
-        i = first
-        clear(a)
-        clear(q)
-        if i + LANES <= stop:
-            while True:
-                slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), LANES, shift, delta, scale,
-                            one, a, q, centered, weighted, gradients, xahead, dahead, False)
-                i += LANES
-                if i + LANES > stop:
-                    break
-            if i == stop:
-                fold_all(a, sums, first > 0)
-                fold_all(q, products, first > 0)
-                continue
-        slope_lanes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), stop - i, shift, delta, scale,
-                    one, a, q, centered, weighted, gradients, xahead, dahead, True)
-        fold_all(a, sums, first > 0)
-        fold_all(q, products, first > 0)
+    """sum g and sum g * z of a row"""
+    cdef double e[4][8]     # as in row_sums
+    cdef double* s = sums
+    cdef double* q = products
+    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i
+    if work is double and whole > BLOCK:
+        memset(e, 0, sizeof(e))
+    for i from 0 <= i < whole by BLOCK:
+        block_slopes(x + i, dy + i, at(w, i, weighted), at(dw, i, gradients), at(db, i, gradients), min(<Py_ssize_t>BLOCK, whole - i),
+                     shift, delta, scale, s, q, i > 0 and work is float, centered, weighted, gradients, xahead, dahead)
+        if work is double and i > 0:
+            add_eight(sums, e[2], s)
+            add_eight(products, e[3], q)
+        elif work is double:
+            s, q = e[0], e[1]
+    if work is double and whole > BLOCK:
+        regain_eight(sums, e[2])
+        regain_eight(products, e[3])
+    if whole < n:
+        few_slopes(x + whole, dy + whole, at(w, whole, weighted), at(dw, whole, gradients), at(db, whole, gradients), n - whole,
+                   shift, delta, scale, sums, products, whole > 0, centered, weighted, gradients, xahead, dahead)
 
 
 cdef inline void row_slopes(const storage* x, const storage* dy, const work* w, work* dw, Py_ssize_t n,
@@ -188,14 +239,8 @@ cdef inline void rows_descend(const Plan* p, Py_ssize_t r, Py_ssize_t m, const s
 
 cdef void add_accumulators(const Plan* p, Py_ssize_t part, work* a, Py_ssize_t n) noexcept nogil:
     """Move the sums of at most LANES rows to float64."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        p.dweight[part * n + i] += a[i]
-        a[i] = 0
-    if p.dbias != NULL:
-        for i in range(n):
-            p.dbias[part * n + i] += a[n + i]
-            a[n + i] = 0
+    add_gradients(p, part * n, a, a + n, n, <work>0)
+    memset(a, 0, 2 * n * sizeof(work))
 
 
 cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:

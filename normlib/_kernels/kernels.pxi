@@ -97,6 +97,8 @@ cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x,
         channel_columns_parts(p, task, x, w)
     elif step == CHANNEL_COLUMNS_BACKWARD:
         channel_columns_backward(p, task, x, w)
+    elif step == ADD_PARTS:
+        add_parts(p, task, x, w)
     elif step == WIDEN:
         widen_all(p, x, w)
     elif step == NARROW:
@@ -106,9 +108,7 @@ cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x,
 
 
 cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:
-    if step == ADD_PARTS:
-        add_parts(p, task)
-    elif step == ROOTS:
+    if step == ROOTS:
         roots(p)
     elif step == MAP:
         map_pages(p, task)

@@ -52,6 +52,11 @@ ctypedef fused work:
     double
     float
 
+# What is added to a sum in float64.
+ctypedef fused term:
+    double
+    float
+
 
 cdef inline double widen(const storage* x) noexcept nogil:
     if storage is half_t:

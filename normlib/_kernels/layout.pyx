@@ -86,7 +86,7 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     unit = right == 0 or (axes[right - 1].x == 1 and axes[right - 1].y == 1 and axes[right - 1].d == 1)
     if feature:
         p.segments = p.channels = 1
-        if right and axes[right - 1].kind == b"K" and right > 1:
+        if right > 1 and axes[right - 1].kind == b"K" and axes[right - 2].kind == b"R":
             # ..., positions, columns
             p.form = FEATURE_COLUMNS
             p.groups = 1

@@ -13,20 +13,26 @@ cdef void widen_all(const Plan* p, const storage* x, const work* w) noexcept nog
         store_part(y + i, n - i, t)
 
 
-cdef void narrow_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
+cdef inline void narrow_sums(const term* sums, storage* y, Py_ssize_t n, work zero) noexcept nogil:
     cdef work t[LANES]
-    cdef storage* y = <storage*>p.y
-    cdef Py_ssize_t n = p.length, i = 0, l
+    cdef Py_ssize_t i = 0, l
     while i + LANES <= n:
         for l in range(LANES):
-            t[l] = <work>p.dweight[i + l]
+            t[l] = <work>sums[i + l]
         store(y + i, t)
         i += LANES
     if i < n:
         clear(t)
         for l in range(n - i):
-            t[l] = <work>p.dweight[i + l]
+            t[l] = <work>sums[i + l]
         store_part(y + i, n - i, t)
+
+
+cdef void narrow_all(const Plan* p, const storage* x, const work* w) noexcept nogil:
+    if p.dweight != NULL:
+        narrow_sums(p.dweight, <storage*>p.y, p.length, <work>0)
+    else:
+        narrow_sums(<const float*>p.scratch, <storage*>p.y, p.length, <work>0)
 
 
 cdef void move_running(const Plan* p, const storage* x) noexcept nogil:
@@ -48,15 +54,26 @@ cdef void move_running(const Plan* p, const storage* x) noexcept nogil:
                 running[first + c] = <storage>((1 - momentum) * running[first + c] + momentum * (factor * (total[c] / samples)))
 
 
-cdef void add_parts(const Plan* p, Py_ssize_t task) noexcept nogil:
-    """Sum the parts of the weight gradients in their order; task: a block of parameters."""
-    cdef Py_ssize_t part, i, stop = min((task + 1) * BLOCK, p.parameters)
+cdef inline void add_parts_of(const Plan* p, Py_ssize_t first, Py_ssize_t stop, double* sums, const double* lost, work zero) noexcept nogil:
+    cdef double rest[BLOCK]
+    cdef Py_ssize_t part, i
+    memset(rest, 0, sizeof(rest))
     for part in range(1, p.parts):
-        for i in range(task * BLOCK, stop):
-            p.dweight[i] += p.dweight[part * p.parameters + i]
-        if p.dbias != NULL:
-            for i in range(task * BLOCK, stop):
-                p.dbias[i] += p.dbias[part * p.parameters + i]
+        for i in range(first, stop):
+            add_up(sums + i, rest + i - first, sums[part * p.parameters + i], zero)
+    for part in range(p.parts if lost != NULL else 0):
+        for i in range(first, stop):
+            rest[i - first] += lost[part * p.parameters + i]
+    for i in range(first, stop):
+        sums[i] = regain(sums[i], rest[i - first], zero)
+
+
+cdef void add_parts(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
+    """Sum the parts of the weight gradients in their order; task: a block of parameters."""
+    cdef Py_ssize_t first = task * BLOCK, stop = min(first + BLOCK, p.parameters)
+    add_parts_of(p, first, stop, p.dweight, p.lost, <work>0)
+    if p.centered:
+        add_parts_of(p, first, stop, p.dbias, at(p.lost, p.parts * p.parameters, p.lost != NULL), <work>0)
 
 
 cdef void roots(const Plan* p) noexcept nogil:

@@ -66,9 +66,11 @@ cdef struct Plan:
     Py_ssize_t abreast      # positions of channel columns that are taken as one, to fill the lanes
     Py_ssize_t padded       # their width in whole lanes, and more: the length of a table
     bint weight_grads
-    double* dweight         # parts x parameters, the first part ends up with the sum; where parts are `few_rows`, the sum alone
-    double* dbias
+    double* dweight         # parts x parameters, the first part ends up with the sum; where parts are `few_rows`, the sum alone;
+    double* dbias           # NULL where float32 accumulators are `alone`
+    double* lost            # what is rounded off dweight, then dbias, where float64 sums of many terms need it
     char* scratch           # accumulators in the working type, parts x 2 x parameters
+    void* memory            # that they lie in
     # channel columns
     Py_ssize_t first        # index of the first sample among all: it decides the part of the weight gradients
     double* sums            # samples x blocks x 2 x width
@@ -101,12 +103,17 @@ cdef enum Step:
     MAP
     COPY
     WIDEN       # 16-bit parameters at x to float32 at y, `length` of them
-    NARROW      # sums at dweight to y, in its dtype
+    NARROW      # sums at dweight, or else in float32 at scratch, to y, in its dtype
     MOVE        # running statistics at y, by those of `samples` x `length` at mean
 
 cdef inline bint few_rows(const Plan* p) noexcept nogil:
     """Whether parts are so few rows that their sums for the weight gradients stay in the accumulators."""
     return p.form == FEATURE_ROWS and p.batch <= LANES
+
+
+cdef inline bint alone(const Plan* p) noexcept nogil:
+    """Whether the accumulators of one part are the weight gradients."""
+    return few_rows(p) and p.parts == 1
 
 
 # What an ISA level provides: one task of one step of a plan.

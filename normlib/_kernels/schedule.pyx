@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, Watch, few_rows, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
+    Plan, Run, Watch, alone, few_rows, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
@@ -41,8 +41,6 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef Watch watch
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
-    cdef Py_ssize_t sums
-    cdef void* memory = NULL
     cdef int failed = 0
     traffic = (3 if backward and (p.weight_grads or not p.given) else 2) * p.bytes
     # 16 bits take as long as 32: the arithmetic is the same.
@@ -75,14 +73,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         watch.due = watch.stopped = 0
         p.watch = &watch
     if backward and p.weight_grads:
-        sums = (1 if few_rows(p) else p.parts) * p.parameters
-        p.dweight = <double*>calloc(sums, sizeof(double))
-        p.dbias = <double*>calloc(sums, sizeof(double)) if p.centered else NULL
-        if p.form == FEATURE_ROWS:
-            memory = calloc(2 * p.parts * p.parameters * working + LINE, 1)
-            p.scratch = line_in(memory)
-        if p.dweight == NULL or (p.centered and p.dbias == NULL) or (p.form == FEATURE_ROWS and memory == NULL):
-            failed = -1
+        failed = new_gradients(p, working)
     if failed == 0:
         if p.watch != NULL and p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
             # One task would touch them all.
@@ -104,12 +95,8 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
                 parallel_for(run, CHANNEL_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
         else:
             failed = channel_columns(run, p, backward, working, threads)
-    if failed == 0 and backward and p.weight_grads and (few_rows(p) or p.parts > 1):
-        # A part that is alone lies in the cache of the thread that summed it, but for very long rows.
-        parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK),
-                     threads if p.parts > 1 or p.parameters > TILE else 1)
-    free(memory)
-    p.scratch = NULL
+    if failed == 0 and backward and p.weight_grads and p.parts > 1:
+        parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
     failed = -1 if failed or stopped(p) else 0
     p.watch = NULL
     return failed
@@ -118,6 +105,38 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
 cdef inline char* line_in(void* memory) noexcept nogil:
     """Where the first line in new memory begins, which has one more than is asked for; loads and stores across lines take twice the time."""
     return <char*>memory + -<size_t>memory % LINE
+
+
+cdef int new_gradients(Plan* p, Py_ssize_t working) noexcept nogil:
+    """Zeros for the sums of the weight gradients; -1 where memory is short."""
+    cdef Py_ssize_t sums = (1 if few_rows(p) else p.parts) * p.parameters
+    cdef Py_ssize_t terms = p.batch // LANES if p.form == FEATURE_ROWS else p.batch     # of a sum in float64
+    if p.form == FEATURE_ROWS:
+        p.memory = calloc(2 * p.parts * p.parameters * working + LINE, 1)
+        p.scratch = line_in(p.memory)
+        if p.memory == NULL:
+            return -1
+    if alone(p):
+        if p.dtype == F64:
+            p.dweight = <double*>p.scratch
+            p.dbias = p.dweight + p.parameters
+        return 0
+    p.dweight = <double*>calloc(sums, sizeof(double))
+    p.dbias = <double*>calloc(sums, sizeof(double)) if p.centered else NULL
+    if p.dtype == F64 and terms > LANES:
+        p.lost = <double*>calloc(2 * sums, sizeof(double))
+        if p.lost == NULL:
+            return -1
+    return -1 if p.dweight == NULL or (p.centered and p.dbias == NULL) else 0
+
+
+cdef void free_gradients(Plan* p) noexcept nogil:
+    """Once they have been handed out."""
+    if not alone(p):
+        free(p.dweight)
+        free(p.dbias)
+        free(p.lost)
+    free(p.memory)
 
 
 cdef inline bint stopped(const Plan* p) noexcept nogil:

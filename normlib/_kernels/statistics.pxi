@@ -117,6 +117,24 @@ cdef inline double regain(double s, double lost, work zero) noexcept nogil:
     return s + lost if work is double and lost - lost == 0 else s
 
 
+cdef inline void add_terms(double* sums, double* lost, const term* terms, Py_ssize_t n, work zero) noexcept nogil:
+    """sums += terms; lost: where to keep what is rounded off, if not NULL"""
+    cdef Py_ssize_t k
+    if work is double and lost != NULL:
+        for k in range(n):
+            add_up(sums + k, lost + k, terms[k], zero)
+    else:
+        for k in range(n):
+            sums[k] += terms[k]
+
+
+cdef inline void add_gradients(const Plan* p, Py_ssize_t i, const term* dw, const term* db, Py_ssize_t n, work zero) noexcept nogil:
+    """Add n terms to the gradients of weight and bias; i: part * parameters + the first of n parameters."""
+    add_terms(p.dweight + i, at(p.lost, i, p.lost != NULL), dw, n, zero)
+    if p.centered:
+        add_terms(p.dbias + i, at(p.lost, p.parts * p.parameters + i, p.lost != NULL), db, n, zero)
+
+
 cdef inline void add_eight(double* e, double* lost, const double* block) noexcept nogil:
     """Add a sum in 8 parts where the working type is float64."""
     cdef double s[8]
