@@ -27,7 +27,7 @@ def _forward(op, args, x, filled, target, names, shape):
     """Statistics after filling the output; those of an empty array are NaN."""
     if x.size:
         statistics = backends.run(op, (*args, filled), [(name, shape, _FLOAT64) for name in names])
-        if args[-1] == 0 and (statistics[-1] == (np.inf if names[-1] == "rstd" else 0)).any():
+        if args[-1] == 0 and (statistics[names.index("rstd")] == np.inf).any():
             a.zero_by_zero()
         if filled is not target:
             target[...] = filled
@@ -54,6 +54,11 @@ def _backward(op, args, x, dtype, wanted, out, overlapping, names, shape):
 def _rstd(var, eps):
     with np.errstate(divide="ignore", invalid="ignore"):
         return 1 / np.sqrt(var + eps)
+
+
+def _over_samples(statistic):
+    """The mean over the samples, added in their order as the kernels do, for the same bits."""
+    return np.add.accumulate(statistic, axis=0)[-1] / len(statistic)
 
 
 def _update(running, momentum, batch):
@@ -169,9 +174,11 @@ def batch_norm(
     filled, target = a.output(op, out, x, [x], [weight, bias, mean, var])
     args = (x, weight, bias, mean, var, axis, eps)
     if x.size or mean is None:
-        mean, var = _forward(op, args, x, filled, target, ("mean", "var"), shape)
+        mean, rstd, var = _forward(op, args, x, filled, target, ("mean", "rstd", "var"), shape)
+    else:
+        rstd = _rstd(var, eps)
     y = target if out is None else out
-    result = (y, mean, _rstd(var, eps)) if return_stats else y
+    result = (y, mean, rstd) if return_stats else y
     if tracked and training and x.size:
         _update((running_mean, running_var), momentum, (mean, var * (values / (values - 1))))
     return result
@@ -266,12 +273,14 @@ def instance_norm(
     filled, target = a.output(op, out, x, [x], [weight, bias, mean, var])
     args = (x, weight, bias, mean, var, axis, eps)
     if x.size or mean is None:
-        mean, var = _forward(op, args, x, filled, target, ("mean", "var"), stat_shape)
+        mean, rstd, var = _forward(op, args, x, filled, target, ("mean", "rstd", "var"), stat_shape)
+    else:
+        rstd = _rstd(var, eps)
     y = target if out is None else out
-    result = (y, mean, _rstd(var, eps)) if return_stats else y
+    result = (y, mean, rstd) if return_stats else y
     if tracked and use_input_stats and x.size:
-        unbiased = var.mean(axis=0) * (values / (values - 1))
-        _update((running_mean, running_var), momentum, (mean.mean(axis=0), unbiased))
+        unbiased = _over_samples(var) * (values / (values - 1))
+        _update((running_mean, running_var), momentum, (_over_samples(mean), unbiased))
     return result
 
 

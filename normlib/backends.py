@@ -15,21 +15,22 @@ rest as a tuple::
     layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out) -> (dweight, dbias)
     rms_norm(x, weight, axis, eps, out) -> (rstd,)
     rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out) -> (dweight,)
-    batch_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, var)
+    batch_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, rstd, var)
     batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
         -> (dweight, dbias)
     group_norm(x, num_groups, weight, bias, channel_axis, eps, out) -> (mean, rstd)
     group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out)
         -> (dweight, dbias)
-    instance_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, var)
+    instance_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, rstd, var)
     instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out)
         -> (dweight, dbias)
 
 Statistics are float64 in the shape of ``x`` without the reduced axes: ``(C,)`` for batch norm,
 ``(N, num_groups)`` and ``(N, C)`` for group and instance norm, whose sample axis is the first axis other
 than ``channel_axis``. ``mean`` and ``var`` (biased) are None where those of ``x`` are wanted, else they
-are used and returned. Gradients of parameters are float64, float32 or of the dtype of the parameter (of
-``x`` without one), and None each where ``weight_grads`` is False.
+are used and returned, with rstd either way (also where ``var`` over- or underflows). Gradients of parameters
+are float64, float32 or of the dtype of the parameter (of ``x`` without one), and None each where
+``weight_grads`` is False.
 
 A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
 has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a

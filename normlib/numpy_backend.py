@@ -208,7 +208,8 @@ def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
 
 def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     lay_out = partial(_channels, channel_axis=channel_axis)
-    return tuple(_forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)[:2])
+    mean, var, rstd = _forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)
+    return mean, rstd, var
 
 
 def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
@@ -229,7 +230,8 @@ def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, wei
 
 def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
-    return tuple(_forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)[:2])
+    mean, var, rstd = _forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)
+    return mean, rstd, var
 
 
 def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):

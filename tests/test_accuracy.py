@@ -289,3 +289,56 @@ def test_reference_in_decimal_agrees_with_longdouble(op):
             found.append([forward.y, forward.rstd, backward.dx, backward.dweight])
         for a, b in zip(*found, strict=True):
             assert ulp_error(b.astype(np.float64), a, axis=None) <= 0.6
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("op", "shape", "axis"),
+    [
+        ("layer_norm", (2, 1 << 18), -1),
+        ("layer_norm", (1 << 18, 2), 0),
+        ("layer_norm", (65536, 8, 2), 1),
+        ("batch_norm", (1, 2, 1 << 18), 1),
+        ("batch_norm", (1, 1 << 18, 2), -1),
+        ("instance_norm", (65536, 2, 3), 1),
+        ("instance_norm", (65536, 3, 2), -1),
+    ],
+)
+def test_the_gradient_of_a_mean(backend, op, shape, axis, dtype):
+    """All of dy is equal, as in the gradient of a mean: equal terms, added one by one, would be rounded alike."""
+    x = np.random.default_rng(3).standard_normal(shape).astype(dtype)
+    dy = np.full(shape, 0.1, dtype)
+    given = {"axis" if op == "layer_norm" else "channel_axis": axis}
+    _, mean, rstd = getattr(normlib, op)(x, **given, return_stats=True)
+    backward = getattr(normlib, f"{op}_backward")
+    dx, _, dbias = backward(dy, x, mean=mean, rstd=rstd, **given, weight_grads=True)
+    expected = np.full(dbias.shape, dy.size // dbias.size * dy.flat[0].astype(np.longdouble))
+    assert ulp_error(dbias, expected) <= 8
+    largest = np.abs(dy.flat[0] * rstd).max()  # what dx is the difference of: z and its mean are all that is left
+    if x.size // mean.size > 1000:
+        assert np.abs(dx).max() <= 16 * np.spacing(largest.astype(dtype))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_gradients_of_sparse_rows(backend, share):
+    """Nearly all elements of a row are equal, and so are the terms of mean(g z), which the others multiply."""
+    rng = np.random.default_rng(5)
+    x = (np.maximum(rng.standard_normal((200, 1024)), 0) * (rng.random((200, 1024)) < share)).astype(np.float32)
+    dy = np.full_like(x, 0.1)
+    _, mean, rstd = normlib.layer_norm(x, return_stats=True)
+    dx, *_ = normlib.layer_norm_backward(dy, x, mean=mean, rstd=rstd)
+    case = Case("layer_norm", x.shape, {"axis": -1})
+    expected = reference.backward(case.geometry, dy, x, mean=mean, rstd=rstd)
+    assert ulp_error(dx, expected.dx, scale=expected.scale) <= 16
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-180])
+@pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
+def test_statistics_beyond_the_variance(backend, op, size):
+    """rstd is right where the variance over- or underflows, in whatever form x comes."""
+    x = np.random.default_rng(7).standard_normal((30, 4, 5)) * size
+    forms = [x, x.tolist(), LAYOUTS["byteswapped"](x), LAYOUTS["strided"](x), LAYOUTS["fortran"](x)]
+    rows = np.moveaxis(x / size, 1, 0).reshape(4, -1) if op == "batch_norm" else x / size
+    for form in forms:
+        _, _, rstd = getattr(normlib, op)(form, eps=0, return_stats=True)
+        np.testing.assert_allclose(rstd * size, 1 / rows.std(axis=-1), rtol=1e-14)

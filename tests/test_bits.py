@@ -265,3 +265,33 @@ def test_channels_beside_a_channel(dtype, shape):
             found = normlib.batch_norm_backward(dpart, part, **own, channel_axis=-1)
             for a, b in zip(found, gradients, strict=True):
                 assert np.array_equal(a, b[..., few])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_rows_of_one_element(op, dtype):
+    """Gaps between rows, in any of the arrays, do not change how a row is computed."""
+    x, _, _, dy = (case := Case(op, (20, 50, 1), {"axis": -1}, dtype)).inputs()
+    weight = np.full(1, 1.3, x.dtype)
+    room = lambda a: np.concatenate([a, a[:, :3]], axis=1)[:, :50]  # noqa: E731
+    expected = run(case, x, weight, None, dy)
+    for given in ((room(x), dy), (x, room(dy)), (room(x), room(dy))):
+        require_same("gaps between rows", case, run(case, given[0], weight, None, given[1]), expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", [(64, 1, 9), (41, 1, 3, 3), (7, 5, 9)], ids=str)
+@pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
+def test_running_statistics(op, shape, dtype):
+    """They move alike whichever way x takes."""
+    case = Case(op, shape, {"channel_axis": 1}, dtype)
+    x, *_ = case.inputs()
+
+    def moved(x):
+        running = [np.zeros(shape[1]), np.ones(shape[1])]
+        checks.call_forward(case, x, None, None, running_mean=running[0], running_var=running[1])
+        return running
+
+    for layout in ("strided", "negative", "misaligned", "byteswapped"):
+        if _possible(replace(case, layout=layout)):
+            require_same(layout, case, [moved(LAYOUTS[layout](x))], [moved(x)])

@@ -40,7 +40,7 @@ def _wrong_eps(x, weight, axis, eps, out):
 def _unbiased(x, weight, bias, mean, var, channel_axis, eps, out):
     n = x.size // x.shape[channel_axis]
     if mean is None:
-        mean, var = _sound("batch_norm")(x, weight, bias, None, None, channel_axis, eps, np.empty_like(x))
+        mean, _, var = _sound("batch_norm")(x, weight, bias, None, None, channel_axis, eps, np.empty_like(x))
         var = var * n / (n - 1)
     return _sound("batch_norm")(x, weight, bias, mean, var, channel_axis, eps, out)
 

@@ -158,3 +158,14 @@ def test_an_allocation_in_c_is_seen():
         libc.free(memory)
 
     assert abs(allocated(copy) - (4 << 20)) < CLOSE
+
+
+def test_one_long_row_backward():
+    """Beside its results, sums of the weight gradients in the working type alone."""
+    if "cython" not in backends.available():
+        pytest.skip("NumPy works by temporaries")
+    x = np.random.default_rng(1).standard_normal((1, 1 << 20), np.float32)
+    weight, out = np.ones(x.size, np.float32), np.empty_like(x)
+    given = {"mean": np.zeros(1), "rstd": np.ones(1), "out": out}
+    with backends.use("cython", strict=True):
+        assert allocated(lambda: normlib.layer_norm_backward(x, x, weight, **given)) < 4 * x.nbytes + CLOSE

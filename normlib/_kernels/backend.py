@@ -116,7 +116,7 @@ def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
 def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     result = _channel(lambda a, axis, out: calls.moving_statistics(True, a[0], weight, bias, mean, var, axis, eps, out),
                       [x], channel_axis, out)
-    return (mean, var) if mean is not None else (result[1], result[3])
+    return (mean, result[2], var) if mean is not None else result[1:]
 
 
 def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
@@ -143,7 +143,7 @@ def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     of_all = (None, None) if mean is None else (np.ascontiguousarray(mean[0]), np.ascontiguousarray(var[0]))
     result = _channel(lambda a, axis, out: calls.moving_statistics(False, a[0], weight, bias, *of_all, axis, eps, out),
                       [x], channel_axis, out)
-    return (mean, var) if mean is not None else (result[1], result[3])
+    return (mean, result[2], var) if mean is not None else result[1:]
 
 
 def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):

@@ -16,9 +16,10 @@ WIDTHS = (1, 2, 7, 31, 32, 33, 97, 1000, 1024, 1025, 3001)
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 OUTPUTS = ("new", "given", "strided", "inplace", "overlap")
 AFFINE = ("both", "weight", "bias", "none")
-# "large" and "small" have squares beyond the 32-bit types; an outlier stands at another place of each row.
+# "large" and "small" have squares beyond the type, 32 bits for 16; an outlier stands at another place of each row.
 VALUES = ("normal", "large", "small", "outlier", "constant")
-_LARGE_VALUE = {"float16": 16384.0}  # else 1e18
+_LARGE_VALUE = {"float16": 16384.0, "float64": 1e200}  # else 1e18
+_SMALL_VALUE = {"float64": 1e-200}  # else 1e-18
 
 EPS = 1e-5
 
@@ -160,6 +161,7 @@ class Case:
     offset: float = 0.0
     given: bool = False
     values: str = "normal"
+    dy: str = "normal"
 
     def __str__(self):
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
@@ -172,6 +174,8 @@ class Case:
             text += f", mean/std={self.offset:.0e}"
         if self.values != "normal":
             text += f", {self.values} values"
+        if self.dy != "normal":
+            text += f", {self.dy} dy"
         return text + (", statistics given)" if self.given else ")")
 
     @property
@@ -206,7 +210,8 @@ class Case:
         parameter_dtype = dtype_named(self.parameter_dtype or self.dtype)
         parameter_shape = self.geometry.parameter_shape
         x = layout(self._values(draw).astype(dtype))
-        dy = layout((draw.bell(self.shape) + 0.25).astype(dtype))
+        terms = np.full(self.shape, 0.1) if self.dy == "constant" else draw.bell(self.shape) + 0.25
+        dy = layout(terms.astype(dtype))
         weight = bias = None
         if self.affine in ("both", "weight"):
             weight = layout((draw.flat(parameter_shape) + 0.5).astype(parameter_dtype))
@@ -219,7 +224,7 @@ class Case:
         if self.values == "large":
             x = x * _LARGE_VALUE.get(self.dtype, 1e18)
         elif self.values == "small":
-            x = x * 1e-18
+            x = x * _SMALL_VALUE.get(self.dtype, 1e-18)
         elif self.values in ("outlier", "constant"):
             rows = self.geometry.rows(x)
             if self.values == "constant":
@@ -314,6 +319,9 @@ def cases(name, *, quick=False):
             for offset in OFFSETS[1:]
             for layout in ("contiguous", "channels_last", "transposed")
         ]
+        for layout in ("contiguous", "strided"):
+            found += [replace(c, values=values, layout=layout) for c in typed for values in VALUES[1:]]
+            found += [replace(c, dy="constant", layout=layout) for c in typed]
         if op.mode is not None:
             found += [
                 replace(constant(base), dtype=d, layout=layout, affine=affine)

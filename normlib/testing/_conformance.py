@@ -89,7 +89,8 @@ def _checks(name, quick):
         if independent(case):
             yield "row position", check_row_position, case
         if op.mode is not None:
-            yield "running statistics", check_running, case
+            for layout in ("contiguous", "byteswapped", "strided"):
+                yield "running statistics", check_running, replace(case, layout=layout)
             yield "row position", check_row_position, constant(case)
     for shape, options in problems(name, "large")[: 1 if quick else None]:
         yield "threads", check_threads, Case(name, shape, options)
