@@ -4,6 +4,8 @@ Each function takes the name of the operation first: errors say which function, 
 was expected and what came.
 """
 
+import contextvars
+import functools
 import inspect
 import operator
 import sys
@@ -218,6 +220,20 @@ def epsilon(op, eps):
     if not 0 <= eps < float("inf"):
         raise ValueError(f"{op}: eps is {eps}, expected a finite number >= 0")
     return eps
+
+
+def quietly(function):
+    """`function` without NumPy's warnings, in a context of its own: the error state comes back whatever interrupts it."""
+
+    def ignoring(*args, **options):
+        np.seterr(all="ignore")
+        return function(*args, **options)
+
+    @functools.wraps(function)
+    def quiet(*args, **options):
+        return contextvars.copy_context().run(ignoring, *args, **options)
+
+    return quiet
 
 
 def zero_by_zero():

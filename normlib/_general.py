@@ -44,16 +44,20 @@ def _backward(op, args, x, dtype, wanted, out, overlapping, names, shape):
         grads = backends.run(op, (*args, wanted, filled), results)
         if filled is not target:
             target[...] = filled
-        with np.errstate(over="ignore", invalid="ignore"):
-            grads = [None if grad is None else grad.astype(dtype, copy=False) for grad in grads]
+        grads = _narrow(grads, dtype)
     else:
         grads = [np.zeros(shape, dtype) if wanted else None for _ in names]
     return (target if out is None else out, *grads)
 
 
+@a.quietly
+def _narrow(grads, dtype):
+    return [None if grad is None else grad.astype(dtype, copy=False) for grad in grads]
+
+
+@a.quietly
 def _rstd(var, eps):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1 / np.sqrt(var + eps)
+    return 1 / np.sqrt(var + eps)
 
 
 def _over_samples(statistic):
@@ -61,13 +65,17 @@ def _over_samples(statistic):
     return np.add.accumulate(statistic, axis=0)[-1] / len(statistic)
 
 
+@a.quietly
+def _moved(old, momentum, new, dtype):
+    return ((1 - momentum) * np.float64(old) + momentum * new).astype(dtype)
+
+
 def _update(running, momentum, batch):
     """running = (1 - momentum) * running + momentum * batch, for all pairs or none."""
     before = [array.copy() for array in running]
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            for array, old, new in zip(running, before, batch, strict=True):
-                array[...] = (1 - momentum) * np.float64(old) + momentum * new
+        for array, old, new in zip(running, before, batch, strict=True):
+            array[...] = _moved(old, momentum, new, array.dtype)
     except BaseException:  # an interrupt may come between the two
         for array, old in zip(running, before, strict=True):
             array[...] = old

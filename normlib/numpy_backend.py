@@ -14,6 +14,8 @@ from functools import partial
 
 import numpy as np
 
+from ._arguments import quietly
+
 __all__ = [  # noqa: RUF022 - in the order of the file; the registry takes the names of the operations from here
     "layer_norm",
     "layer_norm_backward",
@@ -133,7 +135,7 @@ def _standardize(rows, eps, centered=True):
     return z, mean, var, rstd
 
 
-@np.errstate(all="ignore")
+@quietly
 def _forward(x, lay_out, weight, bias, eps, out, centered=True, mean=None, var=None):
     layout = lay_out(x)
     if blocks := _blocks(layout):
@@ -159,7 +161,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, mean=None, var=N
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
 
-@np.errstate(all="ignore")
+@quietly
 def _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, through_statistics=True):
     """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
     mean of g goes where no mean was subtracted, both go where the statistics are constants."""

@@ -59,6 +59,7 @@ def test_between_the_updates_of_a_layer():
 def test_at_random_moments(backend, record_property):
     """Signals from another thread while a layer trains: the state is always that of a whole number of batches."""
     x = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+    error_state = np.geterr()
     states, norm = {0: normlib.BatchNorm(3, momentum=None).state_dict()}, normlib.BatchNorm(3, momentum=None)
     count, times = 20_000, effort(300, 20_000)
     with normlib.backends.use(backend):
@@ -85,6 +86,7 @@ def test_at_random_moments(backend, record_property):
     record_property("tried", times)
     assert seen == times
     assert not fell
+    assert np.geterr() == error_state
 
 
 def after(x, batches):
