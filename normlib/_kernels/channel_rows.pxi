@@ -23,7 +23,7 @@ cdef inline void group_sums(const storage* x, const Row* row, bint near, bint fa
     """Sums about the first mean, in 8 parts each; near: the elements lie side by side"""
     cdef storage buffer[BLOCK]
     cdef double e[4][8]     # as in row_sums
-    cdef Py_ssize_t n = count(row), step = EXACT if work is double else BLOCK, i, m, ahead = 0
+    cdef Py_ssize_t n = count(row), step = BLOCK, i, m, ahead = 0
     cdef const storage* block
     if work is double and n > step:
         memset(e, 0, sizeof(e))

@@ -18,7 +18,7 @@ cdef inline void block_sums(const storage* x, Py_ssize_t n, bint centered, work 
 
 cdef inline void row_sums(const storage* x, Py_ssize_t n, bint centered, work shift, double* sums, double* squares, Py_ssize_t ahead) noexcept nogil:
     cdef double e[4][8]     # sums and squares of a block, and what is rounded off as blocks are added up
-    cdef Py_ssize_t step = EXACT if work is double or not centered else BLOCK, i
+    cdef Py_ssize_t step = BLOCK, i
     block_sums(x, min(n, step), centered, shift, sums, squares, False, ahead)
     if work is double and n > step:
         memset(e, 0, sizeof(e))

@@ -13,6 +13,7 @@ cdef extern from "storage.h" nogil:
         pass
     float widen_half(half_t)
     float widen_bf16(bf16_t)
+    const float* load_in_order(const float*, float*)
     void load_half(const half_t*, float*)
     void load_bf16(const bf16_t*, float*)
     void store_half(half_t*, const float*)
@@ -200,6 +201,8 @@ cdef inline void clear(work* a) noexcept nogil:
 
 
 cdef enum:
+    EIGHT = 8
+    HALF = LANES // 2
     AHEAD_BYTES = 1 << 14   # from what is read to what is prefetched; 8 to 64 kB are as good
 
 
@@ -232,8 +235,8 @@ cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, Py_ssize_
         q[l] += t[l] * t[l]
 
 
-cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
-    """sum x^2; more: added to what is there; ahead: what to prefetch meanwhile, if not 0"""
+cdef inline void few_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
+    """add_squares of fewer than EIGHT * LANES elements"""
     cdef work q[LANES]
     cdef Py_ssize_t i = 0
     clear(q)
@@ -267,8 +270,8 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
         q[l] += u * u
 
 
-cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
-    """sum (x - shift) and sum (x - shift)^2. As add_squares."""
+cdef inline void few_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
+    """add_moments of fewer than EIGHT * LANES elements"""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)
@@ -292,3 +295,85 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
         moment_lanes(x + i, n - i, a, q, shift, one, ahead, True)
         fold_all(a, sums, more)
         fold_all(q, squares, more)
+
+
+# Lanes are added in rounds of EIGHT, in pairs of pairs: terms that are added to a large one, or to equal ones, one after the
+# other would all be rounded alike. What is left of a block is added in turn, and folded on its own.
+
+cdef inline const work* load_eight(const storage* x, work* room, Py_ssize_t ahead) noexcept nogil:
+    """EIGHT * LANES elements: where they lie, or widened."""
+    cdef Py_ssize_t k
+    for k in range(EIGHT):
+        prefetch_ahead(x + k * LANES, ahead)
+    if storage is double:
+        return <const work*>x
+    elif storage is float:
+        return <const work*>load_in_order(<const float*>x, <float*>room)
+    else:
+        for k in range(EIGHT):
+            load(x + k * LANES, room + k * LANES)
+        return room
+
+
+cdef inline void eight_squares(const work* x, work* q) noexcept nogil:
+    """q[l] += sum x^2 over x[l], x[l + HALF] .. x[l + 7 * HALF], for the upper lanes over as many more: in the order of memory"""
+    cdef work t0, t1, t2, t3, t4, t5, t6, t7
+    cdef Py_ssize_t l, k
+    for k from 0 <= k < LANES by HALF:
+        for l in range(HALF):
+            t0, t1, t2, t3 = x[l], x[l + HALF], x[l + 2 * HALF], x[l + 3 * HALF]
+            t4, t5, t6, t7 = x[l + 4 * HALF], x[l + 5 * HALF], x[l + 6 * HALF], x[l + 7 * HALF]
+            q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
+        x += EIGHT * HALF
+
+
+cdef inline void eight_moments(const work* x, work* a, work* q, work shift, work one) noexcept nogil:
+    cdef work t0, t1, t2, t3, t4, t5, t6, t7
+    cdef Py_ssize_t l, k
+    for k from 0 <= k < LANES by HALF:
+        for l in range(HALF):
+            t0, t1 = minus(x[l], shift, one), minus(x[l + HALF], shift, one)
+            t2, t3 = minus(x[l + 2 * HALF], shift, one), minus(x[l + 3 * HALF], shift, one)
+            t4, t5 = minus(x[l + 4 * HALF], shift, one), minus(x[l + 5 * HALF], shift, one)
+            t6, t7 = minus(x[l + 6 * HALF], shift, one), minus(x[l + 7 * HALF], shift, one)
+            a[k + l] += ((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7))
+            q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
+        x += EIGHT * HALF
+
+
+cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
+    """sum x^2; more: added to what is there; ahead: what to prefetch meanwhile, if not 0"""
+    cdef work q[LANES]
+    cdef work room[EIGHT * LANES]
+    cdef Py_ssize_t i = 0
+    if n >= EIGHT * LANES:
+        clear(q)
+        while True:
+            eight_squares(load_eight(x + i, room, ahead), q)
+            i += EIGHT * LANES
+            if i + EIGHT * LANES > n:
+                break
+        fold_all(q, squares, more)
+    if i < n:
+        few_squares(x + i, n - i, squares, more or i > 0, ahead, zero)
+
+
+cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
+    """sum (x - shift) and sum (x - shift)^2. As add_squares."""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef work room[EIGHT * LANES]
+    cdef work one = unit(shift)
+    cdef Py_ssize_t i = 0
+    if n >= EIGHT * LANES:
+        clear(a)
+        clear(q)
+        while True:
+            eight_moments(load_eight(x + i, room, ahead), a, q, shift, one)
+            i += EIGHT * LANES
+            if i + EIGHT * LANES > n:
+                break
+        fold_all(a, sums, more)
+        fold_all(q, squares, more)
+    if i < n:
+        few_moments(x + i, n - i, sums, squares, more or i > 0, ahead, shift)

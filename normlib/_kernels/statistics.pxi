@@ -5,7 +5,6 @@
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
-    EXACT = 8 * LANES           # elements of a float64 or RMSNorm row that lanes sum, so that equal terms do not round alike too often
     TOGETHER = 16               # short rows whose statistics are computed together
     TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
 
