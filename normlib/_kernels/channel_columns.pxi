@@ -10,7 +10,7 @@ cdef enum:
     C1 = 4
     C2 = 5
     TABLE = 6
-    PACKED = 2048   # elements of narrow positions that are summed side by side: seven rows of 16 x 15 channels and a lane's
+    PACKED = 2304   # elements of narrow positions that are summed side by side: ROUND rows of 16 x 16 channels and a lane's
     NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
     WAY = 4096      # bytes from a line to the next in the same set of the first cache
 

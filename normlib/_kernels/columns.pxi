@@ -1,10 +1,9 @@
 # What the two columns families share. The neighbours in memory belong to different statistics, so vectors run across
-# LANES columns, down the positions. Positions are taken in the order of memory, four at a time, to sums of CHUNK positions
+# LANES columns, down the positions. Positions are taken in the order of memory, ROUND at a time, to sums of CHUNK positions
 # in the first cache; chunks are added up in float64 within a block, blocks in their order. Where float64 is the working
 # type, what is rounded off is kept and added at the end.
 
 cdef enum:
-    ROUND = 4       # of them added to each other first
     WHOLE = 1024    # columns summed at once, at most
     WINDOW = 8      # positions normalized while the statistics of their columns stay in registers
     KEPT_BYTES = 1 << 19    # of shifted elements that are kept from statistics to normalization, in the second cache
@@ -84,39 +83,93 @@ cdef inline void position_moments(const storage* x, Py_ssize_t m, const work* sh
         store_lanes(kept, m, t, part)
 
 
-cdef inline void round_moments(const storage* x, Py_ssize_t position, Py_ssize_t many, Py_ssize_t m, const work* shift, bint centered,
+cdef inline void four_moments(const storage* x, Py_ssize_t position, Py_ssize_t m, const work* shift, bint centered, work* kept, Py_ssize_t keep,
+                              work* a, work* b, bint part) noexcept nogil:
+    """Sums over four positions, in pairs."""
+    cdef work pa[LANES]
+    cdef work pb[LANES]
+    cdef bint keeps = kept != NULL
+    cdef Py_ssize_t k
+    position_moments(x, m, shift, centered, kept, a, b, part, True)
+    position_moments(x + position, m, shift, centered, at(kept, keep, keeps), a, b, part, False)
+    position_moments(x + 2 * position, m, shift, centered, at(kept, 2 * keep, keeps), pa, pb, part, True)
+    position_moments(x + 3 * position, m, shift, centered, at(kept, 3 * keep, keeps), pa, pb, part, False)
+    for k in range(LANES):
+        if centered:
+            a[k] += pa[k]
+        b[k] += pb[k]
+
+
+cdef inline void round_moments(const storage* x, Py_ssize_t position, Py_ssize_t m, const work* shift, bint centered,
                                work* kept, Py_ssize_t keep, const Ahead* ahead, Py_ssize_t j, work* a, work* b, bint part, bint first) noexcept nogil:
-    """a += sum (x - shift), b += sum (x - shift)^2 over `many` positions of m <= LANES columns"""
+    """a += sum (x - shift), b += sum (x - shift)^2 over ROUND positions of m <= LANES columns, in pairs of pairs as in rows"""
     cdef work v[LANES]
     cdef work ra[LANES]
     cdef work rb[LANES]
+    cdef work sa[LANES]
+    cdef work sb[LANES]
     cdef Py_ssize_t k
     prefetch_round(x, ahead, j, shift[0])
     load_lanes(shift, m, v, part)
     clear(ra)
-    position_moments(x, m, v, centered, kept, ra, rb, part, True)
-    for k in range(1, many):
-        position_moments(x + k * position, m, v, centered, kept + k * keep if kept != NULL else kept, ra, rb, part, False)
+    clear(sa)
+    four_moments(x, position, m, v, centered, kept, keep, ra, rb, part)
+    four_moments(x + 4 * position, position, m, v, centered, at(kept, 4 * keep, kept != NULL), keep, sa, sb, part)
+    for k in range(LANES):
+        a[k] = ra[k] + sa[k] if first else a[k] + (ra[k] + sa[k])
+        b[k] = rb[k] + sb[k] if first else b[k] + (rb[k] + sb[k])
+
+
+cdef inline void last_moments(const storage* x, Py_ssize_t position, Py_ssize_t many, Py_ssize_t m, const work* shift, bint centered,
+                              work* kept, Py_ssize_t keep, work* a, work* b, bint first) noexcept nogil:
+    """round_moments over the last positions, fewer than ROUND"""
+    cdef work v[LANES]
+    cdef work ra[LANES]
+    cdef work rb[LANES]
+    cdef Py_ssize_t k
+    load_some(shift, m, v)
+    clear(ra)
+    clear(rb)
+    for k in range(many):
+        position_moments(x + k * position, m, v, centered, at(kept, k * keep, kept != NULL), ra, rb, m < LANES, False)
     for k in range(LANES):
         a[k] = ra[k] if first else a[k] + ra[k]
         b[k] = rb[k] if first else b[k] + rb[k]
 
 
 cdef inline void ordered_moments(const storage* x, Py_ssize_t width, const work* shift, work* a, work* b, bint first) noexcept nogil:
-    """round_moments over ROUND positions side by side, in whole lanes: in the order of memory, the sums of the round in the first cache."""
+    """round_moments over positions side by side, in whole lanes: pair by pair in the order of memory, the sums of the round in the first
+    cache."""
     cdef work ra[WHOLE]
     cdef work rb[WHOLE]
-    cdef Py_ssize_t i, j
-    for j from 0 <= j < width by LANES:
-        prefetch_ahead(x + j, ahead_of(x))
-        position_moments(x + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, True)
-    for i in range(1, ROUND):
+    cdef work sa[WHOLE]
+    cdef work sb[WHOLE]
+    cdef work pa[LANES]
+    cdef work pb[LANES]
+    cdef Py_ssize_t i, j, k
+    for i from 0 <= i < ROUND by 2:
         for j from 0 <= j < width by LANES:
-            prefetch_ahead(x + i * width + j, ahead_of(x))
-            position_moments(x + i * width + j, LANES, shift + j, True, <work*>NULL, ra + j, rb + j, False, False)
-    for j in range(width):
-        a[j] = ra[j] if first else a[j] + ra[j]
-        b[j] = rb[j] if first else b[j] + rb[j]
+            prefetch_ahead(x + j, ahead_of(x))
+            prefetch_ahead(x + width + j, ahead_of(x))
+            position_moments(x + j, LANES, shift + j, True, <work*>NULL, pa, pb, False, True)
+            position_moments(x + width + j, LANES, shift + j, True, <work*>NULL, pa, pb, False, False)
+            if i == 0:
+                for k in range(LANES):
+                    ra[j + k], rb[j + k] = pa[k], pb[k]
+            elif i == 2:
+                for k in range(LANES):
+                    ra[j + k], rb[j + k] = ra[j + k] + pa[k], rb[j + k] + pb[k]
+            elif i == 4:
+                for k in range(LANES):
+                    sa[j + k], sb[j + k] = pa[k], pb[k]
+            elif first:
+                for k in range(LANES):
+                    a[j + k], b[j + k] = ra[j + k] + (sa[j + k] + pa[k]), rb[j + k] + (sb[j + k] + pb[k])
+            else:
+                for k in range(LANES):
+                    a[j + k] += ra[j + k] + (sa[j + k] + pa[k])
+                    b[j + k] += rb[j + k] + (sb[j + k] + pb[k])
+        x += 2 * width
 
 
 cdef inline bint in_order(const storage* x, Py_ssize_t position, Py_ssize_t width, int level) noexcept nogil:
@@ -164,23 +217,23 @@ cdef inline void chunk_moments(const storage* x, Py_ssize_t position, Py_ssize_t
         if many < ROUND:
             for j from 0 <= j < width by LANES:
                 m = min(<Py_ssize_t>LANES, width - j)
-                round_moments(x + i * position + j, position, many, m, shift + j, centered,
-                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, m < LANES, first)
+                last_moments(x + i * position + j, position, many, m, shift + j, centered,
+                             at(kept, i * keep + j, kept != NULL), keep, a + j, b + j, first)
             break
         while j + LANES <= width:
             if first:
-                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
-                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, False, True)
+                round_moments(x + i * position + j, position, LANES, shift + j, centered,
+                              at(kept, i * keep + j, kept != NULL), keep, &ahead, j, a + j, b + j, False, True)
             else:
-                round_moments(x + i * position + j, position, ROUND, LANES, shift + j, centered,
-                              kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, False, False)
+                round_moments(x + i * position + j, position, LANES, shift + j, centered,
+                              at(kept, i * keep + j, kept != NULL), keep, &ahead, j, a + j, b + j, False, False)
             j += LANES
         if j < width and first:
-            round_moments(x + i * position + j, position, ROUND, width - j, shift + j, centered,
-                          kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True, True)
+            round_moments(x + i * position + j, position, width - j, shift + j, centered,
+                          at(kept, i * keep + j, kept != NULL), keep, &ahead, j, a + j, b + j, True, True)
         elif j < width:
-            round_moments(x + i * position + j, position, ROUND, width - j, shift + j, centered,
-                          kept + i * keep + j if kept != NULL else kept, keep, &ahead, j, a + j, b + j, True, False)
+            round_moments(x + i * position + j, position, width - j, shift + j, centered,
+                          at(kept, i * keep + j, kept != NULL), keep, &ahead, j, a + j, b + j, True, False)
 
 
 cdef inline void position_gradients(const storage* x, const storage* dy, Py_ssize_t m, const work* shift, const work* scale,

@@ -201,7 +201,7 @@ cdef inline void clear(work* a) noexcept nogil:
 
 
 cdef enum:
-    EIGHT = 8
+    ROUND = 8           # vectors, or positions of columns, that are added in pairs of pairs
     HALF = LANES // 2
     AHEAD_BYTES = 1 << 14   # from what is read to what is prefetched; 8 to 64 kB are as good
 
@@ -236,7 +236,7 @@ cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, Py_ssize_
 
 
 cdef inline void few_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
-    """add_squares of fewer than EIGHT * LANES elements"""
+    """add_squares of fewer than ROUND * LANES elements"""
     cdef work q[LANES]
     cdef Py_ssize_t i = 0
     clear(q)
@@ -271,7 +271,7 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
 
 
 cdef inline void few_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
-    """add_moments of fewer than EIGHT * LANES elements"""
+    """add_moments of fewer than ROUND * LANES elements"""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)
@@ -297,25 +297,25 @@ cdef inline void few_moments(const storage* x, Py_ssize_t n, double* sums, doubl
         fold_all(q, squares, more)
 
 
-# Lanes are added in rounds of EIGHT, in pairs of pairs: terms that are added to a large one, or to equal ones, one after the
+# Lanes are added in rounds of ROUND, in pairs of pairs: terms that are added to a large one, or to equal ones, one after the
 # other would all be rounded alike. What is left of a block is added in turn, and folded on its own.
 
-cdef inline const work* load_eight(const storage* x, work* room, Py_ssize_t ahead) noexcept nogil:
-    """EIGHT * LANES elements: where they lie, or widened."""
+cdef inline const work* load_round(const storage* x, work* room, Py_ssize_t ahead) noexcept nogil:
+    """ROUND * LANES elements: where they lie, or widened."""
     cdef Py_ssize_t k
-    for k in range(EIGHT):
+    for k in range(ROUND):
         prefetch_ahead(x + k * LANES, ahead)
     if storage is double:
         return <const work*>x
     elif storage is float:
         return <const work*>load_in_order(<const float*>x, <float*>room)
     else:
-        for k in range(EIGHT):
+        for k in range(ROUND):
             load(x + k * LANES, room + k * LANES)
         return room
 
 
-cdef inline void eight_squares(const work* x, work* q) noexcept nogil:
+cdef inline void round_squares(const work* x, work* q) noexcept nogil:
     """q[l] += sum x^2 over x[l], x[l + HALF] .. x[l + 7 * HALF], for the upper lanes over as many more: in the order of memory"""
     cdef work t0, t1, t2, t3, t4, t5, t6, t7
     cdef Py_ssize_t l, k
@@ -324,10 +324,10 @@ cdef inline void eight_squares(const work* x, work* q) noexcept nogil:
             t0, t1, t2, t3 = x[l], x[l + HALF], x[l + 2 * HALF], x[l + 3 * HALF]
             t4, t5, t6, t7 = x[l + 4 * HALF], x[l + 5 * HALF], x[l + 6 * HALF], x[l + 7 * HALF]
             q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
-        x += EIGHT * HALF
+        x += ROUND * HALF
 
 
-cdef inline void eight_moments(const work* x, work* a, work* q, work shift, work one) noexcept nogil:
+cdef inline void add_round(const work* x, work* a, work* q, work shift, work one) noexcept nogil:
     cdef work t0, t1, t2, t3, t4, t5, t6, t7
     cdef Py_ssize_t l, k
     for k from 0 <= k < LANES by HALF:
@@ -338,20 +338,20 @@ cdef inline void eight_moments(const work* x, work* a, work* q, work shift, work
             t6, t7 = minus(x[l + 6 * HALF], shift, one), minus(x[l + 7 * HALF], shift, one)
             a[k + l] += ((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7))
             q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
-        x += EIGHT * HALF
+        x += ROUND * HALF
 
 
 cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
     """sum x^2; more: added to what is there; ahead: what to prefetch meanwhile, if not 0"""
     cdef work q[LANES]
-    cdef work room[EIGHT * LANES]
+    cdef work room[ROUND * LANES]
     cdef Py_ssize_t i = 0
-    if n >= EIGHT * LANES:
+    if n >= ROUND * LANES:
         clear(q)
         while True:
-            eight_squares(load_eight(x + i, room, ahead), q)
-            i += EIGHT * LANES
-            if i + EIGHT * LANES > n:
+            round_squares(load_round(x + i, room, ahead), q)
+            i += ROUND * LANES
+            if i + ROUND * LANES > n:
                 break
         fold_all(q, squares, more)
     if i < n:
@@ -362,16 +362,16 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
     """sum (x - shift) and sum (x - shift)^2. As add_squares."""
     cdef work a[LANES]
     cdef work q[LANES]
-    cdef work room[EIGHT * LANES]
+    cdef work room[ROUND * LANES]
     cdef work one = unit(shift)
     cdef Py_ssize_t i = 0
-    if n >= EIGHT * LANES:
+    if n >= ROUND * LANES:
         clear(a)
         clear(q)
         while True:
-            eight_moments(load_eight(x + i, room, ahead), a, q, shift, one)
-            i += EIGHT * LANES
-            if i + EIGHT * LANES > n:
+            add_round(load_round(x + i, room, ahead), a, q, shift, one)
+            i += ROUND * LANES
+            if i + ROUND * LANES > n:
                 break
         fold_all(a, sums, more)
         fold_all(q, squares, more)
