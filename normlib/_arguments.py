@@ -223,7 +223,7 @@ def epsilon(op, eps):
 
 
 def quietly(function):
-    """`function` without NumPy's warnings, in a context of its own: the error state comes back whatever interrupts it."""
+    """`function` without NumPy's warnings, in a context of its own: no interrupt leaves the error state changed."""
 
     def ignoring(*args, **options):
         np.seterr(all="ignore")

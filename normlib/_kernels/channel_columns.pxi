@@ -8,6 +8,7 @@ cdef enum:
     SCALE = 2
     OFFSET = 3      # bias forward, weight backward
     C1 = 4
+    FACTOR = 4      # forward
     C2 = 5
     TABLE = 6
     PACKED = 2304   # elements of narrow positions that are summed side by side: ROUND rows of 16 x 16 channels and a lane's
@@ -121,7 +122,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, const storage*
     cdef double* q
     cdef Py_ssize_t position = p.xs.position, i, j, k, m, many, row, n, step
     tile_of(p, task, &tile)
-    if p.state[tile.sample] == SETTLED:
+    if p.state[tile.sample] <= SETTLED:
         return
     shift = table_of(p, tile.sample, SHIFT, <work>0) + tile.column
     x += start_of(&tile, &p.xs)
@@ -211,8 +212,24 @@ cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcep
             sums[c] = regain(sums[c], lost[c - first], zero)
 
 
+cdef inline void complete_forward(const Plan* p, Py_ssize_t sample, const work* w, bint scaled) noexcept nogil:
+    """`complete`; the products of scales and weights may need factors of their own."""
+    cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
+    cdef Py_ssize_t c
+    if w != NULL:
+        for c in range(p.width):
+            scaled |= beyond(scale[c], w[c])
+    if scaled:
+        p.state[sample] = SCALED
+        for c in range(p.width):
+            if factor[c] != 1 or beyond(scale[c], w[c] if w != NULL else 1):
+                balance(table_of(p, sample, SHIFT, <work>0) + c, table_of(p, sample, DELTA, <work>0) + c, scale + c, factor + c)
+    complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
+
+
 cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const storage* x, double s, Settled* found, Py_ssize_t k,
-                   int state, work* shift) noexcept nogil:
+                   int state, work* shift, work* factor) noexcept nogil:
     """The rare group that its sums do not settle: they are to be taken once more, about the mean just found; else wide arithmetic."""
     cdef Statistics alone
     cdef Py_ssize_t first = g * p.channels, c
@@ -222,6 +239,7 @@ cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, const storage
     else:
         wide_columns(x + sample * p.xs.sample + first, p.channels, p.length, p.xs.position, True, p.eps, &alone, <work>0)
         found.delta[k], found.var[k], found.rstd[k], found.scale[k] = alone.delta, alone.var, alone.rstd, alone.scale
+        factor[g] = <work>alone.factor
     for c in range(first, first + p.channels):
         shift[c] = <work>alone.shift
 
@@ -230,39 +248,47 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, const sto
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
     cdef work* delta = table_of(p, sample, DELTA, <work>0)
     cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
+    cdef bint scaled = False
     cdef Py_ssize_t n = p.channels * p.length, i = sample * p.groups, g, k, m
     cdef int state = p.state[sample]
     cdef double s[LANES]
     cdef double q[LANES]
     cdef Settled found
-    if state == SETTLED:
+    if state <= SETTLED:
         return
     p.state[sample] = SETTLED
     add_blocks(p, sample, <work>0)
     for g from 0 <= g < p.groups by LANES:
         m = min(<Py_ssize_t>LANES, p.groups - g)
         group_sums_of(p, sample, g, m, <const work*>NULL, s, q, <work>0)
+        for k in range(m):
+            factor[g + k] = 1
         if not settle_columns(s, q, m, n, p.channels * sampled(p.length) if state == AGAIN else 0, p.eps, &found, <work>0):
             for k in range(m):
                 if not found.sound[k]:
-                    resettle(p, sample, g + k, x, s[k], &found, k, state, shift)
+                    resettle(p, sample, g + k, x, s[k], &found, k, state, shift, factor)
+                    scaled |= factor[g + k] != 1
         for k in range(m):
             delta[g + k] = <work>found.delta[k]
             scale[g + k] = <work>found.scale[k]
         if p.mean != NULL:
             for k in range(m):
-                p.mean[i + g + k] = shift[(g + k) * p.channels] + found.delta[k]
+                p.mean[i + g + k] = (shift[(g + k) * p.channels] + found.delta[k]) / factor[g + k]
         if p.var != NULL:
             memcpy(p.var + i + g, found.var, m * sizeof(double))
         if p.rstd != NULL:
             memcpy(p.rstd + i + g, found.rstd, m * sizeof(double))
     share_out(p, delta)
     share_out(p, scale)
+    share_out(p, factor)
+    if p.state[sample] != SETTLED:      # the sums that are taken again are about the first means
+        repeat_channels(p, shift)
+        return
     if work is double:
-        if p.state[sample] == SETTLED:      # the sums that are taken again are about the first means
-            for k in range(p.width):
-                recenter(shift + k, delta + k)
-    complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
+        for k in range(p.width):
+            recenter(shift + k, delta + k)
+    complete_forward(p, sample, w, scaled)
 
 
 cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage* x, const work* w) noexcept nogil:
@@ -270,24 +296,32 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, const storage*
     cdef work* shift = table_of(p, sample, SHIFT, <work>0)
     cdef work* delta = table_of(p, sample, DELTA, <work>0)
     cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
+    cdef bint scaled = False
     cdef const double* mean = p.mean + sample * p.groups
     cdef const double* rstd = p.rstd + sample * p.groups
     cdef Py_ssize_t g
     for g in range(p.groups):
-        split_mean(mean[g], &shift[g], &delta[g])
-        scale[g] = <work>rstd[g]
+        if p.dy == NULL:
+            split_scaled(mean[g], rstd[g], &shift[g], &delta[g], &scale[g], &factor[g])
+            scaled |= factor[g] != 1
+        else:
+            split_mean(mean[g], &shift[g], &delta[g])
+            scale[g] = <work>rstd[g]
     share_out(p, shift)
     share_out(p, delta)
     share_out(p, scale)
     if p.dy == NULL:
-        complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
+        p.state[sample] = SETTLED
+        share_out(p, factor)
+        complete_forward(p, sample, w, scaled)
     else:
         complete(p, sample, <const work*>NULL, w, <work>1)
 
 
 cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ssize_t yp, Py_ssize_t rows, Py_ssize_t m,
-                              const work* table, Py_ssize_t entry, bint past) noexcept nogil:
-    """y = ((x - shift) - delta) * scale + offset for a few positions of m <= LANES channels"""
+                              const work* table, Py_ssize_t entry, bint past, bint scaled) noexcept nogil:
+    """y = ((x - shift) - delta) * scale + offset for a few positions of m <= LANES channels; scaled: x times a factor"""
     cdef work t[LANES]
     cdef work v[LANES]
     cdef work d[LANES]
@@ -303,6 +337,9 @@ cdef inline void column_lanes(const storage* x, storage* y, Py_ssize_t xp, Py_ss
         if past:
             prefetch_ahead(x + i * xp, ahead_of(x))
         load_some(x + i * xp, m, t)
+        if scaled:
+            for k in range(LANES):
+                t[k] *= table[FACTOR * entry + k]
         for k in range(LANES):
             t[k] = (minus(t[k], v[k], one) - d[k]) * r[k] + b[k]
         if past:
@@ -328,11 +365,11 @@ cdef inline void forward_rows(const storage* x, storage* y, const Plan* p, const
         j = 0
         while j + LANES <= width:
             column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, LANES,
-                         table + j, p.padded, past)
+                         table + j, p.padded, past, False)
             j += LANES
         if j < width:
             column_lanes(x + i * cut.xp + j, y + i * cut.yp + j, cut.xp, cut.yp, rows, width - j,
-                         table + j, p.padded, False)
+                         table + j, p.padded, False, False)
 
 
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
@@ -343,16 +380,18 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     cdef Cut cut
     cdef Writer writer
     cdef Py_ssize_t i, j, m, head
+    cdef bint scaled
     tile_of(p, task, &tile)
+    scaled = p.state[tile.sample] == SCALED
     x += start_of(&tile, &p.xs)
     y += start_of(&tile, &p.ys)
     table = table_of(p, tile.sample, 0, <work>0) + tile.column
     cut_of(p, &tile, &cut)
-    if not p.streaming:
+    if not p.streaming and not scaled:
         forward_rows(x, y, p, &cut, cut.positions, cut.width, table, False)
         m = cut.positions * cut.width
         forward_rows(x + m, y + m, p, &cut, cut.rest > 0, cut.rest, table, False)
-    elif flat(&cut):
+    elif flat(&cut) and not scaled:
         head = to_line(y)
         forward_rows(x, y, p, &cut, 1, head, table, False)
         forward_rows(x + head, y + head, p, &cut, cut.positions - 1, cut.width, table + head, True)
@@ -360,10 +399,11 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         forward_rows(x + m, y + m, p, &cut, 1, cut.width - head + cut.rest, table + head, False)
         stream_fence()
     else:
-        open_writer(&writer, True)
+        open_writer(&writer, p.streaming)
         for i in range(tile.positions):
             for j from 0 <= j < tile.width by LANES:
                 m = min(<Py_ssize_t>LANES, tile.width - j)
-                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded, False)
+                column_lanes(x + i * p.xs.position + j, place(&writer, y + i * p.ys.position + j), 0, 0, 1, m, table + j, p.padded,
+                             False, scaled)
                 wrote(&writer, m * sizeof(storage))
         close_writer(&writer)

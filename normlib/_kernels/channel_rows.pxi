@@ -108,13 +108,13 @@ cdef void group_again(const storage* x, const Row* row, double eps, double mean,
     wide_statistics(x, row, True, eps, to, zero)
 
 
-cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x,
-                            work* shift, work* delta, work* scale) noexcept nogil:
-    """Statistics of m <= TOGETHER groups from r on, which begin at x."""
+cdef bint groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x,
+                            work* shift, work* delta, work* scale, work* factor) noexcept nogil:
+    """Statistics of m <= TOGETHER groups from r on, which begin at x; whether one has a factor, as rows_statistics."""
     cdef Rows rows
     cdef Statistics found
     cdef Row row
-    cdef bint far = scattered(p)
+    cdef bint far = scattered(p), scaled = False
     cdef Py_ssize_t n = p.channels * p.segments * p.length, taken = p.channels * sampled(p.segments * p.length), step = p.channels * p.xs.channel, k
     plan_row(p, &p.xs, &row)
     for k in range(m):
@@ -128,19 +128,23 @@ cdef void groups_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const sto
             group_sums(x + k * step, &row, False, far, shift[k], rows.sums[k], rows.squares[k])
     if not settle_rows(&rows, m, n, taken, True, p.eps, shift, delta, scale):
         for k in range(m):
+            factor[k] = 1
             if not rows.good[k]:
                 group_again(x + k * step, &row, p.eps, rows.mean[k], &found, <work>0)
-                put(&rows, k, &found, &shift[k], &delta[k], &scale[k])
+                scaled |= put(&rows, k, &found, shift, delta, scale, factor)
     if p.mean != NULL:
         memcpy(p.mean + r, rows.mean, m * sizeof(double))
     if p.var != NULL:
         memcpy(p.var + r, rows.var, m * sizeof(double))
     if p.rstd != NULL:
         memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
+    return scaled
 
 
-cdef void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shift, work* delta, work* scale) noexcept nogil:
-    """Of m groups of all samples from r on; statistics that samples share begin again with each."""
+cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shift, work* delta, work* scale, work* factor) noexcept nogil:
+    """Of m groups of all samples from r on; statistics that samples share begin again with each. Whether one has a factor, which
+    none has where `factor` is NULL."""
+    cdef bint scaled = False
     cdef Py_ssize_t first = 0, stop, g = r % p.groups if p.shared else r, k
     cdef const double* mean
     cdef const double* rstd
@@ -148,9 +152,14 @@ cdef void given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* shif
         stop = min(m, first + p.groups - g) if p.shared else m
         mean, rstd = p.mean + g - first, p.rstd + g - first
         for k in range(first, stop):
-            split_mean(mean[k], &shift[k], &delta[k])
-            scale[k] = <work>rstd[k]
+            if factor != NULL:
+                split_scaled(mean[k], rstd[k], &shift[k], &delta[k], &scale[k], &factor[k])
+                scaled |= factor[k] != 1
+            else:
+                split_mean(mean[k], &shift[k], &delta[k])
+                scale[k] = <work>rstd[k]
         first, g = stop, 0
+    return scaled
 
 
 cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcept nogil:
@@ -201,29 +210,59 @@ cdef inline void runs_apply(const storage* x, Py_ssize_t xstep, storage* y, Py_s
             run_apply(x + k * xstep, y + k * ystep, n, shift[k], delta[k], scale[k], bias[k], writer if streaming else NULL)
 
 
+cdef void run_scaled(const storage* x, storage* y, Py_ssize_t n, work shift, work delta, work scale, work factor, work b, Writer* writer) noexcept nogil:
+    """run_apply to elements times a factor, piece by piece."""
+    cdef work t[PIECE]
+    cdef Py_ssize_t i, many
+    for i from 0 <= i < n by PIECE:
+        many = min(<Py_ssize_t>PIECE, n - i)
+        widen_run(x + i, many, factor, t)
+        run_apply(t, t, many, shift, delta, scale, b, NULL)
+        narrow_run(t, many, place(writer, y + i))
+        wrote(writer, many * sizeof(storage))
+
+
 cdef void groups_normalize(const Plan* p, Py_ssize_t g, Py_ssize_t m, const storage* x, storage* y, const work* shift, const work* delta,
-                           const work* rstd, const work* w, Writer* writer) noexcept nogil:
-    """m groups, from group g of a sample on, which begin at x, in the order of memory: segment by segment."""
+                           const work* rstd, const work* factor, const work* w, Writer* writer) noexcept nogil:
+    """m groups, from group g of a sample on, which begin at x, in the order of memory: segment by segment; factor: NULL for 1."""
     cdef const work* b = <const work*>p.bias
     cdef work shifts[TOGETHER]
     cdef work deltas[TOGETHER]
     cdef work scales[TOGETHER]
     cdef work biases[TOGETHER]
     cdef work scale[TOGETHER]
+    cdef work factors[TOGETHER]
+    cdef work weights[TOGETHER]
+    cdef work s, d, r, f
     cdef Py_ssize_t c = g * p.channels, channels = m * p.channels, ahead = next_lot(p, &p.xs, channels), first, many, k, i
-    cdef bint staged = not lane_by_lane(p, x)
+    cdef bint staged = not lane_by_lane(p, x), scaled
     spread(p, m, shift, shifts)
     spread(p, m, delta, deltas)
     spread(p, m, rstd, scale)
+    for k in range(TOGETHER):
+        factors[k] = 1
+    if factor != NULL:
+        spread(p, m, factor, factors)
     for first from 0 <= first < channels by TOGETHER:
         many = min(<Py_ssize_t>TOGETHER, channels - first)
+        scaled = factor != NULL
         for k in range(many):
-            scales[k] = scale[k] * w[c] if w != NULL else scale[k]
+            weights[k] = w[c] if w != NULL else 1
+            scales[k] = scale[k] * weights[k]
             biases[k] = b[c] if b != NULL else 0
+            scaled |= beyond(scale[k], weights[k])
             c += 1
             if c == p.parameters:
                 c = 0
-        for i in range(p.segments):
+        if scaled:
+            for k in range(many):
+                s, d, r, f = shifts[k], deltas[k], scale[k], factors[k]
+                if f != 1 or beyond(r, weights[k]):
+                    balance(&s, &d, &r, &f)
+                for i in range(p.segments):
+                    run_scaled(x + k * p.xs.channel + i * p.xs.segment, y + k * p.ys.channel + i * p.ys.segment, p.length,
+                               s, d, r * weights[k], f, biases[k], writer)
+        for i in range(0 if scaled else p.segments):
             if p.streaming:
                 runs_apply(x + i * p.xs.segment, p.xs.channel, y + i * p.ys.segment, p.ys.channel, many, p.length,
                            shifts, deltas, scales, biases, True, staged, ahead, writer)
@@ -243,6 +282,8 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef work shift[TOGETHER]
     cdef work delta[TOGETHER]
     cdef work scale[TOGETHER]
+    cdef work factor[TOGETHER]
+    cdef bint scaled
     cdef Writer writer
     open_writer(&writer, p.streaming)
     while r < stop:
@@ -251,11 +292,11 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
         xs = x + r // p.groups * p.xs.sample + g * p.channels * p.xs.channel
         ys = <storage*>p.y + r // p.groups * p.ys.sample + g * p.channels * p.ys.channel
         if p.given:
-            given_statistics(p, r, m, shift, delta, scale)
+            scaled = given_statistics(p, r, m, shift, delta, scale, factor)
         else:
-            groups_statistics(p, r, m, xs, shift, delta, scale)
+            scaled = groups_statistics(p, r, m, xs, shift, delta, scale, factor)
         for k from 0 <= k < m by lot:
             groups_normalize(p, (g + k) % p.groups, min(lot, m - k), xs + k * p.channels * p.xs.channel, ys + k * p.channels * p.ys.channel,
-                             shift + k, delta + k, scale + k, w, &writer)
+                             shift + k, delta + k, scale + k, factor + k if scaled else NULL, w, &writer)
         r += m
     close_writer(&writer)

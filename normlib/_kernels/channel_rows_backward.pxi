@@ -256,7 +256,7 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
             xs = x + sample * p.xs.sample + c * p.xs.channel
             dys = <const storage*>p.dy + sample * p.ds.sample + c * p.ds.channel
             dxs = <storage*>p.y + sample * p.ys.sample + c * p.ys.channel
-            given_statistics(p, sample * p.groups + g, m, of_groups[0], of_groups[1], of_groups[2])
+            given_statistics(p, sample * p.groups + g, m, of_groups[0], of_groups[1], of_groups[2], NULL)
             spread(p, m, of_groups[0], shift)
             spread(p, m, of_groups[1], delta)
             spread(p, m, of_groups[2], scale)

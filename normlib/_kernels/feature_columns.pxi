@@ -50,6 +50,16 @@ cdef inline void keep_shifted(const storage* x, Py_ssize_t position, Py_ssize_t 
             store_some(kept + i * keep + j, width - j, t)
 
 
+cdef void keep_scaled(const storage* x, Py_ssize_t position, Py_ssize_t n, Py_ssize_t width, const work* shift, const work* factor,
+                      work* kept, Py_ssize_t keep) noexcept nogil:
+    """keep_shifted, where elements are times a factor."""
+    cdef Py_ssize_t i, j
+    for j in range(width):
+        if factor[j] != 1:
+            for i in range(n):
+                kept[i * keep + j] = <work>widen(x + i * position + j) * factor[j] - shift[j]
+
+
 cdef inline void normalize_window(const work* kept, Py_ssize_t keep, storage* y, Py_ssize_t position, Py_ssize_t rows,
                                   Py_ssize_t m, const work* delta, const work* scale, const work* w, const work* b,
                                   bint past) noexcept nogil:
@@ -82,6 +92,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     cdef work shift[WIDE]
     cdef work delta[WIDE]
     cdef work scale[WIDE]
+    cdef work factor[WIDE]
     cdef work few[WINDOW * WIDE]
     cdef work ws[WINDOW]
     cdef work bs[WINDOW]
@@ -89,7 +100,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
     cdef double q[WIDE]
     cdef Settled found
     cdef Statistics alone
-    cdef bint again = False
+    cdef bint again = False, scaled = False
     width = strip
     if p.streaming:
         # The first strip ends on a line, so that the others begin on one.
@@ -123,12 +134,15 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         strip_sums(x, p.xs.position, n, width, shift, False, p.level, kept, s, q)
     for j from 0 <= j < width by LANES:
         m = min(<Py_ssize_t>LANES, width - j)
+        for k in range(m):
+            factor[j + k] = 1
         if not settle_columns(s + j, q + j, m, n, 0, p.eps, &found, <work>0):
             for k in range(m):
                 if not found.sound[k]:
                     wide_columns(x + j + k, 1, n, p.xs.position, p.centered, p.eps, &alone, <work>0)
                     found.delta[k], found.rstd[k], found.scale[k] = alone.delta, alone.rstd, alone.scale
-                    shift[j + k] = <work>alone.shift
+                    shift[j + k], factor[j + k] = <work>alone.shift, <work>alone.factor
+                    scaled |= alone.factor != 1
                     if kept != NULL:
                         keep_shifted(x + j + k, p.xs.position, n, 1, shift + j + k, kept + j + k, width)
         for k in range(m):
@@ -138,10 +152,12 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
             scale[j + k] = <work>found.scale[k]
         if p.mean != NULL:
             for k in range(m):
-                p.mean[sample * p.width + column + j + k] = shift[j + k] + found.delta[k]
+                p.mean[sample * p.width + column + j + k] = (shift[j + k] + found.delta[k]) / factor[j + k]
         if p.rstd != NULL:
             for k in range(m):
                 p.rstd[sample * p.width + column + j + k] = found.rstd[k]
+    if scaled and kept != NULL:
+        keep_scaled(x, p.xs.position, n, width, shift, factor, kept, width)
     for i from 0 <= i < n by WINDOW:
         m = min(<Py_ssize_t>WINDOW, n - i)
         for k in range(m):
@@ -151,6 +167,8 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, const storage*
         if kept == NULL:
             window = few
             keep_shifted(x + i * p.xs.position, p.xs.position, m, width, shift, few, width)
+            if scaled:
+                keep_scaled(x + i * p.xs.position, p.xs.position, m, width, shift, factor, few, width)
         j = 0
         while j + LANES <= width:
             if past:

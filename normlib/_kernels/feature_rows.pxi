@@ -124,11 +124,13 @@ cdef inline Py_ssize_t row_ahead(const storage* x, const Span* span, const Plan*
     return row_of(x, span, p, min(r + rows, p.samples * p.groups - 1)) - row_of(x, span, p, r)
 
 
-cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, work* shift, work* delta, work* scale) noexcept nogil:
-    """Statistics of m <= TOGETHER rows from r on."""
+cdef bint rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x,
+                          work* shift, work* delta, work* scale, work* factor) noexcept nogil:
+    """Statistics of m <= TOGETHER rows from r on; whether one of them has a factor: else there are none."""
     cdef Rows rows
     cdef Statistics found
     cdef Py_ssize_t n = p.length, k
+    cdef bint scaled = False
     if p.centered:
         for k in range(m):
             row_sample(row_of(x, &p.xs, p, r + k), n, rows.sample[k], <work>0)
@@ -139,13 +141,34 @@ cdef void rows_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, const stora
         row_sums(row_of(x, &p.xs, p, r + k), n, p.centered, shift[k], rows.sums[k], rows.squares[k], row_ahead(x, &p.xs, p, r + k))
     if not settle_rows(&rows, m, n, sampled(n), p.centered, p.eps, shift, delta, scale):
         for k in range(m):
+            factor[k] = 1
             if not rows.good[k]:
                 row_again(row_of(x, &p.xs, p, r + k), n, p.centered, p.eps, rows.mean[k], &found, <work>0)
-                put(&rows, k, &found, &shift[k], &delta[k], &scale[k])
+                scaled |= put(&rows, k, &found, shift, delta, scale, factor)
     if p.mean != NULL:
         memcpy(p.mean + r, rows.mean, m * sizeof(double))
     if p.rstd != NULL:
         memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
+    return scaled
+
+
+cdef void rows_scaled(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, const work* b, const work* shift,
+                      const work* delta, const work* scale, const work* factor, Writer* writer) noexcept nogil:
+    """rows_apply to elements times a factor, piece by piece."""
+    cdef work t[PIECE]
+    cdef const storage* row
+    cdef storage* target
+    cdef Py_ssize_t n = p.length, k, i, many
+    for k in range(m):
+        row = row_of(x, &p.xs, p, r + k)
+        target = <storage*>row_of(<storage*>p.y, &p.ys, p, r + k)
+        for i from 0 <= i < n by PIECE:
+            many = min(<Py_ssize_t>PIECE, n - i)
+            widen_run(row + i, many, factor[k], t)
+            row_apply(t, t, at(w, i, w != NULL), at(b, i, b != NULL), many, shift[k], delta[k], scale[k],
+                      p.centered, w != NULL, b != NULL, NULL)
+            narrow_run(t, many, place(writer, target + i))
+            wrote(writer, many * sizeof(storage))
 
 
 cdef inline void rows_apply(const Plan* p, Py_ssize_t r, Py_ssize_t m, const storage* x, const work* w, const work* b,
@@ -170,13 +193,15 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef work shift[TOGETHER]
     cdef work delta[TOGETHER]
     cdef work scale[TOGETHER]
+    cdef work factor[TOGETHER]
     cdef Writer writer
     cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(p.length, p.streaming), m
     open_writer(&writer, p.streaming)
     while r < stop:
         m = min(most, stop - r)
-        rows_statistics(p, r, m, x, shift, delta, scale)
-        if not p.centered and w != NULL:
+        if rows_statistics(p, r, m, x, shift, delta, scale, factor):
+            rows_scaled(p, r, m, x, w, b, shift, delta, scale, factor, &writer)
+        elif not p.centered and w != NULL:
             rows_apply(p, r, m, x, w, b, shift, delta, scale, False, True, False, &writer)
         elif not p.centered:
             rows_apply(p, r, m, x, w, b, shift, delta, scale, False, False, False, &writer)

@@ -144,6 +144,25 @@ cdef inline void store_some(storage* y, Py_ssize_t n, const work* t) noexcept no
     store_lanes(y, n, t, n < LANES)
 
 
+cdef inline void widen_run(const storage* x, Py_ssize_t n, work factor, work* t) noexcept nogil:
+    """n elements times a power of two, in the working type"""
+    cdef work u[LANES]
+    cdef Py_ssize_t i, l
+    for i from 0 <= i < n by LANES:
+        load_some(x + i, min(<Py_ssize_t>LANES, n - i), u)
+        for l in range(LANES):
+            u[l] *= factor
+        store_some(t + i, min(<Py_ssize_t>LANES, n - i), u)
+
+
+cdef inline void narrow_run(const work* t, Py_ssize_t n, storage* y) noexcept nogil:
+    cdef work u[LANES]
+    cdef Py_ssize_t i
+    for i from 0 <= i < n by LANES:
+        load_some(t + i, min(<Py_ssize_t>LANES, n - i), u)
+        store_some(y + i, min(<Py_ssize_t>LANES, n - i), u)
+
+
 cdef inline void fold(const work* a, double* e, bint more) noexcept nogil:
     """The first 16 lanes as 8 sums in float64; more: add them to what is there."""
     if work is double:

@@ -10,6 +10,7 @@ cdef enum:
     PARTS = 32      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
     WATCH_BYTES = 1 << 26   # passes from this size on can be interrupted, between tasks of at most so much
+    SCALED = -1     # settled, and some elements are taken times a factor
     SETTLED = 0
     AGAIN = 1
     LAST = 2
@@ -75,7 +76,7 @@ cdef struct Plan:
     Py_ssize_t first        # index of the first sample among all: it decides the part of the weight gradients
     double* sums            # samples x blocks x 2 x width
     char* table             # samples x 6 x padded, in the working type
-    int* state              # samples: SETTLED, or why the sums are taken again
+    int* state              # samples: SETTLED, SCALED, or why the sums are taken again
     bint interruptible      # a call from Python: a long pass looks for signals
     double momentum, factor     # MOVE: of running statistics
     char* fresh             # the memory of a new result, NULL for one that was given

@@ -250,7 +250,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
                 parallel_for(run, CHANNEL_COLUMNS_STATISTICS, &p, p.samples, threads)
                 open = False
                 for sample in range(p.samples):
-                    open |= p.state[sample] != SETTLED
+                    open |= p.state[sample] > SETTLED
         parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, cut_evenly(&p, threads), threads)
     free(p.sums)
     free(memory)

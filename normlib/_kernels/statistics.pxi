@@ -7,6 +7,8 @@ cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
     TOGETHER = 16               # short rows whose statistics are computed together
     TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
+    FAR_F32 = 100               # powers of two so far from 1 leave room for products in the working type
+    FAR_F64 = 900
 
 cdef inline Py_ssize_t sample_step(Py_ssize_t n) noexcept nogil:
     """The sample for the first mean: the first SAMPLE elements of each such number of blocks, at most 32 times."""
@@ -84,8 +86,11 @@ cdef inline const storage* fetch_ahead(const storage* x, const Row* row, Py_ssiz
 
 cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
     """Whether mean and mean square of the shifted elements give the variance: no cancellation in var = q - d^2
-    (d^2 <= var), no overflow, and no squares lost to underflow that would show beside eps. False for NaN."""
+    (d^2 <= var), no overflow, and no squares lost to underflow that would show beside eps; and no d of few bits, which a d^2
+    that vanishes does not tell in float64. False for NaN."""
     cdef double lost = 1e-35 if work is float else 1e-290
+    if work is double:
+        return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost) & ((d == 0) | (abs(d) >= lost))
     return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost)
 
 
@@ -179,8 +184,9 @@ cdef inline void descent(double s, double q, double n, work delta, work scale, w
 
 
 cdef struct Statistics:
-    # mean = shift + delta; shift is of the working type, and x - shift is as good as exact.
-    double shift, delta, var, rstd, scale
+    # y = ((x * factor - shift) - delta) * scale. The factor is a power of two, 1 but for `wide_statistics`; the shift is of the
+    # working type, and x * factor - shift is as good as exact.
+    double shift, delta, var, rstd, scale, factor
 
 cdef inline double refined(double q, double n, double d, double eps, double r, work zero) noexcept nogil:
     """r = 1 / sqrt(v), v = q / n - d^2 + eps, after a Newton step, its residual 1 - v r^2 taken exactly: where the working type
@@ -213,10 +219,11 @@ cdef inline void clear_rows(double (*e)[8], Py_ssize_t first, Py_ssize_t m) noex
     memset(e + first, 0, ((m + 7) // 8 * 8 - first) * sizeof(e[0]))
 
 
-cdef inline void put(Rows* rows, Py_ssize_t k, const Statistics* found, work* shift, work* delta, work* scale) noexcept nogil:
-    """The statistics of row k, found in another way."""
-    rows.mean[k], rows.var[k], rows.rstd[k] = found.shift + found.delta, found.var, found.rstd
-    shift[0], delta[0], scale[0] = <work>found.shift, <work>found.delta, <work>found.scale
+cdef inline bint put(Rows* rows, Py_ssize_t k, const Statistics* found, work* shift, work* delta, work* scale, work* factor) noexcept nogil:
+    """The statistics of row k, found in another way; whether they have a factor."""
+    rows.mean[k], rows.var[k], rows.rstd[k] = (found.shift + found.delta) / found.factor, found.var, found.rstd
+    shift[k], delta[k], scale[k], factor[k] = <work>found.shift, <work>found.delta, <work>found.scale, <work>found.factor
+    return found.factor != 1
 
 
 cdef inline void shift_rows(Rows* rows, Py_ssize_t m, Py_ssize_t taken, work* shift) noexcept nogil:
@@ -266,6 +273,7 @@ cdef inline void settle(const double* s, Py_ssize_t n, double eps, work shift, S
     to.var = s[1] / n - to.delta * to.delta
     to.rstd = 1 / sqrt(to.var + eps)
     to.scale = refined(s[1], n, to.delta, eps, to.rstd, shift)
+    to.factor = 1
     if work is double:
         recenter(&to.shift, &to.delta)
 
@@ -278,8 +286,9 @@ cdef inline void add_exactly(double* s, double u) noexcept nogil:
 
 
 cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
-    """Statistics in float64, scaled by a power of two, for rows whose squares over- or underflow the working type."""
+    """Statistics in float64 of elements times a power of two, for rows whose squares, differences or rstd leave the working type."""
     cdef double top = 0, m = 0, d, q, u, scale = 1, back = 1
+    cdef int far = FAR_F32 if work is float else FAR_F64
     cdef double total[2]
     cdef double first[2]
     cdef double second[2]
@@ -302,19 +311,20 @@ cdef void wide_statistics(const storage* x, const Row* row, bint centered, doubl
                         add_exactly(first, u)
                         add_exactly(second, u * u)
         if sweep == 0 and 0 < top < INFINITY:
-            frexp(top, &exponent)
-            exponent = min(max(exponent, -1000), 1000)
+            frexp(max(top, sqrt(eps)), &exponent)       # beside a large eps the elements may stay small
+            exponent = min(max(exponent, -far), far)
             scale = ldexp(1, -exponent)
             back = ldexp(1, exponent)
         elif sweep == 1 and centered:
             m = total[0] / n
     d = first[0] / n if centered else 0
     q = second[0] / n - d * d
-    to.shift = <work>((m + d) * back)
-    to.delta = (m * back - to.shift) + d * back
+    to.shift = <work>(m + d)
+    to.delta = (m - to.shift) + d
     to.var = q * back * back
-    to.rstd = scale / sqrt(q + eps * scale * scale)
-    to.scale = to.rstd
+    to.scale = 1 / sqrt(q + eps * scale * scale)
+    to.rstd = to.scale * scale
+    to.factor = scale
 
 
 cdef inline void wide_columns(const storage* x, Py_ssize_t columns, Py_ssize_t n, Py_ssize_t position, bint centered, double eps,
@@ -327,3 +337,36 @@ cdef inline void wide_columns(const storage* x, Py_ssize_t columns, Py_ssize_t n
     row.length = n
     row.position = position
     wide_statistics(x, &row, centered, eps, to, zero)
+
+
+cdef inline void split_scaled(double mean, double rstd, work* shift, work* delta, work* scale, work* factor) noexcept nogil:
+    """`split_mean`, and rstd, of statistics that are given, about elements times a factor where the working type asks for one."""
+    cdef int far = FAR_F32 if work is float else FAR_F64, e = 0, room
+    cdef double most = ldexp(1, far), f
+    if 0 < rstd < INFINITY and not (abs(mean) <= most and 1 / most <= rstd <= most):
+        frexp(rstd, &e)
+        frexp(mean, &room)
+        e = min(max(e - 2, -far), far, far - room)
+    f = ldexp(1, e)
+    split_mean(mean * f, shift, delta)
+    scale[0], factor[0] = <work>(rstd / f), <work>f
+
+
+cdef inline bint beyond(work scale, work weight) noexcept nogil:
+    """Whether the product of a scale and a weight is no normal number of the working type, though both are."""
+    cdef work least = 1.1754943508222875e-38 if work is float else 2.2250738585072014e-308
+    cdef work most = 3.4028234663852886e38 if work is float else 1.7976931348623157e308
+    return ((abs(scale * weight) < least) & (weight != 0)) | (abs(scale * weight) > most)
+
+
+cdef inline void balance(work* shift, work* delta, work* scale, work* factor) noexcept nogil:
+    """Move a power of two from the scale to the elements: the scale comes near 1, so that its product with a weight is a number
+    where the results are."""
+    cdef int far = FAR_F32 if work is float else FAR_F64, e, of_shift, of_factor
+    cdef work f
+    frexp(scale[0], &e)
+    frexp(shift[0], &of_shift)
+    frexp(factor[0], &of_factor)
+    e = min(max(e, -far), far, far - of_shift, far + 20 - of_factor)
+    f = <work>ldexp(1, e)
+    shift[0], delta[0], scale[0], factor[0] = shift[0] * f, delta[0] * f, scale[0] / f, factor[0] * f

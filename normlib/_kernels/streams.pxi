@@ -6,6 +6,7 @@ cdef enum:
     STAGE_BYTES = 1024  # bytes staged before they leave
     STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
     PAGE = 4096
+    PIECE = 4 * LANES   # elements that a stage has room for, whatever their type
 
 cdef struct Writer:
     bint streaming
