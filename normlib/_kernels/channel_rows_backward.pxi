@@ -275,7 +275,8 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, const storage* x
                     add_groups(m, many, s, sums[0], lost[0], <work>0)
                     add_groups(m, many, q, sums[1], lost[1], <work>0)
             for k in range(m):
-                descent(regain(sums[0][k], lost[0][k], <work>0), regain(sums[1][k], lost[1][k], <work>0), n, of_groups[1][k], of_groups[2][k], &of_groups[0][k], &of_groups[1][k])
+                descent(regain(sums[0][k], lost[0][k], <work>0), regain(sums[1][k], lost[1][k], <work>0), n, of_groups[1][k], of_groups[2][k],
+                        &of_groups[0][k], &of_groups[1][k])
             spread(p, m, of_groups[0], c1)
             spread(p, m, of_groups[1], c2)
             if p.given:
