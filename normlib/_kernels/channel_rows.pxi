@@ -223,46 +223,28 @@ cdef void run_scaled(const storage* x, storage* y, Py_ssize_t n, work shift, wor
 
 
 cdef void groups_normalize(const Plan* p, Py_ssize_t g, Py_ssize_t m, const storage* x, storage* y, const work* shift, const work* delta,
-                           const work* rstd, const work* factor, const work* w, Writer* writer) noexcept nogil:
-    """m groups, from group g of a sample on, which begin at x, in the order of memory: segment by segment; factor: NULL for 1."""
+                           const work* rstd, const work* w, Writer* writer) noexcept nogil:
+    """m groups, from group g of a sample on, which begin at x, in the order of memory: segment by segment."""
     cdef const work* b = <const work*>p.bias
     cdef work shifts[TOGETHER]
     cdef work deltas[TOGETHER]
     cdef work scales[TOGETHER]
     cdef work biases[TOGETHER]
     cdef work scale[TOGETHER]
-    cdef work factors[TOGETHER]
-    cdef work weights[TOGETHER]
-    cdef work s, d, r, f
     cdef Py_ssize_t c = g * p.channels, channels = m * p.channels, ahead = next_lot(p, &p.xs, channels), first, many, k, i
-    cdef bint staged = not lane_by_lane(p, x), scaled
+    cdef bint staged = not lane_by_lane(p, x)
     spread(p, m, shift, shifts)
     spread(p, m, delta, deltas)
     spread(p, m, rstd, scale)
-    for k in range(TOGETHER):
-        factors[k] = 1
-    if factor != NULL:
-        spread(p, m, factor, factors)
     for first from 0 <= first < channels by TOGETHER:
         many = min(<Py_ssize_t>TOGETHER, channels - first)
-        scaled = factor != NULL
         for k in range(many):
-            weights[k] = w[c] if w != NULL else 1
-            scales[k] = scale[k] * weights[k]
+            scales[k] = scale[k] * w[c] if w != NULL else scale[k]
             biases[k] = b[c] if b != NULL else 0
-            scaled |= beyond(scale[k], weights[k])
             c += 1
             if c == p.parameters:
                 c = 0
-        if scaled:
-            for k in range(many):
-                s, d, r, f = shifts[k], deltas[k], scale[k], factors[k]
-                if f != 1 or beyond(r, weights[k]):
-                    balance(&s, &d, &r, &f)
-                for i in range(p.segments):
-                    run_scaled(x + k * p.xs.channel + i * p.xs.segment, y + k * p.ys.channel + i * p.ys.segment, p.length,
-                               s, d, r * weights[k], f, biases[k], writer)
-        for i in range(0 if scaled else p.segments):
+        for i in range(p.segments):
             if p.streaming:
                 runs_apply(x + i * p.xs.segment, p.xs.channel, y + i * p.ys.segment, p.ys.channel, many, p.length,
                            shifts, deltas, scales, biases, True, staged, ahead, writer)
@@ -271,6 +253,40 @@ cdef void groups_normalize(const Plan* p, Py_ssize_t g, Py_ssize_t m, const stor
                            shifts, deltas, scales, biases, False, False, ahead, NULL)
         x += many * p.xs.channel
         y += many * p.ys.channel
+
+
+cdef inline bint products_normal(const Plan* p, Py_ssize_t g, Py_ssize_t m, const work* scale, const work* w) noexcept nogil:
+    """Whether scales times weights are numbers of the working type for m groups, from group g of a sample on."""
+    cdef Py_ssize_t c = g * p.channels, k, j
+    cdef work least = 1, most = 1, product
+    if w == NULL:
+        return True
+    for k in range(m):
+        for j in range(p.channels):
+            product = abs(scale[k] * w[c + j]) if w[c + j] != 0 else 1
+            least, most = min(least, product), max(most, product)
+        c = c + p.channels if c + p.channels < p.parameters else 0
+    return normal(least, most)
+
+
+cdef void groups_scaled(const Plan* p, Py_ssize_t g, Py_ssize_t m, const storage* x, storage* y, const work* shifts, const work* deltas,
+                        const work* scales, const work* factors, const work* w, Writer* writer) noexcept nogil:
+    """groups_normalize where elements are taken times a factor, or should be, for a product of scale and weight that is out of range."""
+    cdef const work* b = <const work*>p.bias
+    cdef work shift, delta, scale, factor, weight
+    cdef Py_ssize_t c = g * p.channels, k, j, i
+    for k in range(m):
+        for j in range(p.channels):
+            shift, delta, scale, factor = shifts[k], deltas[k], scales[k], factors[k]
+            weight = w[c] if w != NULL else 1
+            if factor != 1 or beyond(scale, weight):
+                balance(&shift, &delta, &scale, &factor)
+            for i in range(p.segments):
+                run_scaled(x + i * p.xs.segment, y + i * p.ys.segment, p.length, shift, delta, scale * weight, factor,
+                           b[c] if b != NULL else 0, writer)
+            x += p.xs.channel
+            y += p.ys.channel
+            c = c + 1 if c + 1 < p.parameters else 0
 
 
 cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
@@ -295,8 +311,14 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
             scaled = given_statistics(p, r, m, shift, delta, scale, factor)
         else:
             scaled = groups_statistics(p, r, m, xs, shift, delta, scale, factor)
-        for k from 0 <= k < m by lot:
+        if not products_normal(p, g, m, scale, w):
+            for k in range(0 if scaled else m):
+                factor[k] = 1
+            scaled = True
+        if scaled:
+            groups_scaled(p, g, m, xs, ys, shift, delta, scale, factor, w, &writer)
+        for k from 0 <= k < (0 if scaled else m) by lot:
             groups_normalize(p, (g + k) % p.groups, min(lot, m - k), xs + k * p.channels * p.xs.channel, ys + k * p.channels * p.ys.channel,
-                             shift + k, delta + k, scale + k, factor + k if scaled else NULL, w, &writer)
+                             shift + k, delta + k, scale + k, w, &writer)
         r += m
     close_writer(&writer)

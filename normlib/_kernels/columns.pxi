@@ -355,6 +355,6 @@ cdef inline bint settle_columns(const double* s, const double* q, Py_ssize_t m, 
         to.rstd[k] = 1 / sqrt(to.var[k] + eps)
     for k in range(LANES):
         to.scale[k] = refined(q[k] if k < m else 1, n, to.delta[k], eps, to.rstd[k], zero)
-        to.sound[k] = sound(to.delta[k], square[k], eps, zero) & chance(to.delta[k], square[k], taken)
+        to.sound[k] = sound(s[k] if k < m else 0, to.delta[k], square[k], eps, zero) & chance(to.delta[k], square[k], taken)
         all_sound &= to.sound[k]
     return all_sound

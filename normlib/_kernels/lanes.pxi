@@ -13,7 +13,7 @@ cdef extern from "storage.h" nogil:
         pass
     float widen_half(half_t)
     float widen_bf16(bf16_t)
-    const float* load_in_order(const float*, float*)
+    const void* load_in_order(const void*, void*, size_t)
     void load_half(const half_t*, float*)
     void load_bf16(const bf16_t*, float*)
     void store_half(half_t*, const float*)
@@ -319,56 +319,57 @@ cdef inline void few_moments(const storage* x, Py_ssize_t n, double* sums, doubl
 # Lanes are added in rounds of ROUND, in pairs of pairs: terms that are added to a large one, or to equal ones, one after the
 # other would all be rounded alike. What is left of a block is added in turn, and folded on its own.
 
-cdef inline const work* load_round(const storage* x, work* room, Py_ssize_t ahead) noexcept nogil:
-    """ROUND * LANES elements: where they lie, or widened."""
+cdef inline const work* load_half_round(const storage* x, work* room, Py_ssize_t ahead) noexcept nogil:
+    """ROUND * HALF elements in the working type: where they lie, or in room."""
     cdef Py_ssize_t k
-    for k in range(ROUND):
-        prefetch_ahead(x + k * LANES, ahead)
-    if storage is double:
-        return <const work*>x
-    elif storage is float:
-        return <const work*>load_in_order(<const float*>x, <float*>room)
+    for k from 0 <= k < ROUND * HALF by LANES:
+        prefetch_ahead(x + k, ahead)
+    if storage is double or storage is float:
+        return <const work*>load_in_order(x, room, ROUND * HALF * sizeof(storage))
     else:
-        for k in range(ROUND):
-            load(x + k * LANES, room + k * LANES)
+        for k from 0 <= k < ROUND * HALF by LANES:
+            load(x + k, room + k)
         return room
 
 
-cdef inline void round_squares(const work* x, work* q) noexcept nogil:
+cdef inline void squares_round(const storage* x, work* q, Py_ssize_t ahead) noexcept nogil:
     """q[l] += sum x^2 over x[l], x[l + HALF] .. x[l + 7 * HALF], for the upper lanes over as many more: in the order of memory"""
+    cdef work room[ROUND * HALF]
+    cdef const work* t
     cdef work t0, t1, t2, t3, t4, t5, t6, t7
     cdef Py_ssize_t l, k
     for k from 0 <= k < LANES by HALF:
+        t = load_half_round(x + k * ROUND, room, ahead)
         for l in range(HALF):
-            t0, t1, t2, t3 = x[l], x[l + HALF], x[l + 2 * HALF], x[l + 3 * HALF]
-            t4, t5, t6, t7 = x[l + 4 * HALF], x[l + 5 * HALF], x[l + 6 * HALF], x[l + 7 * HALF]
+            t0, t1, t2, t3 = t[l], t[l + HALF], t[l + 2 * HALF], t[l + 3 * HALF]
+            t4, t5, t6, t7 = t[l + 4 * HALF], t[l + 5 * HALF], t[l + 6 * HALF], t[l + 7 * HALF]
             q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
-        x += ROUND * HALF
 
 
-cdef inline void add_round(const work* x, work* a, work* q, work shift, work one) noexcept nogil:
+cdef inline void moments_round(const storage* x, work* a, work* q, work shift, work one, Py_ssize_t ahead) noexcept nogil:
+    cdef work room[ROUND * HALF]
+    cdef const work* t
     cdef work t0, t1, t2, t3, t4, t5, t6, t7
     cdef Py_ssize_t l, k
     for k from 0 <= k < LANES by HALF:
+        t = load_half_round(x + k * ROUND, room, ahead)
         for l in range(HALF):
-            t0, t1 = minus(x[l], shift, one), minus(x[l + HALF], shift, one)
-            t2, t3 = minus(x[l + 2 * HALF], shift, one), minus(x[l + 3 * HALF], shift, one)
-            t4, t5 = minus(x[l + 4 * HALF], shift, one), minus(x[l + 5 * HALF], shift, one)
-            t6, t7 = minus(x[l + 6 * HALF], shift, one), minus(x[l + 7 * HALF], shift, one)
+            t0, t1 = minus(t[l], shift, one), minus(t[l + HALF], shift, one)
+            t2, t3 = minus(t[l + 2 * HALF], shift, one), minus(t[l + 3 * HALF], shift, one)
+            t4, t5 = minus(t[l + 4 * HALF], shift, one), minus(t[l + 5 * HALF], shift, one)
+            t6, t7 = minus(t[l + 6 * HALF], shift, one), minus(t[l + 7 * HALF], shift, one)
             a[k + l] += ((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7))
             q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
-        x += ROUND * HALF
 
 
 cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
     """sum x^2; more: added to what is there; ahead: what to prefetch meanwhile, if not 0"""
     cdef work q[LANES]
-    cdef work room[ROUND * LANES]
     cdef Py_ssize_t i = 0
     if n >= ROUND * LANES:
         clear(q)
         while True:
-            round_squares(load_round(x + i, room, ahead), q)
+            squares_round(x + i, q, ahead)
             i += ROUND * LANES
             if i + ROUND * LANES > n:
                 break
@@ -381,14 +382,13 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
     """sum (x - shift) and sum (x - shift)^2. As add_squares."""
     cdef work a[LANES]
     cdef work q[LANES]
-    cdef work room[ROUND * LANES]
     cdef work one = unit(shift)
     cdef Py_ssize_t i = 0
     if n >= ROUND * LANES:
         clear(a)
         clear(q)
         while True:
-            add_round(load_round(x + i, room, ahead), a, q, shift, one)
+            moments_round(x + i, a, q, shift, one, ahead)
             i += ROUND * LANES
             if i + ROUND * LANES > n:
                 break

@@ -84,18 +84,19 @@ cdef inline const storage* fetch_ahead(const storage* x, const Row* row, Py_ssiz
     return block
 
 
-cdef inline bint sound(double d, double q, double eps, work zero) noexcept nogil:
+cdef inline bint sound(double s, double d, double q, double eps, work zero) noexcept nogil:
     """Whether mean and mean square of the shifted elements give the variance: no cancellation in var = q - d^2
-    (d^2 <= var), no overflow, and no squares lost to underflow that would show beside eps; and no d of few bits, which a d^2
-    that vanishes does not tell in float64. False for NaN."""
+    (d^2 <= var), no overflow, no squares lost to underflow that would show beside eps, and no mean d of few bits, or none, for
+    a sum s: where float64 is the working type, d^2 does not tell. False for NaN."""
     cdef double lost = 1e-35 if work is float else 1e-290
     if work is double:
-        return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost) & ((d == 0) | (abs(d) >= lost))
-    return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost)
+        return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost) & ((s == 0) | (abs(d) >= lost))
+    else:
+        return (2 * d * d <= q) & (q < INFINITY) & (q + eps >= lost)
 
 
 cdef inline bint trusted(const double* s, Py_ssize_t n, double eps, work zero) noexcept nogil:
-    return sound(s[0] / n, s[1] / n, eps, zero)
+    return sound(s[0], s[0] / n, s[1] / n, eps, zero)
 
 
 cdef inline bint chance(double d, double q, Py_ssize_t taken) noexcept nogil:
@@ -241,6 +242,7 @@ cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t 
     """`settle` for m rows of n elements: divisions and square roots run in vectors; whether all are `sound`."""
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
+    cdef double sums[TOGETHER]
     cdef double total
     cdef Py_ssize_t k
     cdef bint good = True
@@ -250,6 +252,7 @@ cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t 
     sum_rows(rows.squares, m, q)
     for k in range((m + 7) // 8 * 8):
         total = q[k]
+        sums[k] = s[k]
         s[k] /= n
         q[k] /= n
         rows.mean[k] = shift[k] + s[k]
@@ -258,7 +261,7 @@ cdef inline bint settle_rows(Rows* rows, Py_ssize_t m, Py_ssize_t n, Py_ssize_t 
         delta[k] = <work>s[k]
         scale[k] = <work>refined(total, n, s[k], eps, rows.rstd[k], <work>0)
     for k in range((m + 7) // 8 * 8):
-        rows.good[k] = sound(s[k], q[k], eps, <work>0) & chance(s[k], q[k], taken)
+        rows.good[k] = sound(sums[k], s[k], q[k], eps, <work>0) & chance(s[k], q[k], taken)
     for k in range(m):
         good &= rows.good[k]
         if work is double:
@@ -352,11 +355,17 @@ cdef inline void split_scaled(double mean, double rstd, work* shift, work* delta
     scale[0], factor[0] = <work>(rstd / f), <work>f
 
 
+cdef inline bint normal(work least, work most) noexcept nogil:
+    """Whether what lies from least to most are normal numbers."""
+    if work is double:
+        return (least >= 2.2250738585072014e-308) & (most <= 1.7976931348623157e308)
+    else:
+        return (least >= <float>1.1754943508222875e-38) & (most <= <float>3.4028234663852886e38)
+
+
 cdef inline bint beyond(work scale, work weight) noexcept nogil:
-    """Whether the product of a scale and a weight is no normal number of the working type, though both are."""
-    cdef work least = 1.1754943508222875e-38 if work is float else 2.2250738585072014e-308
-    cdef work most = 3.4028234663852886e38 if work is float else 1.7976931348623157e308
-    return ((abs(scale * weight) < least) & (weight != 0)) | (abs(scale * weight) > most)
+    """Whether a weight other than 0 takes a scale out of the normal numbers."""
+    return (weight != 0) & (not normal(abs(scale * weight), abs(scale * weight)))
 
 
 cdef inline void balance(work* shift, work* delta, work* scale, work* factor) noexcept nogil:

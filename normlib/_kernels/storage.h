@@ -149,19 +149,19 @@ static inline void pack_half(half_t *y, const float *t)
 #endif
 }
 
-/* 8 times LANES elements: where they are, or a copy in registers. The compiler, which knows no better, would load vectors from the
-   last to the first, and lines that come so take half as long again from the second cache. */
-static inline const float *load_in_order(const float *x, float *t)
+/* So many bytes, in whole vectors: where they are, or a copy in registers. The compiler, which knows no better, would load vectors
+   from the last to the first, and lines that come so take half as long again from the second cache. */
+static inline const void *load_in_order(const void *x, void *t, size_t bytes)
 {
 #if defined(__GNUC__) && defined(__AVX512F__)
-    for (int i = 0; i < 8 * LANES; i += 16) {
-        __m512 v = _mm512_loadu_ps(x + i);
+    for (size_t i = 0; i < bytes; i += 64) {
+        __m512i v = _mm512_loadu_si512((const char *)x + i);
         __asm__ volatile("" : "+v"(v));
-        _mm512_storeu_ps(t + i, v);
+        _mm512_storeu_si512((char *)t + i, v);
     }
     return t;
 #else
-    (void)t;
+    (void)t, (void)bytes;
     return x;
 #endif
 }
