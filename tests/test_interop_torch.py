@@ -195,15 +195,106 @@ def test_tensors_and_arrays_share_their_memory(dtype):
     assert torch.equal(back, t)
 
 
-def test_the_memory_format_is_kept():
-    x = torch.rand(2, C, 3, 3).to(memory_format=torch.channels_last)
-    for norm in (nn.BatchNorm2d(C), nn.GroupNorm(2, C), nn.InstanceNorm2d(C)):
-        x.requires_grad_()
-        x.grad = None
-        y = nt.accelerate(norm)(x)
-        y.sum().backward()
-        assert y.is_contiguous(memory_format=torch.channels_last)
-        assert x.grad.is_contiguous(memory_format=torch.channels_last)
+def layouts():
+    """Tensors in the orders of axes, gaps and repetitions that torch's own operators tell apart."""
+    last, last_3d = torch.channels_last, torch.channels_last_3d
+    yield torch.randn(3, C)
+    yield torch.randn(C, 3).mT
+    yield torch.randn(1, C).expand(3, C)
+    yield torch.randn(3, C, 6)
+    yield torch.randn(3, 6, C).transpose(1, 2)
+    yield torch.randn(C, 3, 6).transpose(0, 1)
+    yield torch.randn(3, C, 12)[..., ::2]
+    yield torch.randn(3, 6, 1).transpose(1, 2)  # one channel
+    for x in (torch.randn(3, C, 5, 6), torch.randn(1, C, 5, 6), torch.randn(3, C, 1, 6), torch.randn(3, 1, 5, 6)):
+        yield x
+        yield x.to(memory_format=last)
+    yield torch.randn(3, C, 6, 5).mT
+    yield torch.randn(3, 6, 5, C).permute(0, 3, 2, 1)
+    yield torch.randn(3, 2 * C, 5, 6)[:, :C]
+    yield torch.randn(3, 2 * C, 5, 6).to(memory_format=last)[:, ::2]
+    yield torch.randn(3, C, 1, 1).expand(3, C, 5, 6)
+    yield torch.randn(1, C, 5, 6).as_strided((1, C, 5, 6), (7, 30, 6, 1))
+    yield torch.randn(2, C, 3, 5, 6)
+    yield torch.randn(2, C, 3, 5, 6).to(memory_format=last_3d)
+    yield torch.randn(2, 2 * C, 3, 5, 6).to(memory_format=last_3d)[:, :C]
+
+
+def norms_for(x):
+    """A module of each norm, with statistics of the input and with given ones."""
+    channels, dimensions = x.shape[1], max(x.ndim - 2, 1)
+    yield nn.LayerNorm(x.shape[-1])
+    yield nn.RMSNorm(x.shape[-1])
+    yield LlamaRMSNorm(x.shape[-1])
+    yield nn.GroupNorm(channels // 2 or 1, channels)
+    for training in (True, False):
+        yield getattr(nn, f"BatchNorm{dimensions}d")(channels).train(training)
+        if x.ndim > 2:
+            norm = getattr(nn, f"InstanceNorm{dimensions}d")
+            yield norm(channels, affine=True, track_running_stats=True).train(training)
+
+
+def strides(t):
+    """Of the axes of several elements: those of others lead nowhere."""
+    return [stride for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1]
+
+
+def test_results_have_the_strides_that_torch_gives_them():
+    for x in layouts():
+        for norm in norms_for(x):
+            reference, module = pair(norm)
+            x1, x2 = (x.detach().requires_grad_() for _ in range(2))
+            expected, y = reference(x1), module(x2)
+            case = f"{norm} on {tuple(x.shape)} with strides {x.stride()}"
+            assert strides(y) == strides(expected), case
+            with torch.no_grad():
+                assert strides(module(x)) == strides(expected), case
+            close(y, expected)
+            dy = torch.randn(y.shape)
+            upstream = [torch.empty_like(expected).copy_(dy)]
+            if not isinstance(norm, LlamaRMSNorm):  # whose dx goes by that of dy
+                upstream += [dy, torch.ones(()).expand(y.shape)]
+            # Of InstanceNorm, torch (2.13) gives a wrong dx for a dy that is channels-last
+            if y.ndim == 4 and not isinstance(norm, (nn.InstanceNorm2d, LlamaRMSNorm)):
+                upstream.append(dy.to(memory_format=torch.channels_last))
+            for dy in upstream:
+                (wanted,) = torch.autograd.grad(expected, x1, dy, retain_graph=True)
+                (dx,) = torch.autograd.grad(y, x2, dy, retain_graph=True)
+                assert strides(dx) == strides(wanted), f"{case}, dy with strides {dy.stride()}"
+                torch.testing.assert_close(dx, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_results_are_viewed_as_those_of_torch():
+    x = torch.randn(2, 8, 6).transpose(1, 2)
+    assert nt.accelerate(nn.LayerNorm(8))(x).view(-1, 8).shape == (12, 8)
+    one = torch.randn(1, C, 5, 6).as_strided((1, C, 5, 6), (7, 1, 24, C))
+    reference, module = pair(nn.GroupNorm(2, C))
+    assert module(one).stride() == reference(one).stride()
+    module(one).relu_().sum().backward()  # in place, so that it may not be a view
+
+
+def test_instance_norm_takes_a_channels_last_gradient():
+    x = torch.randn(1, C, 5, 6, requires_grad=True)
+    y, dy = nt.accelerate(nn.InstanceNorm2d(C))(x), torch.randn(1, C, 5, 6)
+    found, expected = (
+        torch.autograd.grad(y, x, t, retain_graph=True)[0] for t in (dy.to(memory_format=torch.channels_last), dy)
+    )
+    assert torch.equal(found, expected)
+
+
+def test_traces_expect_the_strides_that_come():
+    functions = [
+        nt.layer_norm,
+        nt.rms_norm,
+        lambda x: nt.batch_norm(x, training=True),
+        lambda x: nt.group_norm(x, 1),
+        lambda x: nt.instance_norm(x) if x.ndim > 2 else x,
+    ]
+    for x in layouts():
+        with torch._subclasses.FakeTensorMode() as mode:
+            fake = mode.from_tensor(x)
+            expected = [strides(f(fake)) for f in functions]
+        assert [strides(f(x)) for f in functions] == expected, f"{tuple(x.shape)} with strides {x.stride()}"
 
 
 def test_a_tensor_changed_before_backward_is_an_error():

@@ -10,7 +10,7 @@ import torch
 
 from ...ops import OPS
 from . import _formulas
-from ._tensors import array, tensor
+from ._tensors import arranged, array, memory_format, strides_of, tensor
 
 _RUNNING = "Tensor? running_mean, Tensor? running_var"
 _MOVING = "float momentum, float eps, int channel_axis"
@@ -32,11 +32,34 @@ def _arguments(schema):
     return tensors, [name for _, name in pairs[len(tensors) :]]
 
 
+def result_format(name, options, like):
+    """The memory format that torch's operators give y or dx: that of the tensor `like`, which is x, or dy for the dx of
+    RMSNorm, whose operators go element by element. LayerNorm over the last axes and InstanceNorm come out contiguous
+    whatever they are given.
+    """
+    if name == "instance_norm" or (name == "layer_norm" and _is_last(options["axis"], like.ndim)):
+        return torch.contiguous_format
+    return memory_format(like)
+
+
+def _is_last(axis, ndim):
+    return axis == -1 or not {-1, ndim - 1}.isdisjoint(axis if isinstance(axis, (tuple, list)) else (axis,))
+
+
 def compute(name, x, tensors, options, return_stats=False):
     """The forward function on the memory of the tensors: y, or y and the statistics, which are arrays."""
+    form = result_format(name, options, x)
     arrays = {key: array(name, key, t) for key, t in tensors.items()}
-    result = OPS[name].forward(array(name, "x", x), **arrays, **options, return_stats=return_stats)
-    return (tensor(result[0], x.dtype), *result[1:]) if return_stats else tensor(result, x.dtype)
+    result = OPS[name].forward(array(name, "x", arranged(x, form)), **arrays, **options, return_stats=return_stats)
+    return (_result(result[0], x, form), *result[1:]) if return_stats else _result(result, x, form)
+
+
+def _result(a, x, form):
+    """y or dx as a tensor. Axes of one element need a look: torch judges formats by their strides too."""
+    t = tensor(a, x.dtype)
+    if 1 in t.shape and t.stride() != x.stride():
+        return t.as_strided(t.shape, strides_of(t.shape, form)).data  # not a view to autograd
+    return t
 
 
 def backward_options(name, tensors, options):
@@ -52,17 +75,16 @@ def compute_backward(name, dy, x, weight, statistics, options, weight_grads):
     """The backward function on the memory of the tensors: dx and the gradients of the parameters, or None for these.
     The statistics are arrays, by name."""
     op = f"{name}_backward"
-    arrays = array(op, "dy", dy), array(op, "x", x), array(op, "weight", weight)
-    dx, *rest = OPS[name].backward(*arrays[:2], weight=arrays[2], **statistics, **options, weight_grads=weight_grads)
+    form = gradient_format(name, options, dy, x)
+    given = [array(op, key, arranged(t, form)) for key, t in (("dy", dy), ("x", x))]
+    weight_ = array(op, "weight", weight)
+    dx, *rest = OPS[name].backward(*given, weight=weight_, **statistics, **options, weight_grads=weight_grads)
     dtype = (x if weight is None else weight).dtype
-    return tensor(dx, x.dtype), *(None if a is None else tensor(a, dtype) for a in rest)
+    return _result(dx, x, form), *(None if a is None else tensor(a, dtype) for a in rest)
 
 
-def _laid_out(y, x):
-    """`y` in the strides that torch, when it traces, expects of a result like `x`."""
-    if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == y.stride():
-        return y
-    return torch.empty_like(x).copy_(y)
+def gradient_format(name, options, dy, x):
+    return result_format(name, options, dy if name == "rms_norm" else x)
 
 
 def _canonical(options):
@@ -121,7 +143,7 @@ class _Operators:
             tensors |= dict(zip(self.running, moved, strict=True))
         y, *statistics = compute(self.name, x, tensors, options, return_stats=True)
         moved = moved or [x.new_empty(0) for _ in self.running]
-        return _laid_out(y, x), *(tensor(np.asarray(a)) for a in statistics), *moved
+        return y, *(tensor(np.asarray(a)) for a in statistics), *moved
 
     def forward_shapes(self, x, *arguments):
         tensors, options = self._split(arguments)
@@ -129,7 +151,8 @@ class _Operators:
         statistics = [x.new_empty(shape, dtype=torch.float64) for _ in self.op.statistics]
         moves = self.moves(tensors, options)
         moved = [torch.empty_like(tensors[key]) if moves else x.new_empty(0) for key in self.running]
-        return torch.empty_like(x), *statistics, *moved
+        form = result_format(self.name, options, x)
+        return torch.empty_like(x, memory_format=form), *statistics, *moved
 
     # ---- autograd of forward ----
 
@@ -167,13 +190,14 @@ class _Operators:
         statistics, options, weight_grads = self._split_backward(arguments)
         arrays = {key: array(f"{self.name}_backward", key, t) for key, t in statistics.items()}
         dx, *rest = compute_backward(self.name, dy, x, weight, arrays, options, weight_grads)
-        return _laid_out(dx, x), *(x.new_empty(0) if t is None else t for t in rest)
+        return dx, *(x.new_empty(0) if t is None else t for t in rest)
 
     def backward_shapes(self, dy, x, weight, *arguments):
         _, options, weight_grads = self._split_backward(arguments)
         shape = self.op.parameter_shape(x.shape, options[self.op.axis_name]) if weight_grads else 0
         dtype = x.dtype if weight is None or not weight_grads else weight.dtype
-        return torch.empty_like(x), *(x.new_empty(shape, dtype=dtype) for _ in self.op.parameters)
+        dx = torch.empty_like(x, memory_format=gradient_format(self.name, options, dy, x))
+        return dx, *(x.new_empty(shape, dtype=dtype) for _ in self.op.parameters)
 
     def differentiable_backward(self, keyset, dy, x, weight, *arguments):
         """The operator; where its own derivatives are wanted, the formula."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 
 try:
@@ -45,6 +46,29 @@ def fits(x, *parameters):
         if t is not None and not (type(t) in PLAIN and t.is_cpu):
             return False
     return True
+
+
+def memory_format(t):
+    """What torch calls the suggested memory format of `t`: that of the results of most of its operators."""
+    if t.ndim not in (4, 5) or t.layout is not torch.strided or t.stride(1) > t.stride(-1):
+        return torch.contiguous_format
+    return suggest_memory_format(t)  # which takes longer
+
+
+def arranged(t, form):
+    """`t` with its axes in the order of a memory format, copied only where they are in another one: gaps may stay."""
+    if t.layout is not torch.strided or t.is_contiguous(memory_format=form):
+        return t
+    strides = [stride for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1]
+    if form is not torch.contiguous_format and t.shape[1] > 1:
+        strides.append(strides.pop(int(t.shape[0] > 1)))
+    in_order = 0 not in strides and strides == sorted(set(strides), reverse=True)
+    return t if in_order else t.contiguous(memory_format=form)
+
+
+def strides_of(shape, form):
+    """The strides of a dense tensor in a memory format, axes of one element included, which views are judged by."""
+    return torch.empty(shape, device="meta", memory_format=form).stride()
 
 
 def array(op, name, t):

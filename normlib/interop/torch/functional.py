@@ -34,7 +34,7 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
     Returns
     -------
     y : torch.Tensor
-        The normalized tensor, of the shape, dtype and memory format of `x`.
+        The normalized tensor, of the shape and dtype of `x`, with the strides that torch's operator would give it.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
     Returns
     -------
     y : torch.Tensor
-        The normalized tensor, of the shape, dtype and memory format of `x`.
+        The normalized tensor, of the shape and dtype of `x`, with the strides that torch's operator would give it.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def batch_norm(
     Returns
     -------
     y : torch.Tensor
-        The normalized tensor, of the shape, dtype and memory format of `x`.
+        The normalized tensor, of the shape and dtype of `x`, with the strides that torch's operator would give it.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=
     Returns
     -------
     y : torch.Tensor
-        The normalized tensor, of the shape, dtype and memory format of `x`.
+        The normalized tensor, of the shape and dtype of `x`, with the strides that torch's operator would give it.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def instance_norm(
     Returns
     -------
     y : torch.Tensor
-        The normalized tensor, of the shape, dtype and memory format of `x`.
+        The normalized tensor, of the shape and dtype of `x`, with the strides that torch's operator would give it.
 
     Raises
     ------

@@ -121,8 +121,20 @@ class _ModelRMSNorm(_Accelerated):
         if len(args) == 1 and not kwargs:
             (input,), weight = args, self.weight
             if input.dtype is weight.dtype and fits(input, weight):
-                return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": getattr(self, eps_name(self))})
+                eps = getattr(self, eps_name(self))
+                if input.is_contiguous():
+                    return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": eps})
+                if not torch.compiler.is_compiling() and 0 not in input.stride():
+                    return _in_order(input, weight, eps)
         return super().forward(*args, **kwargs)
+
+
+def _in_order(input, weight, eps):
+    """RMSNorm over the last axis. The order of axes in memory stays, as the operators of such models leave it."""
+    order = sorted(range(input.ndim), key=input.stride, reverse=True)
+    back = sorted(range(input.ndim), key=order.__getitem__)
+    y = _run("rms_norm", input.permute(order), {"weight": weight}, {"axis": back[-1], "eps": eps})
+    return y.permute(back)
 
 
 _MOVING = ("weight", "bias", "running_mean", "running_var")
