@@ -426,6 +426,20 @@ def test_modules_do_what_those_of_torch_do(backend, name, dtype):
                 close(a, e.to(a.dtype), ulps=8)
 
 
+def test_evaluation_of_small_batch_norms_is_left_to_torch():
+    reference, module = pair(nn.BatchNorm2d(C))
+    reference.running_mean.fill_(1e4)
+    module.running_mean.fill_(1e4)
+    x = torch.randn(2, C, 8, 8) + 1e4
+    running = {"running_mean": reference.running_mean, "running_var": reference.running_var}
+    ours = nt.batch_norm(x, weight=reference.weight, bias=reference.bias, **running).detach()
+    assert torch.equal(module.eval()(x), ours)
+    with torch.no_grad():
+        assert torch.equal(module(x), reference.eval()(x))
+        assert not torch.equal(module(x), ours)
+        close(module.train()(x), reference.train()(x), ulps=1e5)
+
+
 def test_drop_in_modules_are_those_of_torch():
     arguments = {"LayerNorm": (6,), "RMSNorm": (6,), "GroupNorm": (2, C)}
     for name in [name for name in nt.__all__ if name[0].isupper()]:
