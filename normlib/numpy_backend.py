@@ -100,15 +100,25 @@ def _at(place, array):
     return None if array is None else array[place]
 
 
+def _mean_square(rows):
+    """In halves: terms that are added one by one to a large one, or to equal ones, would all be rounded alike."""
+    squares, width = rows * rows, rows.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        squares[:, : width - half] += squares[:, half:width]
+        width = half
+    return squares[:, 0] / rows.shape[1]
+
+
 def _moments(rows, centered):
     """The rows less their mean, the mean, and the mean square of what is left."""
     if not centered:
-        return rows.copy(), None, np.mean(rows * rows, axis=1)
+        return rows.copy(), None, _mean_square(rows)
     mean = rows.mean(axis=1)
     rest = rows - mean[:, None]
     correction = rest.mean(axis=1)  # the rounding error of the first mean (Chan, Golub and LeVeque, 1983)
     rest -= correction[:, None]
-    return rest, mean + correction, np.mean(rest * rest, axis=1)
+    return rest, mean + correction, _mean_square(rest)
 
 
 def _rstd(var, eps):
@@ -121,9 +131,9 @@ def _standardize(rows, eps, centered=True):
     z, mean, var = _moments(rows, centered)
     rstd = _rstd(var, eps)
     z *= rstd[:, None]
-    extreme = ~np.isfinite(var) | (var + eps < 1e-290)
-    if extreme.any():  # squares that over- or underflow float64: once more, scaled by a power of two
-        peak = np.abs(rows[extreme]).max(axis=1)
+    extreme = ~np.isfinite(var) | (var < 1e-290)
+    if extreme.any():  # squares over- or underflow float64, or the mean has few bits: once more, scaled by a power of two
+        peak = np.maximum(np.abs(rows[extreme]).max(axis=1), math.sqrt(eps))
         exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)
         rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered)
         scale = _rstd(square, np.ldexp(np.ldexp(eps, -exponent), -exponent))
