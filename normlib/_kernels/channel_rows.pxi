@@ -299,7 +299,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
     cdef work delta[TOGETHER]
     cdef work scale[TOGETHER]
     cdef work factor[TOGETHER]
-    cdef bint scaled
+    cdef bint far = w != NULL and far_from_1(w, p.parameters), scaled
     cdef Writer writer
     open_writer(&writer, p.streaming)
     while r < stop:
@@ -311,7 +311,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, const storage* x,
             scaled = given_statistics(p, r, m, shift, delta, scale, factor)
         else:
             scaled = groups_statistics(p, r, m, xs, shift, delta, scale, factor)
-        if not products_normal(p, g, m, scale, w):
+        if (far or far_from_1(scale, m)) and not products_normal(p, g, m, scale, w):
             for k in range(0 if scaled else m):
                 factor[k] = 1
             scaled = True

@@ -355,6 +355,16 @@ cdef inline void split_scaled(double mean, double rstd, work* shift, work* delta
     scale[0], factor[0] = <work>(rstd / f), <work>f
 
 
+cdef inline bint far_from_1(const work* a, Py_ssize_t n) noexcept nogil:
+    """Whether one of n numbers is so far from 1, and not 0, that its product with another may not be a normal number."""
+    cdef work most = <work>ldexp(1, (FAR_F32 if work is float else FAR_F64) // 2), least = 1 / most
+    cdef bint far = False
+    cdef Py_ssize_t i
+    for i in range(n):
+        far |= ((abs(a[i]) < least) & (a[i] != 0)) | (abs(a[i]) > most)
+    return far
+
+
 cdef inline bint normal(work least, work most) noexcept nogil:
     """Whether what lies from least to most are normal numbers."""
     if work is double:
