@@ -132,7 +132,7 @@ def _standardize(rows, eps, centered=True):
     rstd = _rstd(var, eps)
     z *= rstd[:, None]
     extreme = ~np.isfinite(var) | (var < 1e-290)
-    if extreme.any():  # squares over- or underflow float64, or the mean has few bits: once more, scaled by a power of two
+    if extreme.any():  # squares beyond float64, or a mean of few bits: once more, scaled by a power of two
         peak = np.maximum(np.abs(rows[extreme]).max(axis=1), math.sqrt(eps))
         exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)
         rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered)
