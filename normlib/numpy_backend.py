@@ -130,8 +130,9 @@ def _standardize(rows, eps, centered=True):
     """The normalized rows, and mean, variance and rstd of each."""
     z, mean, var = _moments(rows, centered)
     rstd = _rstd(var, eps)
-    z *= rstd[:, None]
     extreme = ~np.isfinite(var) | (var < 1e-290)
+    extreme[extreme] = z[extreme].any(axis=1)
+    z *= rstd[:, None]
     if extreme.any():  # squares beyond float64, or a mean of few bits: once more, scaled by a power of two
         peak = np.maximum(np.abs(rows[extreme]).max(axis=1), math.sqrt(eps))
         exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)

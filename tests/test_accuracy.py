@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import digests
 import exactness
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from normlib.ops import OPS
 from normlib.testing import LAYOUTS, OFFSETS, VALUES, Case, dtypes, problems, ulp_error
 from normlib.testing import _checks as checks
 from normlib.testing import _reference as reference
-from normlib.testing._cases import _possible, dtype_named
+from normlib.testing._cases import UNEVEN, _possible, dtype_named
 
 DTYPES = [dtype.name for dtype in dtypes()]
 SHAPES = {
@@ -96,10 +97,18 @@ def test_the_longest_rows(backend, op):
         ("layer_norm", (32769, 3), 0, "float16", "outlier"),
         ("batch_norm", (2, 16385, 3), -1, "float16", "outlier"),
         ("group_norm", (1, 30, 30, 64), -1, "float64", "outlier"),
+        *((op, shape, axis, dtype, values)
+          for op, shape, axis in [
+              ("layer_norm", (40, 900), -1), ("layer_norm", (40, 4096), -1), ("layer_norm", (4096, 40), 0),
+              ("rms_norm", (40, 1024), -1), ("rms_norm", (1100, 40), 0), ("group_norm", (8, 4, 1024), 1),
+              ("batch_norm", (2, 40, 512), 1), ("batch_norm", (1100, 40), -1), ("batch_norm", (1100, 3), -1),
+          ]
+          for dtype in ("float32", "float64")
+          for values in UNEVEN),
     ],
 )
 def test_sums_of_many(backend, op, shape, axis, dtype, values):
-    """Equal terms, whose roundings add up; an outlier in the sample that a first mean is taken from."""
+    """Equal terms, whose roundings add up, alone and beside a large one; an outlier where a first mean is taken from."""
     description = OPS[op]
     options = {description.axis_name: axis}
     if description.has_groups:
@@ -160,6 +169,75 @@ def test_size_of_the_values(backend, op, dtype, size):
         require(16, case, dx, expected.dx)
         error = ulp_error(dweight, expected.dweight, axis=None)
         assert error <= 32, case
+
+
+@each_op
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "strided"])
+def test_values_at_the_ends_of_the_type(backend, op, dtype, layout):
+    """Subnormal and largest values, rstd * weight beyond the type: no intermediate may be where the result is not."""
+    for case in cases(op, dtype, layout=layout):
+        checks.check_extremes(case)
+
+
+def extreme_row(case, x):
+    """x, in whose second row one value is the largest and all others are near the least."""
+    largest = np.finfo(x.dtype).max
+    rows = case.geometry.rows(x)
+    rows[1], rows[1, 0] = -0.9 * largest, largest
+    return case.geometry.from_rows(rows)
+
+
+@each_op
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_at_the_ends_of_the_type_leaves_the_others_alone(backend, op, dtype):
+    """And is itself the same in place."""
+    for case in cases(op, dtype, affine="weight"):
+        x, weight, *_ = case.inputs()
+        y = checks.call_forward(case, x, weight)
+        extreme = extreme_row(case, x)
+        found = checks.call_forward(case, extreme, weight)
+        others = np.arange(len(case.geometry.rows(y))) != 1
+        assert checks.same_bits(case.geometry.rows(found)[others], case.geometry.rows(y)[others]), case
+        checks.call_forward(case, extreme, weight, out=extreme)
+        assert checks.same_bits(extreme, found), case
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "group_norm"])
+@pytest.mark.parametrize("size", [1, 1e-10], ids=["values", "and weights"])
+def test_values_at_the_ends_of_the_type_past_the_caches(op, size):
+    """The same bits as in a smaller array; weights of 1e-10 meet an rstd of 1e-38 in group norm."""
+    for shape, options in digests.STREAMED[OPS[op].kind]:
+        case = Case(op, shape, {**options, **({"num_groups": 4} if OPS[op].has_groups else {})}, affine="weight")
+        x, weight, *_ = case.inputs()
+        x, weight = extreme_row(case, x), (weight * size).astype(x.dtype)
+        y = checks.call_forward(case, x, weight)
+        assert np.all(np.isfinite(y))
+        if options.get("axis") != 1:
+            assert checks.same_bits(y[:1], checks.call_forward(case, x[:1], weight)), case
+            assert checks.same_bits(y[1:2], checks.call_forward(case, x[1:2], weight)), case
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize(
+    ("mean", "var", "size", "weight"),
+    [
+        (-3e38, 1e60, 3e38, 1.0),  # x - mean
+        (0.0, 1e-70, 1e-36, 1.0),  # rstd is 1e35
+        (1e-39, 1e-80, 1e-39, 1e-10),  # 1e40
+        (0.0, 1e70, 1e36, 1e-20),  # rstd * weight is 1e-55
+    ],
+)
+def test_given_statistics_at_the_ends_of_the_type(backend, axis, mean, var, size, weight):
+    options = {"training": False, "channel_axis": axis}
+    case = Case("batch_norm", (3, 6, 130) if axis == 1 else (3, 130, 6), options)
+    x, weights, *_ = case.inputs()
+    x, weights = (np.clip(x, -1, 1) * size).astype(x.dtype), (weights * weight).astype(x.dtype)
+    running = {"running_mean": np.full(6, mean), "running_var": np.full(6, var)}
+    y = checks.call_forward(case, x, weights, eps=0, **running)
+    mean, var = running.values()
+    truth = reference.forward(case.geometry, x, weights, eps=0, mean=mean, var=var)
+    require(4, case, y, truth.y)
 
 
 @each_op

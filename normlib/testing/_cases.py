@@ -16,8 +16,11 @@ WIDTHS = (1, 2, 7, 31, 32, 33, 97, 1000, 1024, 1025, 3001)
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 OUTPUTS = ("new", "given", "strided", "inplace", "overlap")
 AFFINE = ("both", "weight", "bias", "none")
-# "large" and "small" have squares beyond the type, 32 bits for 16; an outlier stands at another place of each row.
-VALUES = ("normal", "large", "small", "outlier", "constant")
+# "large" and "small" have squares beyond the type, 32 bits for 16; an outlier, and the one of a "one-hot" row, stands
+# at another place of each row; "sparse" rows have 1 % that is not 0, as after a ReLU; of "front" rows one large value
+# comes before many 1 and -1.
+VALUES = ("normal", "large", "small", "outlier", "constant", "one-hot", "sparse", "front")
+UNEVEN = VALUES[-3:]
 _LARGE_VALUE = {"float16": 16384.0, "float64": 1e200}  # else 1e18
 _SMALL_VALUE = {"float64": 1e-200}  # else 1e-18
 
@@ -225,13 +228,22 @@ class Case:
             x = x * _LARGE_VALUE.get(self.dtype, 1e18)
         elif self.values == "small":
             x = x * _SMALL_VALUE.get(self.dtype, 1e-18)
-        elif self.values in ("outlier", "constant"):
+        elif self.values != "normal":
             rows = self.geometry.rows(x)
+            number = np.arange(len(rows))
+            place = number, number * 37 % rows.shape[1]
             if self.values == "constant":
                 rows[...] = rows[:, :1]
+            elif self.values == "outlier":
+                rows[place] = 1e4
+            elif self.values == "one-hot":
+                rows[...] = 0
+                rows[place] = 1
+            elif self.values == "sparse":
+                rows = np.maximum(rows, 0) * (np.resize(np.arange(50), rows.shape) == 0)
             else:
-                number = np.arange(len(rows))
-                rows[number, number * 37 % rows.shape[1]] = 1e4
+                rows = np.where(rows < 0, -1.0, 1.0)
+                rows[:, 0] = 4165 + number
             x = self.geometry.from_rows(rows)
         return x + self.offset
 
@@ -301,6 +313,8 @@ def cases(name, *, quick=False):
         found += [replace(base, layout=layout) for layout in ("contiguous", "strided", "transposed", "byteswapped")]
         if op.mode is not None:
             found.append(constant(base))
+    long = [base for base in (Case(name, s, o) for s, o in every) if base.row_length >= 1000]
+    found += [replace(base, values=values, affine="none") for base in long for values in UNEVEN]
     for shape, options in typical[:1] if quick else typical:
         base = Case(name, shape, options)
         typed = [replace(base, dtype=d) for d in names]

@@ -6,9 +6,9 @@ import numpy as np
 
 import normlib
 
-from ._cases import dtype_named
+from ._cases import EPS, dtype_named
 from ._layouts import LAYOUTS, shares_order
-from ._reference import backward, forward, spacing, ulp_error, working_dtype
+from ._reference import backward, forward, normal_range, spacing, ulp_error, working_dtype
 
 # The numerics contract, in ulps of the largest value of the row (parameter gradients: of the array).
 LIMITS = {"output": 4.0, "gradient": 16.0, "parameter": 32.0, "statistic": 4.0}
@@ -266,6 +266,40 @@ def check_special(case, limits=None):
         hit = rows == rows[place]
         ensure(bool(np.all(np.isnan(y[place]))), case, f"{value} in x gives {y[place]} in its place")
         ensure(same_bits(y[~hit], clean[~hit]), case, f"{value} in one row changes another row")
+
+
+def _extremes(case, x):
+    """(x, factor of the weights, eps) at the ends of the type, where an intermediate may leave it and no result does."""
+    z = np.clip(x.astype(np.float64) / 4, -1, 1)
+    least, largest = normal_range(dtype_named(case.dtype))
+    yield largest * z, 1, EPS
+    yield largest * np.sign(z), 1, EPS
+    uneven = case.geometry.rows(np.full(x.shape, -0.9 * largest))
+    uneven[:, -1] = largest
+    yield case.geometry.from_rows(uneven), 1, EPS
+    for eps in (0, EPS):
+        yield least / 8 * z, 1, eps
+    if case.dtype != "float16":
+        yield least**0.6 * z, least**-0.5, 0
+        yield largest * z, largest**-0.5, EPS
+
+
+def check_extremes(case, limits=LIMITS):
+    """The output of subnormal values, of values near the largest number, and where rstd * weight is no number."""
+    values, weight, bias, _ = case.inputs()
+    worst = 0.0
+    for x, factor, eps in _extremes(case, values):
+        x = x.astype(values.dtype)
+        scaled = None if weight is None else (weight.astype(np.float64) * factor).astype(weight.dtype)
+        shift = bias if factor == 1 else None  # beside which the result would not show
+        with np.errstate(all="ignore"):
+            y = call_forward(case, x, scaled, shift, eps=eps)
+        expected = forward(case.geometry, x, scaled, shift, eps=eps, centered=case.centered)
+        error = _row_error(case, y, expected.y, expected.scale)
+        text = f"values to {np.max(np.abs(x)):.3g} at eps={eps}, weights times {factor:.3g}: off by {error:.3g} ulps"
+        ensure(error <= limits["output"], case, text)
+        worst = max(worst, error)
+    return worst
 
 
 def check_empty(case, limits=None):

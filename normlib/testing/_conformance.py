@@ -7,11 +7,12 @@ from functools import partial
 
 from .. import backends
 from ..ops import OPS
-from ._cases import Case, cases, constant, independent, problems
+from ._cases import Case, cases, constant, dtypes, independent, problems
 from ._checks import (
     LIMITS,
     check_backward,
     check_empty,
+    check_extremes,
     check_forward,
     check_row_position,
     check_running,
@@ -82,6 +83,8 @@ def _checks(name, quick):
             yield "weight_grads", partial(check_backward, weight_grads=wanted), case
     for case in gradient_cases(name):
         yield "finite differences", check_gradients, case
+    for case in (replace(case, dtype=dtype.name) for case in typical for dtype in dtypes()):
+        yield "extremes", check_extremes, case
     for case in typical:
         yield "errors", check_errors, case
         yield "special values", check_special, case

@@ -34,6 +34,12 @@ def working_dtype(dtype):
     return "float64" if np.dtype(dtype).name == "float64" else "float32"
 
 
+def normal_range(dtype):
+    """The least and the largest normal number of `dtype`."""
+    bits, smallest = _FORMATS[np.dtype(dtype).name]
+    return 2.0**smallest, (2 - 2.0**-bits) * 2.0 ** (1 - smallest)
+
+
 def spacing(a, dtype):
     """One ulp of `dtype` at the magnitude of `a`, in longdouble."""
     bits, smallest = _FORMATS[np.dtype(dtype).name]
