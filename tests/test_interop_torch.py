@@ -440,6 +440,15 @@ def test_evaluation_of_small_batch_norms_is_left_to_torch():
         close(module.train()(x), reference.train()(x), ulps=1e5)
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "error::torch.jit.TracerWarning")
+def test_a_trace_without_gradients_does_not_depend_on_the_size():
+    reference, module = pair(nn.BatchNorm2d(C).eval())
+    with torch.no_grad():
+        traced = torch.jit.trace(module, torch.randn(1, C, 8, 8))
+        x = torch.randn(2, C, 9, 9)
+        assert torch.equal(traced(x), reference(x))
+
+
 def test_drop_in_modules_are_those_of_torch():
     arguments = {"LayerNorm": (6,), "RMSNorm": (6,), "GroupNorm": (2, C)}
     for name in [name for name in nt.__all__ if name[0].isupper()]:

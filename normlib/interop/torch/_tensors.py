@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 
 try:
@@ -49,10 +48,21 @@ def fits(x, *parameters):
 
 
 def memory_format(t):
-    """What torch calls the suggested memory format of `t`: that of the results of most of its operators."""
-    if t.ndim not in (4, 5) or t.layout is not torch.strided or t.stride(1) > t.stride(-1):
+    """What torch calls the suggested memory format of `t`, that of the results of most of its operators: channels-last
+    where the strides grow from the channels over the last axis to the first (``is_channels_last_strides_2d_s4`` of
+    c10/core/MemoryFormat.h), also if there are gaps.
+    """
+    if t.ndim not in (4, 5) or t.layout is not torch.strided:
         return torch.contiguous_format
-    return suggest_memory_format(t)  # which takes longer
+    shape, strides = t.shape, t.stride()
+    least = strides[1]
+    if least == 0 or least > strides[-1]:
+        return torch.contiguous_format
+    for axis in (1, *range(t.ndim - 1, 1, -1), 0):
+        if shape[axis] == 0 or strides[axis] < least or (axis == 0 and least == strides[1]):
+            return torch.contiguous_format
+        least = strides[axis] * shape[axis] if shape[axis] > 1 else strides[axis]
+    return torch.channels_last if t.ndim == 4 else torch.channels_last_3d
 
 
 def arranged(t, form):

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as _TorchBatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm as _TorchInstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from ._tensors import fits
+from ._tensors import eager, fits
 from .functional import direct, recorded
 from .survey import Norm, Report, eps_name, walk, why_no_rms_norm
 
@@ -44,8 +44,9 @@ _LEFT_TO_TORCH = (2**21, 2**17)
 
 
 def _small(input):
-    """Whether torch's own kernel is the faster one: where nothing records gradients, or the whole computation."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """Whether torch's kernel is the faster one, and nothing records gradients or the whole computation. It is called at
+    once then: the functions of torch.nn.functional in between take as long as this question."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not (input.is_cpu and eager(input)):
         return False
     return input.numel() <= _LEFT_TO_TORCH[not input.is_contiguous()] * torch.get_num_threads()
 
@@ -83,9 +84,10 @@ class _RMSNorm(_Accelerated):
 
 class _BatchNorm(_Accelerated):
     def forward(self, input):
-        if not self.training and _small(input):
-            return super().forward(input)
         running = self.running_mean, self.running_var
+        if not self.training and running[0] is not None and _small(input):
+            self._check_input_dim(input)
+            return torch.batch_norm(input, self.weight, self.bias, *running, False, 0.0, self.eps, False)
         if not fits(input, self.weight, self.bias, *running):
             return super().forward(input)
         self._check_input_dim(input)
