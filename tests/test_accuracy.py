@@ -108,7 +108,7 @@ def test_the_longest_rows(backend, op):
     ],
 )
 def test_sums_of_many(backend, op, shape, axis, dtype, values):
-    """Equal terms, whose roundings add up, alone and beside a large one; an outlier where a first mean is taken from."""
+    """Equal terms, whose roundings add up, alone and beside a large one; outliers where a first mean is taken."""
     description = OPS[op]
     options = {description.axis_name: axis}
     if description.has_groups:

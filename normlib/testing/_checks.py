@@ -269,7 +269,7 @@ def check_special(case, limits=None):
 
 
 def _extremes(case, x):
-    """(x, factor of the weights, eps) at the ends of the type, where an intermediate may leave it and no result does."""
+    """(x, factor of the weights, eps) at the ends of the type: an intermediate may leave it, but no result does."""
     z = np.clip(x.astype(np.float64) / 4, -1, 1)
     least, largest = normal_range(dtype_named(case.dtype))
     yield largest * z, 1, EPS
