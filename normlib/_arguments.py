@@ -17,7 +17,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 _WORDS = "float64, float32, float16 or bfloat16"
 
 
-_told = set()  # the functions that have warned of rows
+_told: set[str] = set()  # the functions that have warned of rows
 
 
 def by_name(function):
