@@ -126,11 +126,14 @@ cdef inline void last_moments(const storage* x, Py_ssize_t position, Py_ssize_t 
     cdef work v[LANES]
     cdef work ra[LANES]
     cdef work rb[LANES]
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, done = 0
     load_some(shift, m, v)
     clear(ra)
     clear(rb)
-    for k in range(many):
+    if many >= ROUND // 2:
+        four_moments(x, position, m, v, centered, kept, keep, ra, rb, m < LANES)
+        done = ROUND // 2
+    for k in range(done, many):
         position_moments(x + k * position, m, v, centered, at(kept, k * keep, kept != NULL), ra, rb, m < LANES, False)
     for k in range(LANES):
         a[k] = ra[k] if first else a[k] + ra[k]

@@ -222,6 +222,7 @@ cdef inline void clear(work* a) noexcept nogil:
 cdef enum:
     ROUND = 8           # vectors, or positions of columns, that are added in pairs of pairs
     HALF = LANES // 2
+    FEW = ROUND // 2 * LANES    # elements that are too few for a round, and are added in turn
     AHEAD_BYTES = 1 << 14   # from what is read to what is prefetched; 8 to 64 kB are as good
 
 
@@ -255,7 +256,7 @@ cdef inline void square_lanes(const storage* x, Py_ssize_t m, work* q, Py_ssize_
 
 
 cdef inline void few_squares(const storage* x, Py_ssize_t n, double* squares, bint more, Py_ssize_t ahead, work zero) noexcept nogil:
-    """add_squares of fewer than ROUND * LANES elements"""
+    """add_squares of at most FEW elements"""
     cdef work q[LANES]
     cdef Py_ssize_t i = 0
     clear(q)
@@ -290,7 +291,7 @@ cdef inline void moment_lanes(const storage* x, Py_ssize_t m, work* a, work* q, 
 
 
 cdef inline void few_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
-    """add_moments of fewer than ROUND * LANES elements"""
+    """add_moments of at most FEW elements"""
     cdef work a[LANES]
     cdef work q[LANES]
     cdef work one = unit(shift)
@@ -317,7 +318,7 @@ cdef inline void few_moments(const storage* x, Py_ssize_t n, double* sums, doubl
 
 
 # Lanes are added in rounds of ROUND, in pairs of pairs: terms that are added to a large one, or to equal ones, one after the
-# other would all be rounded alike. What is left of a block is added in turn, and folded on its own.
+# other would all be rounded alike. What is left of a block is folded by FEW, which are added in turn.
 
 cdef inline const work* load_half_round(const storage* x, work* room, Py_ssize_t ahead) noexcept nogil:
     """ROUND * HALF elements in the working type: where they lie, or in room."""
@@ -374,8 +375,9 @@ cdef inline void add_squares(const storage* x, Py_ssize_t n, double* squares, bi
             if i + ROUND * LANES > n:
                 break
         fold_all(q, squares, more)
-    if i < n:
-        few_squares(x + i, n - i, squares, more or i > 0, ahead, zero)
+    while i < n:
+        few_squares(x + i, min(<Py_ssize_t>FEW, n - i), squares, more or i > 0, ahead, zero)
+        i += FEW
 
 
 cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, double* squares, bint more, Py_ssize_t ahead, work shift) noexcept nogil:
@@ -394,5 +396,6 @@ cdef inline void add_moments(const storage* x, Py_ssize_t n, double* sums, doubl
                 break
         fold_all(a, sums, more)
         fold_all(q, squares, more)
-    if i < n:
-        few_moments(x + i, n - i, sums, squares, more or i > 0, ahead, shift)
+    while i < n:
+        few_moments(x + i, min(<Py_ssize_t>FEW, n - i), sums, squares, more or i > 0, ahead, shift)
+        i += FEW
