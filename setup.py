@@ -115,6 +115,11 @@ class BuildExt(build_ext):
                 self.failure.write_text(self.complaint() or str(error).strip()[:200])
             raise
 
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        if self.failure.exists():  # an editable install runs from the sources
+            (KERNELS / FAILURE).write_text(self.failure.read_text())
+
     def complaint(self):
         """What the compiler says to a file that asks for Python's headers, if it says something."""
         with tempfile.TemporaryDirectory() as folder:
