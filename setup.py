@@ -59,8 +59,8 @@ def extensions():
     def extension(name, depends=()):
         return Extension(f"normlib._kernels.{name}", [str(KERNELS / f"{name}.pyx")], depends=[str(d) for d in depends])
 
-    included = [*sorted(KERNELS.glob("*.pxi")), KERNELS / "storage.h", KERNELS / "plan.pxd"]
-    declared = [*sorted(KERNELS.glob("*.pxd")), KERNELS / "storage.h", KERNELS / "team.h", HEADER]
+    included = [*sorted(KERNELS.rglob("*.pxi")), KERNELS / "vectors/storage.h", KERNELS / "plan.pxd"]
+    declared = [*sorted(KERNELS.glob("*.pxd")), KERNELS / "team.h", HEADER]
     modules = [extension(name, declared) for name in ("probe", *CALLS)]
     modules += [extension(f"isa_{level}", included) for level in levels()]
     modules = cythonize(
@@ -86,7 +86,7 @@ class BuildExt(build_ext):
         kernel_flags = [*GNU_FLAGS, GCC_FLAG] if gnu and self.takes(GCC_FLAG) else GNU_FLAGS
         for extension in self.extensions:
             name = extension.name.rpartition(".")[2]
-            extension.include_dirs += [str(KERNELS), str(HEADER.parent)]
+            extension.include_dirs += [str(KERNELS), str(KERNELS / "vectors"), str(HEADER.parent)]
             extension.define_macros.append(("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"))
             if name in CALLS:
                 import numpy

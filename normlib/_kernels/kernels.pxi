@@ -2,126 +2,68 @@
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
-    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
+    BF16, BLOCK, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
+    FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
-    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY, WIDEN, NARROW, MOVE,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY, WIDEN, NARROW, MOVE, STEPS,
 )
 
-include "lanes.pxi"
-include "statistics.pxi"
-include "streams.pxi"
-include "feature_rows.pxi"
-include "feature_rows_backward.pxi"
-include "channel_rows.pxi"
-include "channel_rows_backward.pxi"
-include "columns.pxi"
-include "feature_columns.pxi"
-include "channel_columns.pxi"
-include "channel_columns_backward.pxi"
-include "parameters.pxi"
+include "vectors/lanes.pxi"
+include "vectors/panel.pxi"
+include "vectors/statistics.pxi"
+include "vectors/reduce.pxi"
+include "vectors/normalize.pxi"
+include "walks/rows.pxi"
+include "vectors/across.pxi"
+include "walks/feature_rows.pxi"
+include "walks/channel_rows.pxi"
+include "walks/feature_columns.pxi"
+include "walks/channel_columns.pxi"
+include "walks/parameters.pxi"
+include "walks/memory.pxi"
 
-cdef void map_pages(const Plan* p, Py_ssize_t task) noexcept nogil:
-    """Have the system map and clear the pages of a new result."""
-    cdef Py_ssize_t i, first = task * WATCH_BYTES
-    for i from first <= i < min(first + WATCH_BYTES, p.bytes) by PAGE:
-        p.fresh[i] = 0
-
-
-cdef void copy(const Plan* p, Py_ssize_t task) noexcept nogil:
-    """The least that a pass must move: y = x, or y = x + dy where two arrays are read; the limit that benchmarks use."""
-    cdef Writer writer
-    cdef float t[LANES]
-    cdef float g[LANES]
-    cdef Py_ssize_t i = task * p.batch, stop = min(i + p.batch, p.length), j, m, l
-    cdef const float* x = <const float*>p.x
-    cdef const float* dy = <const float*>p.dy
-    cdef float* y = <float*>p.y
-    cdef float* to
-    open_writer(&writer, p.streaming and dy != NULL)
-    if dy == NULL and p.streaming:
-        stream_copy(y + i, x + i, (stop - i) * sizeof(float))
-        stream_fence()
-    elif dy == NULL:
-        memcpy(y + i, x + i, (stop - i) * sizeof(float))
-    else:
-        while i < stop:
-            m = min(<Py_ssize_t>BLOCK // 4, stop - i)
-            to = place(&writer, y + i)
-            j = 0
-            while j + LANES <= m:
-                load(x + i + j, t)
-                load(dy + i + j, g)
-                for l in range(LANES):
-                    t[l] += g[l]
-                store(to + j, t)
-                j += LANES
-            for j in range(j, m):
-                to[j] = x[i + j] + dy[i + j]
-            wrote(&writer, m * sizeof(float))
-            i += m
-    close_writer(&writer)
-
-
-cdef void run_typed(Step step, const Plan* p, Py_ssize_t task, const storage* x, const work* w) noexcept nogil:
-    if step == FEATURE_ROWS_FORWARD:
-        feature_rows_forward(p, task, x, w)
-    elif step == FEATURE_ROWS_BACKWARD:
-        feature_rows_backward(p, task, x, w)
-    elif step == FEATURE_ROWS_PARTS:
-        feature_rows_parts(p, task, x, w)
-    elif step == FEATURE_COLUMNS_FORWARD:
-        feature_columns_forward(p, task, x, w)
-    elif step == FEATURE_COLUMNS_BACKWARD:
-        feature_columns_backward(p, task, x, w)
-    elif step == CHANNEL_ROWS_FORWARD:
-        channel_rows_forward(p, task, x, w)
-    elif step == CHANNEL_ROWS_BACKWARD:
-        channel_rows_backward(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_FIRST:
-        channel_columns_first(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_MOMENTS:
-        channel_columns_moments(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_STATISTICS:
-        channel_columns_statistics(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_GIVEN:
-        channel_columns_given(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_FORWARD:
-        channel_columns_forward(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_GRADIENTS:
-        channel_columns_gradients(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_MEANS:
-        channel_columns_means(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_PARTS:
-        channel_columns_parts(p, task, x, w)
-    elif step == CHANNEL_COLUMNS_BACKWARD:
-        channel_columns_backward(p, task, x, w)
-    elif step == ADD_PARTS:
-        add_parts(p, task, x, w)
-    elif step == WIDEN:
-        widen_all(p, x, w)
-    elif step == NARROW:
-        narrow_all(p, x, w)
-    elif step == MOVE:
-        move_running(p, x)
+ctypedef void (*InFloat)(const Plan*, Py_ssize_t, float) noexcept nogil
+ctypedef void (*InDouble)(const Plan*, Py_ssize_t, double) noexcept nogil
+cdef InFloat in_float[STEPS]
+cdef InDouble in_double[STEPS]
 
 
 cdef void run(Step step, const Plan* p, Py_ssize_t task) noexcept nogil:
-    if step == ROOTS:
-        roots(p)
-    elif step == MAP:
-        map_pages(p, task)
-    elif step == COPY:
-        copy(p, task)
-    elif p.dtype == F32:
-        run_typed(step, p, task, <const float*>p.x, <const float*>p.weight)
-    elif p.dtype == F64:
-        run_typed(step, p, task, <const double*>p.x, <const double*>p.weight)
-    elif p.dtype == F16:
-        run_typed(step, p, task, <const half_t*>p.x, <const float*>p.weight)
+    if p.dtype == F64:
+        in_double[step](p, task, 0)
     else:
-        run_typed(step, p, task, <const bf16_t*>p.x, <const float*>p.weight)
+        in_float[step](p, task, 0)
+
+
+cdef void set_steps():
+    """A step's kernel for each working type."""
+    in_float[FEATURE_ROWS_FORWARD], in_double[FEATURE_ROWS_FORWARD] = feature_rows_forward, feature_rows_forward
+    in_float[FEATURE_ROWS_BACKWARD], in_double[FEATURE_ROWS_BACKWARD] = feature_rows_backward, feature_rows_backward
+    in_float[FEATURE_ROWS_PARTS], in_double[FEATURE_ROWS_PARTS] = feature_rows_parts, feature_rows_parts
+    in_float[FEATURE_COLUMNS_FORWARD], in_double[FEATURE_COLUMNS_FORWARD] = feature_columns_forward, feature_columns_forward
+    in_float[FEATURE_COLUMNS_BACKWARD], in_double[FEATURE_COLUMNS_BACKWARD] = feature_columns_backward, feature_columns_backward
+    in_float[CHANNEL_ROWS_FORWARD], in_double[CHANNEL_ROWS_FORWARD] = channel_rows_forward, channel_rows_forward
+    in_float[CHANNEL_ROWS_BACKWARD], in_double[CHANNEL_ROWS_BACKWARD] = channel_rows_backward, channel_rows_backward
+    in_float[CHANNEL_COLUMNS_FIRST], in_double[CHANNEL_COLUMNS_FIRST] = channel_columns_first, channel_columns_first
+    in_float[CHANNEL_COLUMNS_MOMENTS], in_double[CHANNEL_COLUMNS_MOMENTS] = channel_columns_moments, channel_columns_moments
+    in_float[CHANNEL_COLUMNS_STATISTICS], in_double[CHANNEL_COLUMNS_STATISTICS] = channel_columns_statistics, channel_columns_statistics
+    in_float[CHANNEL_COLUMNS_GIVEN], in_double[CHANNEL_COLUMNS_GIVEN] = channel_columns_given, channel_columns_given
+    in_float[CHANNEL_COLUMNS_FORWARD], in_double[CHANNEL_COLUMNS_FORWARD] = channel_columns_forward, channel_columns_forward
+    in_float[CHANNEL_COLUMNS_GRADIENTS], in_double[CHANNEL_COLUMNS_GRADIENTS] = channel_columns_gradients, channel_columns_gradients
+    in_float[CHANNEL_COLUMNS_MEANS], in_double[CHANNEL_COLUMNS_MEANS] = channel_columns_means, channel_columns_means
+    in_float[CHANNEL_COLUMNS_PARTS], in_double[CHANNEL_COLUMNS_PARTS] = channel_columns_parts, channel_columns_parts
+    in_float[CHANNEL_COLUMNS_BACKWARD], in_double[CHANNEL_COLUMNS_BACKWARD] = channel_columns_backward, channel_columns_backward
+    in_float[ADD_PARTS], in_double[ADD_PARTS] = add_parts, add_parts
+    in_float[ROOTS], in_double[ROOTS] = roots, roots
+    in_float[MAP], in_double[MAP] = map_pages, map_pages
+    in_float[COPY], in_double[COPY] = copy, copy
+    in_float[WIDEN], in_double[WIDEN] = widen_all, widen_all
+    in_float[NARROW], in_double[NARROW] = narrow_all, narrow_all
+    in_float[MOVE], in_double[MOVE] = move_running, move_running
+
+
+set_steps()
 
 
 def kernels():

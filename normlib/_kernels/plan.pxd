@@ -82,7 +82,9 @@ cdef struct Plan:
     char* fresh             # the memory of a new result, NULL for one that was given
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
-cdef enum Step:
+ctypedef int Step
+
+cdef enum:  # Step
     FEATURE_ROWS_FORWARD
     FEATURE_ROWS_BACKWARD
     FEATURE_ROWS_PARTS
@@ -106,6 +108,7 @@ cdef enum Step:
     WIDEN       # 16-bit parameters at x to float32 at y, `length` of them
     NARROW      # sums at dweight, or else in float32 at scratch, to y, in its dtype
     MOVE        # running statistics at y, by those of `samples` x `length` at mean
+    STEPS
 
 cdef inline bint few_rows(const Plan* p) noexcept nogil:
     """Whether parts are so few rows that their sums for the weight gradients stay in the accumulators."""

@@ -6,7 +6,6 @@
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
     TOGETHER = 16               # short rows whose statistics are computed together
-    TOGETHER_ELEMENTS = 4096    # of at most so many elements, which stay in the first cache
     FAR_F32 = 100               # powers of two so far from 1 leave room for products in the working type
     FAR_F64 = 900
 
@@ -21,67 +20,16 @@ cdef inline Py_ssize_t sampled(Py_ssize_t n) noexcept nogil:
     return blocks * SAMPLE + min(<Py_ssize_t>SAMPLE, n - blocks * step * BLOCK)
 
 
-cdef inline void fold_sample(const storage* x, Py_ssize_t n, double* e, bint more, work zero) noexcept nogil:
-    """The sum of the first SAMPLE elements, or of all n, in 8 parts; more: added to what is there."""
+cdef inline void fold_sample(const work* x, Py_ssize_t n, double* e, bint more) noexcept nogil:
+    """The sum of n <= SAMPLE elements, in 8 parts; more: added to what is there."""
     cdef work t[LANES]
-    load_part(x, min(<Py_ssize_t>SAMPLE, n), t)
+    load_lanes(x, n, t, True)
     fold(t, e, more)
-
-
-cdef struct Row:
-    # Where the elements of one statistic lie: `channels` runs of `segments` x `length` elements, strides in elements.
-    Py_ssize_t channels, channel, segments, segment, length, position
-    bint whole          # all side by side
 
 
 cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
     """Rows of n elements to take at once; a stream wants its reads and writes close to each other."""
-    return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, (TOGETHER_ELEMENTS // 4 if streaming else TOGETHER_ELEMENTS) // n))
-
-
-cdef inline Py_ssize_t count(const Row* row) noexcept nogil:
-    return row.channels * row.segments * row.length
-
-
-cdef inline Py_ssize_t place_of(const Row* row, Py_ssize_t run, Py_ssize_t offset) noexcept nogil:
-    """Where an element of a run lies."""
-    return run // row.segments * row.channel + run % row.segments * row.segment + offset
-
-
-cdef inline const storage* fetch(const storage* x, const Row* row, Py_ssize_t i, Py_ssize_t n, storage* buffer) noexcept nogil:
-    """Elements i to i + n of a row, side by side: where they lie, or gathered from several runs."""
-    cdef Py_ssize_t run, offset, m, taken = 0
-    if row.whole:
-        return x + i
-    run = i // row.length
-    offset = i % row.length
-    if offset + n <= row.length:
-        return x + place_of(row, run, offset)
-    while taken < n:
-        m = min(row.length - offset, n - taken)
-        memcpy(buffer + taken, x + place_of(row, run, offset), m * sizeof(storage))
-        taken += m
-        run += 1
-        offset = 0
-    return buffer
-
-
-cdef inline const storage* fetch_ahead(const storage* x, const Row* row, Py_ssize_t i, Py_ssize_t n, storage* buffer, bint far,
-                                       Py_ssize_t* ahead) noexcept nogil:
-    """`fetch`, and if the row is far, how far `ahead` to prefetch meanwhile, a hint that knows no ends of runs; for what was gathered
-    that is done here."""
-    cdef const storage* block = fetch(x, row, i, n, buffer)
-    cdef const storage* next
-    cdef Py_ssize_t j
-    ahead[0] = 0
-    if far:
-        j = (i + ahead_of(x)) % count(row)
-        next = x + place_of(row, j // row.length, j % row.length)
-        if block == buffer:
-            prefetch_run(next, n)
-        else:
-            ahead[0] = next - block
-    return block
+    return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, (PANEL // 4 if streaming else PANEL) // n))
 
 
 cdef inline bint sound(double s, double d, double q, double eps, work zero) noexcept nogil:
@@ -288,31 +236,31 @@ cdef inline void add_exactly(double* s, double u) noexcept nogil:
     s[0] = t
 
 
-cdef void wide_statistics(const storage* x, const Row* row, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
-    """Statistics in float64 of elements times a power of two, for rows whose squares, differences or rstd leave the working type."""
+cdef void wide_statistics(const Array* x, const char* row, Py_ssize_t n, bint centered, double eps, Statistics* to, work zero) noexcept nogil:
+    """Statistics in float64 of n elements times a power of two, for rows whose squares, differences or rstd leave the working type."""
     cdef double top = 0, m = 0, d, q, u, scale = 1, back = 1
     cdef int far = FAR_F32 if work is float else FAR_F64
     cdef double total[2]
     cdef double first[2]
     cdef double second[2]
-    cdef Py_ssize_t sweep, c, s, i, n = count(row)
-    cdef const storage* run
+    cdef work room[LANES]
+    cdef Py_ssize_t sweep, i, k, many
+    cdef const work* t
     cdef int exponent = 0
     total[0] = total[1] = first[0] = first[1] = second[0] = second[1] = 0
     for sweep in range(3):
-        for c in range(row.channels):
-            for s in range(row.segments):
-                run = x + c * row.channel + s * row.segment
-                for i in range(row.length):
-                    u = widen(run + i * row.position)
-                    if sweep == 0:
-                        top = max(top, abs(u))
-                    elif sweep == 1:
-                        add_exactly(total, u * scale)
-                    else:
-                        u = u * scale - m
-                        add_exactly(first, u)
-                        add_exactly(second, u * u)
+        for i from 0 <= i < n by LANES:
+            many = min(<Py_ssize_t>LANES, n - i)
+            t = take(x, row, i, many, room)
+            for k in range(many):
+                if sweep == 0:
+                    top = max(top, <double>abs(t[k]))
+                elif sweep == 1:
+                    add_exactly(total, t[k] * scale)
+                else:
+                    u = t[k] * scale - m
+                    add_exactly(first, u)
+                    add_exactly(second, u * u)
         if sweep == 0 and 0 < top < INFINITY:
             frexp(max(top, sqrt(eps)), &exponent)       # beside a large eps the elements may stay small
             exponent = min(max(exponent, -far), far)
@@ -328,18 +276,6 @@ cdef void wide_statistics(const storage* x, const Row* row, bint centered, doubl
     to.scale = 1 / sqrt(q + eps * scale * scale)
     to.rstd = to.scale * scale
     to.factor = scale
-
-
-cdef inline void wide_columns(const storage* x, Py_ssize_t columns, Py_ssize_t n, Py_ssize_t position, bint centered, double eps,
-                              Statistics* to, work zero) noexcept nogil:
-    """`wide_statistics` of n positions of so many neighbouring columns."""
-    cdef Row row
-    row.channels = columns
-    row.channel = row.segments = 1
-    row.segment = 0
-    row.length = n
-    row.position = position
-    wide_statistics(x, &row, centered, eps, to, zero)
 
 
 cdef inline void split_scaled(double mean, double rstd, work* shift, work* delta, work* scale, work* factor) noexcept nogil:

@@ -1,0 +1,228 @@
+# The formulas, forward and backward, over a block of `rows` x `width` elements:
+#
+#   normalize   y  = ((x - shift) - delta) * scale * weight + bias          shift + delta = mean, scale = rstd
+#   descend     dx = scale * ((dy * weight - mean_g) - (x - shift) * slope)
+#
+# The latter is rstd * (g - mean(g) - z * mean(g * z)) with g = dy * weight and z = (x - mean) * rstd (`descent` gives mean_g and
+# slope). To the vectors along the rows of a block each coefficient is ONE number a row, MANY (a vector beside all rows) or ABSENT:
+#
+#                           weight, bias MANY      weight, bias ONE
+#   statistics ONE          feature rows           channel rows
+#   statistics MANY         channel columns        feature columns
+#
+# A norm of channels has its weight in the scale.
+
+cdef enum Kind:
+    ABSENT, ONE, MANY
+
+cdef struct Affine:
+    Kind statistics, center, weight, bias   # center: of shift, delta and mean_g; ABSENT for RMSNorm
+    Kind through                            # of mean_g and slope: ABSENT where the statistics are constants
+    const void* shift
+    const void* delta
+    const void* scale
+    const void* of_weight
+    const void* of_bias
+    const void* mean_g
+    const void* slope
+
+cdef struct Block:
+    Py_ssize_t rows, width
+    Py_ssize_t x, dy, y     # elements from a row to the next
+    Py_ssize_t ahead        # bytes from what is read to what is prefetched; 0: nothing is
+
+
+cdef inline void coefficient(const void* c, Kind kind, Py_ssize_t j, Py_ssize_t m, work* t, bint part) noexcept nogil:
+    """The lanes of one that is MANY."""
+    if kind == MANY:
+        load_lanes(<const work*>c + j, m, t, part)
+
+
+cdef inline void of_row(const void* c, Kind kind, Py_ssize_t i, work* t) noexcept nogil:
+    if kind == ONE:
+        t[0] = (<const work*>c)[i]
+
+
+cdef inline work lane(const work* t, Py_ssize_t l, Kind kind) noexcept nogil:
+    return t[l] if kind == MANY else t[0]
+
+
+cdef inline void normalize_lanes(const Affine* c, const Block* b, const work* x, work* y, Py_ssize_t j, Py_ssize_t m, bint part) noexcept nogil:
+    """Columns j to j + m of all rows."""
+    cdef work t[LANES]
+    cdef work shift[LANES]
+    cdef work delta[LANES]
+    cdef work scale[LANES]
+    cdef work weight[LANES]
+    cdef work bias[LANES]
+    cdef work one = unit(x[0])
+    cdef Py_ssize_t i, l
+    coefficient(c.shift, c.center, j, m, shift, part)
+    coefficient(c.delta, c.center, j, m, delta, part)
+    coefficient(c.scale, c.statistics, j, m, scale, part)
+    coefficient(c.of_weight, c.weight, j, m, weight, part)
+    coefficient(c.of_bias, c.bias, j, m, bias, part)
+    for i in range(b.rows):
+        of_row(c.shift, c.center, i, shift)
+        of_row(c.delta, c.center, i, delta)
+        of_row(c.scale, c.statistics, i, scale)
+        of_row(c.of_weight, c.weight, i, weight)
+        of_row(c.of_bias, c.bias, i, bias)
+        prefetch_ahead(x + i * b.x + j, b.ahead)
+        load_lanes(x + i * b.x + j, m, t, part)
+        for l in range(LANES):
+            if c.center != ABSENT:
+                t[l] = minus(t[l], lane(shift, l, c.center), one) - lane(delta, l, c.center)
+            t[l] *= lane(scale, l, c.statistics)
+            if c.weight != ABSENT:
+                t[l] *= lane(weight, l, c.weight)
+            if c.bias != ABSENT:
+                t[l] += lane(bias, l, c.bias)
+        store_lanes(y + i * b.y + j, m, t, part)
+
+
+cdef inline void descend_lanes(const Affine* c, const Block* b, const work* x, const work* dy, work* dx, Py_ssize_t j, Py_ssize_t m,
+                               bint part) noexcept nogil:
+    cdef work t[LANES]
+    cdef work g[LANES]
+    cdef work shift[LANES]
+    cdef work scale[LANES]
+    cdef work weight[LANES]
+    cdef work mean_g[LANES]
+    cdef work slope[LANES]
+    cdef Py_ssize_t i, l
+    coefficient(c.shift, c.center, j, m, shift, part)
+    coefficient(c.scale, c.statistics, j, m, scale, part)
+    coefficient(c.of_weight, c.weight, j, m, weight, part)
+    coefficient(c.mean_g, c.center, j, m, mean_g, part)
+    coefficient(c.slope, c.through, j, m, slope, part)
+    for i in range(b.rows):
+        of_row(c.shift, c.center, i, shift)
+        of_row(c.scale, c.statistics, i, scale)
+        of_row(c.of_weight, c.weight, i, weight)
+        of_row(c.mean_g, c.center, i, mean_g)
+        of_row(c.slope, c.through, i, slope)
+        prefetch_ahead(dy + i * b.dy + j, b.ahead)
+        load_lanes(dy + i * b.dy + j, m, g, part)
+        if c.through != ABSENT:
+            prefetch_ahead(x + i * b.x + j, b.ahead)
+            load_lanes(x + i * b.x + j, m, t, part)
+        for l in range(LANES):
+            if c.weight != ABSENT:
+                g[l] *= lane(weight, l, c.weight)
+            if c.through != ABSENT:
+                if c.center != ABSENT:
+                    g[l] -= lane(mean_g, l, c.center)
+                    t[l] -= lane(shift, l, c.center)
+                g[l] -= t[l] * lane(slope, l, c.through)
+            g[l] *= lane(scale, l, c.statistics)
+        store_lanes(dx + i * b.y + j, m, g, part)
+
+
+# ---- the order: row by row where the statistics are a row's, else column by column while they stay in registers ----
+
+cdef inline Affine row_of(const Affine* c, Py_ssize_t i, work zero) noexcept nogil:
+    """The coefficients of row i."""
+    cdef Affine r = c[0]
+    if c.center == ONE:
+        r.shift, r.delta, r.mean_g = <const work*>c.shift + i, <const work*>c.delta + i, <const work*>c.mean_g + i
+    if c.statistics == ONE:
+        r.scale, r.slope = <const work*>c.scale + i, <const work*>c.slope + i
+    if c.weight == ONE:
+        r.of_weight = <const work*>c.of_weight + i
+    if c.bias == ONE:
+        r.of_bias = <const work*>c.of_bias + i
+    return r
+
+
+cdef inline void normalize_columns(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
+    cdef Py_ssize_t j = 0
+    while j + LANES <= b.width:
+        normalize_lanes(c, b, x, y, j, LANES, False)
+        j += LANES
+    if j < b.width:
+        normalize_lanes(c, b, x, y, j, b.width - j, True)
+
+
+cdef inline void descend_columns(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
+    cdef Py_ssize_t j = 0
+    while j + LANES <= b.width:
+        descend_lanes(c, b, x, dy, dx, j, LANES, False)
+        j += LANES
+    if j < b.width:
+        descend_lanes(c, b, x, dy, dx, j, b.width - j, True)
+
+
+cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, work* y,
+                              Kind statistics, Kind center, Kind weight, Kind bias) noexcept nogil:
+    """The kinds are constants here, so that each case is a loop of its own."""
+    cdef Affine k = c[0]
+    cdef Affine r
+    cdef Block one = b[0]
+    cdef Py_ssize_t i
+    k.statistics, k.center, k.weight, k.bias = statistics, center, weight, bias
+    if statistics == MANY:
+        normalize_columns(&k, b, x, y)
+        return
+    one.rows = 1
+    for i in range(b.rows):
+        r = row_of(&k, i, x[0])
+        normalize_columns(&r, &one, x + i * b.x, y + i * b.y)
+
+
+cdef inline void descend_as(const Affine* c, const Block* b, const work* x, const work* dy, work* dx,
+                            Kind statistics, Kind center, Kind weight, Kind through) noexcept nogil:
+    cdef Affine k = c[0]
+    cdef Affine r
+    cdef Block one = b[0]
+    cdef Py_ssize_t i
+    k.statistics, k.center, k.weight, k.through = statistics, center, weight, through
+    if statistics == MANY:
+        descend_columns(&k, b, x, dy, dx)
+        return
+    one.rows = 1
+    for i in range(b.rows):
+        r = row_of(&k, i, dy[0])
+        descend_columns(&r, &one, x + i * b.x, dy + i * b.dy, dx + i * b.y)
+
+
+cdef void normalize(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
+    if c.statistics == MANY and c.weight == ONE:
+        normalize_as(c, b, x, y, MANY, MANY, ONE, ONE)
+    elif c.statistics == MANY:
+        normalize_as(c, b, x, y, MANY, MANY, ABSENT, MANY)
+    elif c.bias == ONE:
+        normalize_as(c, b, x, y, ONE, ONE, ABSENT, ONE)
+    elif c.center == ABSENT and c.weight == MANY:
+        normalize_as(c, b, x, y, ONE, ABSENT, MANY, ABSENT)
+    elif c.center == ABSENT:
+        normalize_as(c, b, x, y, ONE, ABSENT, ABSENT, ABSENT)
+    elif c.bias == MANY and c.weight == MANY:
+        normalize_as(c, b, x, y, ONE, ONE, MANY, MANY)
+    elif c.bias == MANY:
+        normalize_as(c, b, x, y, ONE, ONE, ABSENT, MANY)
+    elif c.weight == MANY:
+        normalize_as(c, b, x, y, ONE, ONE, MANY, ABSENT)
+    else:
+        normalize_as(c, b, x, y, ONE, ONE, ABSENT, ABSENT)
+
+
+cdef void descend(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
+    if c.statistics == MANY and c.weight == ONE:
+        descend_as(c, b, x, dy, dx, MANY, MANY, ONE, MANY)
+    elif c.statistics == MANY and c.through == MANY:
+        descend_as(c, b, x, dy, dx, MANY, MANY, MANY, MANY)
+    elif c.statistics == MANY:
+        descend_as(c, b, x, dy, dx, MANY, MANY, MANY, ABSENT)
+    elif c.weight == ONE and c.through == ONE:
+        descend_as(c, b, x, dy, dx, ONE, ONE, ONE, ONE)
+    elif c.weight == ONE:
+        descend_as(c, b, x, dy, dx, ONE, ONE, ONE, ABSENT)
+    elif c.center == ONE and c.weight == MANY:
+        descend_as(c, b, x, dy, dx, ONE, ONE, MANY, ONE)
+    elif c.center == ONE:
+        descend_as(c, b, x, dy, dx, ONE, ONE, ABSENT, ONE)
+    elif c.weight == MANY:
+        descend_as(c, b, x, dy, dx, ONE, ABSENT, MANY, ONE)
+    else:
+        descend_as(c, b, x, dy, dx, ONE, ABSENT, ABSENT, ONE)

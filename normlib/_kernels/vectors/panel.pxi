@@ -1,0 +1,344 @@
+# The panel: at most PANEL elements in the working type, in L1 (vectorised execution: Boncz, Zukowski, Nes 2005). `take` reads
+# elements of any dtype and strides into it, `give` writes them to any. Where elements of the working type lie side by side, the
+# panel is where they are.
+#
+# An output that will not stay in cache is written past the caches, which saves reading the lines that it overwrites. Results
+# are staged in L1 and leave in whole lines, while the next loads are under way.
+
+cdef enum:
+    PANEL = 4096        # elements
+    STAGE_BYTES = 1024  # bytes staged before they leave
+    STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
+    PAGE = 4096
+
+cdef struct Array:
+    # x, dy or y as a task sees it; strides in bytes. A run is `length` elements that are neighbours in memory. In rows, what shares a
+    # statistic is `channels` x `segments` runs, row r is that of sample r // groups. In columns, a run is a position: it has an
+    # element of each column, and the next position is `apart`.
+    char* data
+    Dtype dtype
+    Py_ssize_t itemsize
+    Py_ssize_t groups, sample, group
+    Py_ssize_t channels, channel, segments, segment, length, position, apart
+    Py_ssize_t first        # the row that begins at data
+    int level               # of the cache that holds it, as in Plan
+    Py_ssize_t ahead        # bytes from what is read to what is prefetched; 0: nothing is
+    bint far                # whether blocks are prefetched, of runs too far from each other for the hardware to see a stream
+    bint plain              # the elements of a run are of the working type, side by side
+    bint whole              # and so are the runs of a row
+
+
+cdef struct Writer:
+    bint streaming
+    char* to                # where the staged bytes belong
+    char* stage             # a line; the staged bytes lie to it as they belong to the lines of the output
+    Py_ssize_t staged
+    char room[2 * STAGE + LINE]
+
+
+cdef inline char* line_of(void* memory) noexcept nogil:
+    """The first line in memory that has one more than is asked for; loads and stores across lines take twice the time."""
+    return <char*>memory + -<size_t>memory % LINE
+
+
+cdef inline void open_array(Array* a, const Plan* p, const char* data, const Span* span, work zero) noexcept nogil:
+    cdef Py_ssize_t size = p.itemsize
+    a.data, a.dtype, a.itemsize = <char*>data, p.dtype, size
+    a.groups, a.sample, a.group = p.groups, span.sample * size, p.channels * span.channel * size
+    a.channels, a.channel = p.channels, span.channel * size
+    a.segments, a.segment = p.segments, span.segment * size
+    a.length, a.position = p.length, (1 if p.length == 1 else span.position) * size
+    a.first = 0
+    a.level, a.far = p.level, False
+    a.plain = size == sizeof(work) and a.position == size
+    a.ahead = AHEAD_BYTES if p.level > 2 and not a.plain else 0
+    a.whole = (p.segments == 1 or span.segment == p.length) and (p.channels == 1 or span.channel == p.segments * p.length)
+
+
+cdef inline void open_columns(Array* a, const Plan* p, const char* data, const Span* span, work zero) noexcept nogil:
+    cdef Py_ssize_t size = p.itemsize
+    a.data, a.dtype, a.itemsize = <char*>data, p.dtype, size
+    a.sample, a.apart, a.position = span.sample * size, span.position * size, (1 if p.width == 1 else span.channel) * size
+    a.length, a.level, a.ahead = p.width, p.level, 0
+    a.plain = size == sizeof(work) and a.position == size
+
+
+cdef inline char* row_at(const Array* a, Py_ssize_t r) noexcept nogil:
+    r -= a.first
+    if a.groups == 1:
+        return a.data + r * a.sample
+    return a.data + r // a.groups * a.sample + r % a.groups * a.group
+
+
+cdef inline Py_ssize_t place_in(const Array* a, Py_ssize_t i) noexcept nogil:
+    """Where element i of a row lies, from its first."""
+    cdef Py_ssize_t run
+    if a.whole:
+        return i * a.position
+    run = i // a.length
+    return run // a.segments * a.channel + run % a.segments * a.segment + i % a.length * a.position
+
+
+# ---- dtypes ----
+
+cdef inline void widen_lanes(const narrow* x, Py_ssize_t n, float* t, Py_ssize_t ahead) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        if ahead != 0:
+            prefetch(<const char*>(x + i) + ahead)
+        if narrow is half_t:
+            load_half(x + i, t + i)
+        else:
+            load_bf16(x + i, t + i)
+        i += LANES
+    if i < n:
+        widen_last(x + i, n - i, t + i)
+
+
+cdef inline void widen_last(const narrow* x, Py_ssize_t n, float* t) noexcept nogil:
+    cdef float u[LANES]
+    if narrow is half_t:
+        load_part_half(x, n, u)
+    else:
+        load_part_bf16(x, n, u)
+    store_part_f32(t, n, u)
+
+
+cdef inline void narrow_lanes(const float* t, Py_ssize_t n, narrow* y) noexcept nogil:
+    cdef float u[LANES]
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        if narrow is half_t:
+            pack_half(y + i, t + i)
+        else:
+            store_bf16(y + i, t + i)
+        i += LANES
+    if i < n:
+        load_part_f32(t + i, n - i, u)
+        if narrow is half_t:
+            store_part_half(y + i, n - i, u)
+        else:
+            store_part_bf16(y + i, n - i, u)
+
+
+cdef void widen_strided(Dtype dtype, const char* x, Py_ssize_t step, Py_ssize_t n, work* t) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if dtype == F64:
+            t[i] = <work>(<const double*>(x + i * step))[0]
+        elif dtype == F32:
+            t[i] = (<const float*>(x + i * step))[0]
+        elif dtype == F16:
+            t[i] = widen_half((<const half_t*>(x + i * step))[0])
+        else:
+            t[i] = widen_bf16((<const bf16_t*>(x + i * step))[0])
+
+
+cdef void narrow_strided(Dtype dtype, const work* t, Py_ssize_t n, char* y, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if dtype == F64:
+            (<double*>(y + i * step))[0] = t[i]
+        elif dtype == F32:
+            (<float*>(y + i * step))[0] = <float>t[i]
+        elif dtype == F16:
+            (<half_t*>(y + i * step))[0] = narrow_half(<float>t[i])
+        else:
+            (<bf16_t*>(y + i * step))[0] = narrow_bf16(<float>t[i])
+
+
+cdef void widen(const Array* a, const char* x, Py_ssize_t n, work* t) noexcept nogil:
+    """n elements of a run, from x on, in the working type"""
+    if a.position != a.itemsize and n > 1:
+        widen_strided(a.dtype, x, a.position, n, t)
+    elif a.itemsize == sizeof(work):
+        memcpy(t, x, n * sizeof(work))
+    elif work is float:
+        if a.dtype == F16:
+            widen_lanes(<const half_t*>x, n, t, a.ahead)
+        else:
+            widen_lanes(<const bf16_t*>x, n, t, a.ahead)
+
+
+cdef void narrow_to(const Array* a, const work* t, Py_ssize_t n, char* y) noexcept nogil:
+    """`widen` the other way"""
+    if a.position != a.itemsize and n > 1:
+        narrow_strided(a.dtype, t, n, y, a.position)
+    elif a.itemsize == sizeof(work):
+        memcpy(y, t, n * sizeof(work))
+    elif work is float:
+        if a.dtype == F16:
+            narrow_lanes(t, n, <half_t*>y)
+        else:
+            narrow_lanes(t, n, <bf16_t*>y)
+
+
+# ---- take ----
+
+cdef void gather(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
+    """Elements i to i + n of a row, from its runs."""
+    cdef Py_ssize_t offset = i % a.length, taken = 0, m
+    if a.whole:
+        widen(a, row + i * a.position, n, room)
+        return
+    while taken < n:
+        m = min(a.length - offset, n - taken)
+        widen(a, row + place_in(a, i + taken), m, room + taken)
+        taken += m
+        offset = 0
+
+
+cdef inline const work* take(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
+    """Elements i to i + n of the row that begins at `row`, side by side: where they lie, or in room."""
+    if a.plain:
+        if a.whole or i + n <= a.length:
+            return <const work*>row + i
+        if i % a.length + n <= a.length:
+            return <const work*>(row + place_in(a, i))
+    gather(a, row, i, n, room)
+    return room
+
+
+cdef inline const work* take_run(const Array* a, const char* run, Py_ssize_t n, work* room) noexcept nogil:
+    """n elements of a run from `run` on: where they lie, or in room."""
+    if a.plain:
+        return <const work*>run
+    widen(a, run, n, room)
+    return room
+
+
+cdef inline Array* take_rows(Array* a, Py_ssize_t r, Py_ssize_t m, Py_ssize_t step, Array* taken, work* room, Py_ssize_t has) noexcept nogil:
+    """m rows from r on: a itself where it is plain, or where room has no place for them, else rows in room, `step` elements apart."""
+    cdef Py_ssize_t n = a.channels * a.segments * a.length, k
+    if (a.plain and a.whole) or m * n > has:
+        return a
+    for k in range(m):
+        gather(a, row_at(a, r + k), 0, n, room + k * step)
+    taken.data, taken.first, taken.groups, taken.sample = <char*>room, r, 1, step * sizeof(work)
+    taken.dtype, taken.itemsize, taken.position = F64 if work is double else F32, sizeof(work), sizeof(work)
+    taken.channels, taken.segments, taken.length = a.channels, a.segments, a.length
+    taken.segment = a.length * sizeof(work)
+    taken.channel = taken.segment * a.segments
+    taken.plain = taken.whole = True
+    taken.far = False
+    taken.ahead = taken.level = 0
+    return taken
+
+
+cdef inline const work* take_positions(const Array* a, const char* at, Py_ssize_t n, Py_ssize_t width, work* room, Py_ssize_t* apart) noexcept nogil:
+    """n positions of `width` columns from `at` on, and how far they lie apart: where they are, or in room."""
+    cdef Py_ssize_t i
+    if a.plain:
+        apart[0] = a.apart // <Py_ssize_t>sizeof(work)
+        return <const work*>at
+    apart[0] = width
+    if a.apart == width * a.position:
+        widen(a, at, n * width, room)
+        return room
+    for i in range(n):
+        widen(a, at + i * a.apart, width, room + i * width)
+    return room
+
+
+# ---- give ----
+
+cdef inline void open_writer(Writer* writer, bint streaming) noexcept nogil:
+    """The stage begins on a line and lies in one page: what is stored across two, and read back, takes 80 ns more (Zen 4)."""
+    cdef Py_ssize_t to_page = <Py_ssize_t>(-<size_t>writer.room % PAGE)
+    writer.streaming = streaming
+    writer.to = NULL
+    writer.stage = writer.room + (to_page if to_page < STAGE + LINE else to_page % LINE)
+    writer.staged = 0
+
+
+cdef inline char* first_staged(const Writer* writer) noexcept nogil:
+    return writer.stage + <Py_ssize_t>(<size_t>writer.to % LINE)
+
+
+cdef void flush(Writer* writer, bint rest) noexcept nogil:
+    """Send the whole lines, or all that is left."""
+    cdef Py_ssize_t bytes = writer.staged, kept = 0
+    if not rest:
+        kept = <Py_ssize_t>((<size_t>writer.to + bytes) % LINE)
+    stream_copy(writer.to, first_staged(writer), bytes - kept)
+    memcpy(writer.stage, first_staged(writer) + bytes - kept, kept)
+    writer.to += bytes - kept
+    writer.staged = kept
+
+
+cdef inline char* place(Writer* writer, char* target) noexcept nogil:
+    """Where to write what belongs at `target`: at most STAGE_BYTES bytes, then `wrote`."""
+    if not writer.streaming:
+        return target
+    if writer.to + writer.staged != target:
+        flush(writer, True)
+        writer.to = target
+    return first_staged(writer) + writer.staged
+
+
+cdef inline void wrote(Writer* writer, Py_ssize_t bytes) noexcept nogil:
+    if writer.streaming:
+        writer.staged += bytes
+        if writer.staged >= STAGE_BYTES:
+            flush(writer, False)
+
+
+cdef inline void close_writer(Writer* writer) noexcept nogil:
+    if writer.streaming:
+        flush(writer, True)
+        stream_fence()
+
+
+cdef inline Py_ssize_t portion(const Array* x, const Array* y, const Writer* writer, Py_ssize_t n) noexcept nogil:
+    """How many elements of n to compute at once: all of them where nothing is copied, else what a stage or a panel takes."""
+    if writer.streaming:
+        return STAGE_BYTES // y.itemsize
+    return n if x.plain and y.plain else PANEL // 2
+
+
+cdef inline work* target(const Array* y, char* at, Writer* writer, const work* room) noexcept nogil:
+    """Where to compute what belongs at `at`: there, in the stage, or in room."""
+    return <work*>place(writer, at) if y.plain else <work*>room
+
+
+cdef void send(Writer* writer, char* at, const char* t, Py_ssize_t bytes) noexcept nogil:
+    """Past the caches: whole lines at once, the ends by way of the stage."""
+    cdef Py_ssize_t head = min(bytes, <Py_ssize_t>(-<size_t>at % LINE)), whole = (bytes - head) // LINE * LINE
+    memcpy(place(writer, at), t, head)
+    wrote(writer, head)
+    if whole > 0:
+        flush(writer, True)
+        stream_copy(at + head, t + head, whole)
+    memcpy(place(writer, at + head + whole), t + head + whole, bytes - head - whole)
+    wrote(writer, bytes - head - whole)
+
+
+cdef void give_room(const Array* y, char* at, Writer* writer, const work* t, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i, m
+    if not writer.streaming:
+        narrow_to(y, t, n, at)
+    elif y.plain:
+        send(writer, at, <const char*>t, n * sizeof(work))
+    else:
+        for i from 0 <= i < n by STAGE_BYTES // y.itemsize:
+            m = min(STAGE_BYTES // y.itemsize, n - i)
+            narrow_to(y, t + i, m, place(writer, at + i * y.itemsize))
+            wrote(writer, m * y.itemsize)
+
+
+cdef inline void give(const Array* y, char* at, Writer* writer, const work* t, Py_ssize_t n) noexcept nogil:
+    """n elements to `at`; they were computed at `target`, or in room."""
+    if <const char*>t == place(writer, at):
+        wrote(writer, n * y.itemsize)
+    else:
+        give_room(y, at, writer, t, n)
+
+
+cdef inline void give_positions(const Array* y, char* at, Writer* writer, const work* t, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
+    """n positions of `width` columns, which lie side by side at t, to `at`."""
+    cdef Py_ssize_t i
+    if y.apart == width * y.position:
+        give_room(y, at, writer, t, n * width)
+        return
+    for i in range(n):
+        give_room(y, at + i * y.apart, writer, t + i * width, width)

@@ -1,0 +1,546 @@
+# BatchNorm, GroupNorm and InstanceNorm in channels-last memory: `length` positions of `width` neighbouring channels, a
+# statistic for each group of `channels` of them. The vectors run across the channels. A pass has steps, so that many
+# threads can share one sample: sums of blocks of positions, then statistics, then the element-wise step.
+
+#
+# The backward passes take sums of dy and dy * z of each channel, by blocks of positions, which are dbias and dweight and,
+# weighted, the means that dx needs; then dx = rstd * (g - mean(g) - z * mean(g * z)).
+
+cdef enum:
+    PACKED = 2304   # elements of narrow positions that are summed side by side: ROUND rows of 16 x 16 channels and a lane's
+    NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
+    WAY = 4096      # bytes from a line to the next in the same set of L1
+
+
+cdef struct Tile:
+    # One task: a block of positions of a sample, a strip of channels.
+    Py_ssize_t sample, block, position, positions, column, width
+
+
+cdef inline void tile_of(const Plan* p, Py_ssize_t task, Tile* tile) noexcept nogil:
+    cdef Py_ssize_t strips = (p.width - 1) // p.strip + 1
+    tile.column = task % strips * p.strip
+    tile.width = min(p.strip, p.width - tile.column)
+    tile.block = task // strips % p.blocks
+    tile.position = tile.block * p.block
+    tile.positions = min(p.block, p.length - tile.position)
+    tile.sample = task // strips // p.blocks
+
+
+cdef inline char* start_of(const Tile* tile, const Array* a) noexcept nogil:
+    return a.data + tile.sample * a.sample + tile.position * a.apart + tile.column * a.position
+
+
+cdef inline work* table_of(const Plan* p, Py_ssize_t sample, int entry, work zero) noexcept nogil:
+    return <work*>p.table + (sample * TABLE + entry) * p.padded
+
+
+cdef inline double* sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t block) noexcept nogil:
+    return p.sums + (sample * p.blocks + block) * 2 * p.width
+
+
+cdef inline void pack(const Array* x, const char* at, Py_ssize_t n, Py_ssize_t many, work* packed, Py_ssize_t row) noexcept nogil:
+    """The next n positions of each of `many` chunks: a row of those that come first in their chunk, then those that come second."""
+    cdef work room[CHUNK * HALF]
+    cdef work t[LANES]
+    cdef Py_ssize_t i, k, apart
+    cdef const work* c
+    for k in range(many):
+        c = take_positions(x, at + k * CHUNK * x.apart, n, x.length, room, &apart)
+        for i in range(n):
+            load_lanes(c + i * apart, x.length, t, True)
+            store(packed + i * row + k * x.length, t)      # the next chunk overwrites what is too much
+
+
+cdef inline Py_ssize_t chunks_abreast(const Plan* p, Py_ssize_t positions) noexcept nogil:
+    """Chunks to sum side by side, of so many positions: where half of the lanes would be idle in one."""
+    return max(<Py_ssize_t>1, min(p.abreast, positions // CHUNK)) if 2 * p.width <= LANES else 1
+
+
+cdef inline void repeat_channels(const Plan* p, work* entry) noexcept nogil:
+    """The table begins again behind its end, as often as there is room: twice as much each time."""
+    cdef Py_ssize_t filled = p.width
+    while filled < p.padded:
+        memcpy(entry + filled, entry, min(filled, p.padded - filled) * sizeof(work))
+        filled *= 2
+
+
+cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    """The first mean of each group, from a sample of its elements."""
+    cdef work* shift = table_of(p, sample, SHIFT, zero)
+    cdef double* sums = sums_of(p, sample, 0)
+    cdef double total, share = 1. / (p.channels * sampled(p.length))
+    cdef Py_ssize_t g, c
+    cdef Array x
+    open_columns(&x, p, p.x, &p.xs, zero)
+    memset(sums, 0, p.width * sizeof(double))
+    add_sample(&x, x.data + sample * x.sample, p.length, p.width, sums, zero)
+    if p.channels == 1:
+        for c in range(p.width):
+            shift[c] = <work>(sums[c] * share)
+    else:
+        for g in range(p.groups):
+            total = 0
+            for c in range(g * p.channels, (g + 1) * p.channels):
+                total += sums[c]
+            shift[g] = <work>(total * share)
+        share_out(p, shift)
+    repeat_channels(p, shift)
+    p.state[sample] = AGAIN
+
+
+cdef inline Py_ssize_t summed_at_once(const Array* x) noexcept nogil:
+    """Columns; of those that are taken to a panel, so many as it has room for."""
+    return WHOLE if x.plain else OUT // ROUND
+
+
+cdef void packed_moments(const Plan* p, const Array* x, const char* at, Py_ssize_t many, const work* shift, work* a) noexcept nogil:
+    """Moments of `many` chunks side by side, and their columns too."""
+    cdef work packed[PACKED]
+    cdef Columns c
+    cdef Py_ssize_t row = many * p.width + LANES, step = min(<Py_ssize_t>CHUNK, PACKED // row // ROUND * ROUND), k
+    c.width, c.x, c.level, c.centered = many * p.width, row, 1, True
+    for k from 0 <= k < CHUNK by step:
+        c.n, c.begin = min(step, CHUNK - k), k == 0
+        pack(x, at + k * x.apart, c.n, many, packed, row)
+        chunk_moments(&c, packed, shift, a)
+
+
+cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """Sums about the first mean; task: a tile."""
+    cdef work a[2 * WHOLE]
+    cdef double lost[2 * WHOLE]
+    cdef work room[OUT]
+    cdef const work* shift
+    cdef const work* t
+    cdef const char* at
+    cdef Array x
+    cdef Columns c
+    cdef Tile tile
+    cdef double* s
+    cdef Py_ssize_t i, j, k, m, many, last, step, columns
+    tile_of(p, task, &tile)
+    if p.state[tile.sample] <= SETTLED:
+        return
+    shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
+    open_columns(&x, p, p.x, &p.xs, zero)
+    columns, step = summed_at_once(&x), CHUNK if x.plain else ROUND
+    c.centered, c.level = True, p.level if x.plain else 1
+    for j from 0 <= j < tile.width by columns:
+        m = c.width = min(columns, tile.width - j)
+        s = sums_of(p, tile.sample, tile.block) + tile.column + j
+        begin_sums(s, s + p.width, lost, m, zero)
+        i = 0
+        while i < tile.positions:
+            at = start_of(&tile, &x) + i * x.apart + j * x.position
+            many = chunks_abreast(p, tile.positions - i)
+            last = min(<Py_ssize_t>CHUNK, tile.positions - i)
+            if many > 1:
+                packed_moments(p, &x, at, many, shift, a)
+            else:
+                for k from 0 <= k < last by step:
+                    c.n, c.begin = min(step, last - k), k == 0
+                    t = take_positions(&x, at + k * x.apart, c.n, m, room, &c.x)
+                    chunk_moments(&c, t, shift + j, a)
+            for k in range(many):
+                add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
+            i += many * CHUNK
+        end_sums(s, s + p.width, lost, m, zero)
+
+
+cdef inline void share_out(const Plan* p, work* entry) noexcept nogil:
+    """Values of the groups become those of their channels; the last first, for they lie in the same place."""
+    cdef Py_ssize_t g, c
+    if p.channels > 1:
+        for g in range(p.groups - 1, -1, -1):
+            for c in range((g + 1) * p.channels - 1, g * p.channels - 1, -1):
+                entry[c] = entry[g]
+
+
+cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, const work* offset, work default) noexcept nogil:
+    """Parameters to the table: a factor of the scale, an offset."""
+    cdef work* scale = table_of(p, sample, SCALE, default)
+    cdef work* to = table_of(p, sample, OFFSET, default)
+    cdef Py_ssize_t e, c
+    if factor != NULL:
+        for c in range(p.width):
+            scale[c] *= factor[c]
+    for c in range(p.width):
+        to[c] = offset[c] if offset != NULL else default
+    for e in range(TABLE):
+        repeat_channels(p, table_of(p, sample, e, default))
+
+
+cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, Py_ssize_t m, const work* w, double* s, double* q,
+                               work zero) noexcept nogil:
+    """The sums of m groups from g on, from those of their channels, which end up in the first block; weighted by w if it is given"""
+    cdef const double* sums = sums_of(p, sample, 0)
+    cdef const double* squares = sums + p.width
+    cdef double lost[2]
+    cdef double u
+    cdef Py_ssize_t k, c
+    if p.channels == 1:
+        for k in range(m):
+            u = w[g + k] if w != NULL else 1
+            s[k], q[k] = 0 + u * sums[g + k], 0 + u * squares[g + k]    # -0 becomes 0, as where more are added
+        return
+    for k in range(m):
+        s[k] = q[k] = lost[0] = lost[1] = 0
+        for c in range((g + k) * p.channels, (g + k + 1) * p.channels):
+            u = w[c] if w != NULL else 1
+            add_up(&s[k], &lost[0], u * sums[c], zero)
+            add_up(&q[k], &lost[1], u * squares[c], zero)
+        s[k], q[k] = regain(s[k], lost[0], zero), regain(q[k], lost[1], zero)
+
+
+cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    """Add the sums of all blocks to those of the first."""
+    cdef double* sums = sums_of(p, sample, 0)
+    cdef double lost[WIDE]
+    cdef Py_ssize_t block, c, first, stop
+    if p.blocks == 1:
+        return
+    for first from 0 <= first < 2 * p.width by WIDE:
+        stop = min(first + WIDE, 2 * p.width)
+        memset(lost, 0, sizeof(lost))
+        for block in range(1, p.blocks):
+            for c in range(first, stop):
+                add_up(sums + c, lost + c - first, sums_of(p, sample, block)[c], zero)
+        for c in range(first, stop):
+            sums[c] = regain(sums[c], lost[c - first], zero)
+
+
+cdef void complete_forward(const Plan* p, Py_ssize_t sample, const work* w, bint scaled) noexcept nogil:
+    """`complete`; the products of scales and weights may need factors of their own."""
+    cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
+    cdef Py_ssize_t c
+    if w != NULL:
+        for c in range(p.width):
+            scaled |= beyond(scale[c], w[c])
+    if scaled:
+        p.state[sample] = SCALED
+        for c in range(p.width):
+            if factor[c] != 1 or beyond(scale[c], w[c] if w != NULL else 1):
+                balance(table_of(p, sample, SHIFT, <work>0) + c, table_of(p, sample, DELTA, <work>0) + c, scale + c, factor + c)
+    complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
+
+
+cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, double s, Settled* found, Py_ssize_t k, int state, work* shift,
+                   work* factor) noexcept nogil:
+    """The rare group that its sums do not settle: they are to be taken once more, about the mean just found; else wide arithmetic."""
+    cdef Statistics alone
+    cdef Array x
+    cdef Py_ssize_t first = g * p.channels, c
+    if state == AGAIN and s - s == 0:
+        alone.shift = shift[first] + found.delta[k]
+        p.state[sample] = LAST
+    else:
+        open_columns(&x, p, p.x, &p.xs, shift[0])
+        wide_columns(&x, x.data + sample * x.sample + first * x.position, p.channels, p.length, True, p.eps, &alone, shift[0])
+        found.delta[k], found.var[k], found.rstd[k], found.scale[k] = alone.delta, alone.var, alone.rstd, alone.scale
+        factor[g] = <work>alone.factor
+    for c in range(first, first + p.channels):
+        shift[c] = <work>alone.shift
+
+
+cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    cdef work* shift = table_of(p, sample, SHIFT, <work>0)
+    cdef work* delta = table_of(p, sample, DELTA, <work>0)
+    cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
+    cdef bint scaled = False
+    cdef Py_ssize_t n = p.channels * p.length, i = sample * p.groups, g, k, m
+    cdef int state = p.state[sample]
+    cdef double s[LANES]
+    cdef double q[LANES]
+    cdef Settled found
+    if state <= SETTLED:
+        return
+    p.state[sample] = SETTLED
+    add_blocks(p, sample, <work>0)
+    for g from 0 <= g < p.groups by LANES:
+        m = min(<Py_ssize_t>LANES, p.groups - g)
+        group_sums_of(p, sample, g, m, <const work*>NULL, s, q, <work>0)
+        for k in range(m):
+            factor[g + k] = 1
+        if not settle_columns(s, q, m, n, p.channels * sampled(p.length) if state == AGAIN else 0, p.eps, &found, <work>0):
+            for k in range(m):
+                if not found.sound[k]:
+                    resettle(p, sample, g + k, s[k], &found, k, state, shift, factor)
+                    scaled |= factor[g + k] != 1
+        for k in range(m):
+            delta[g + k] = <work>found.delta[k]
+            scale[g + k] = <work>found.scale[k]
+        if p.mean != NULL:
+            for k in range(m):
+                p.mean[i + g + k] = (shift[(g + k) * p.channels] + found.delta[k]) / factor[g + k]
+        if p.var != NULL:
+            memcpy(p.var + i + g, found.var, m * sizeof(double))
+        if p.rstd != NULL:
+            memcpy(p.rstd + i + g, found.rstd, m * sizeof(double))
+    share_out(p, delta)
+    share_out(p, scale)
+    share_out(p, factor)
+    if p.state[sample] != SETTLED:      # the sums that are taken again are about the first means
+        repeat_channels(p, shift)
+        return
+    if work is double:
+        for k in range(p.width):
+            recenter(shift + k, delta + k)
+    complete_forward(p, sample, <const work*>p.weight, scaled)
+
+
+cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    """The table from statistics that are known: forward in evaluation, and backward."""
+    cdef work* shift = table_of(p, sample, SHIFT, <work>0)
+    cdef work* delta = table_of(p, sample, DELTA, <work>0)
+    cdef work* scale = table_of(p, sample, SCALE, <work>0)
+    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
+    cdef bint scaled = False
+    cdef const double* mean = p.mean + sample * p.groups
+    cdef const double* rstd = p.rstd + sample * p.groups
+    cdef Py_ssize_t g
+    for g in range(p.groups):
+        if p.dy == NULL:
+            split_scaled(mean[g], rstd[g], &shift[g], &delta[g], &scale[g], &factor[g])
+            scaled |= factor[g] != 1
+        else:
+            split_mean(mean[g], &shift[g], &delta[g])
+            scale[g] = <work>rstd[g]
+    share_out(p, shift)
+    share_out(p, delta)
+    share_out(p, scale)
+    if p.dy == NULL:
+        p.state[sample] = SETTLED
+        share_out(p, factor)
+        complete_forward(p, sample, <const work*>p.weight, scaled)
+    else:
+        complete(p, sample, <const work*>NULL, <const work*>p.weight, <work>1)
+
+
+# ---- gradients ----
+
+cdef void packed_gradients(const Plan* p, const Array* x, const Array* dy, const char* at, const char* dy_at, Py_ssize_t many, const work* table,
+                           work* a) noexcept nogil:
+    """As packed_moments."""
+    cdef work packed[PACKED]
+    cdef work dy_packed[PACKED]
+    cdef Columns c
+    cdef Py_ssize_t row = many * p.width + LANES, step = min(<Py_ssize_t>CHUNK, PACKED // row // ROUND * ROUND), k
+    c.width, c.x, c.dy, c.level, c.weighted = many * p.width, row, row, 1, False
+    for k from 0 <= k < CHUNK by step:
+        c.n, c.begin = min(step, CHUNK - k), k == 0
+        pack(x, at + k * x.apart, c.n, many, packed, row)
+        pack(dy, dy_at + k * dy.apart, c.n, many, dy_packed, row)
+        chunk_gradients(&c, packed, dy_packed, table, p.padded, <const work*>NULL, a)
+
+
+cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """Sums of dy and dy * (x - shift) * scale; task: a tile."""
+    cdef work a[2 * WHOLE]
+    cdef double lost[2 * WHOLE]
+    cdef work room[2 * OUT]
+    cdef const work* table
+    cdef const work* t
+    cdef const work* g
+    cdef const char* at
+    cdef const char* dy_at
+    cdef Array x, dy
+    cdef Columns c
+    cdef Tile tile
+    cdef double* s
+    cdef Py_ssize_t i, j, k, m, many, last, step, columns
+    tile_of(p, task, &tile)
+    table = table_of(p, tile.sample, SHIFT, zero) + tile.column
+    open_columns(&x, p, p.x, &p.xs, zero)
+    open_columns(&dy, p, p.dy, &p.ds, zero)
+    columns = min(summed_at_once(&x), summed_at_once(&dy))
+    step = CHUNK if columns == WHOLE else ROUND
+    c.weighted, c.level = False, p.level if columns == WHOLE else 1
+    for j from 0 <= j < tile.width by columns:
+        m = c.width = min(columns, tile.width - j)
+        s = sums_of(p, tile.sample, tile.block) + tile.column + j
+        begin_sums(s, s + p.width, lost, m, zero)
+        i = 0
+        while i < tile.positions:
+            at = start_of(&tile, &x) + i * x.apart + j * x.position
+            dy_at = start_of(&tile, &dy) + i * dy.apart + j * dy.position
+            many = chunks_abreast(p, tile.positions - i)
+            last = min(<Py_ssize_t>CHUNK, tile.positions - i)
+            if many > 1:
+                packed_gradients(p, &x, &dy, at, dy_at, many, table, a)
+            else:
+                for k from 0 <= k < last by step:
+                    c.n, c.begin = min(step, last - k), k == 0
+                    t = take_positions(&x, at + k * x.apart, c.n, m, room, &c.x)
+                    g = take_positions(&dy, dy_at + k * dy.apart, c.n, m, room + OUT, &c.dy)
+                    chunk_gradients(&c, t, g, table + j, p.padded, <const work*>NULL, a)
+            for k in range(many):
+                add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
+            i += many * CHUNK
+        end_sums(s, s + p.width, lost, m, zero)
+
+
+cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    """The coefficients of each group (`descent`); the sums of a channel end up in the first block."""
+    cdef const work* delta = table_of(p, sample, DELTA, zero)
+    cdef const work* scale = table_of(p, sample, SCALE, zero)
+    cdef work* mean_g = table_of(p, sample, MEAN_G, zero)
+    cdef work* slope = table_of(p, sample, SLOPE, zero)
+    cdef double* sums = sums_of(p, sample, 0)
+    cdef double* products = sums + p.width
+    cdef double s[LANES]
+    cdef double q[LANES]
+    cdef Py_ssize_t n = p.channels * p.length, c, g, k, m
+    add_blocks(p, sample, zero)
+    for c in range(p.width):
+        products[c] = about_mean(products[c], sums[c], delta[c], scale[c])
+    for g from 0 <= g < p.groups by LANES:
+        m = min(<Py_ssize_t>LANES, p.groups - g)
+        group_sums_of(p, sample, g, m, <const work*>p.weight, s, q, zero)
+        for k in range(m):
+            c = (g + k) * p.channels
+            descent(s[k], q[k], n, delta[c], scale[c], mean_g + g + k, slope + g + k)
+    share_out(p, mean_g)
+    share_out(p, slope)
+    complete(p, sample, <const work*>NULL, <const work*>p.weight, <work>1)
+
+
+cdef void channel_columns_parts(const Plan* p, Py_ssize_t block, work zero) noexcept nogil:
+    """Add the samples' sums to the weight gradients; task: a block of channels."""
+    cdef Py_ssize_t sample, first = block * BLOCK, n = min(first + BLOCK, p.width) - first
+    cdef const double* sums
+    for sample in range(p.samples):
+        sums = sums_of(p, sample, 0) + first
+        add_gradients(p, (p.first + sample) // p.batch * p.width + first, sums + p.width, sums, n, zero)
+
+
+# ---- the element-wise steps ----
+
+cdef struct Cut:
+    # A tile as the element-wise steps see it: `positions` of `width` elements, and the `rest` of one more. Where positions lie side
+    # by side, p.abreast of them are one.
+    Array x, dy, y
+    char* at
+    char* dy_at
+    char* y_at
+    Py_ssize_t positions, width, rest
+    Writer writer
+    char* room
+    char memory[OUT * 8 + LINE]
+
+
+cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept nogil:
+    cdef bint abreast = p.abreast > 1 and p.xs.position == p.width and p.ys.position == p.width
+    open_columns(&c.x, p, p.x, &p.xs, zero)
+    open_columns(&c.y, p, p.y, &p.ys, zero)
+    c.dy_at = NULL
+    if p.dy != NULL:
+        open_columns(&c.dy, p, p.dy, &p.ds, zero)
+        abreast = abreast and p.ds.position == p.width
+        c.dy_at = start_of(tile, &c.dy)
+    c.at, c.y_at = start_of(tile, &c.x), start_of(tile, &c.y)
+    c.positions, c.width, c.rest = tile.positions, tile.width, 0
+    if abreast and c.x.position == c.x.itemsize and c.y.position == c.y.itemsize:
+        c.positions, c.rest, c.width = tile.positions // p.abreast, tile.positions % p.abreast * p.width, p.abreast * p.width
+        c.x.apart = c.y.apart = c.dy.apart = c.width * c.x.itemsize
+    open_writer(&c.writer, p.streaming)
+    c.room = line_of(c.memory)
+
+
+cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied) noexcept nogil:
+    """Positions to compute while the statistics of their columns stay in registers: two of each array in a set of L1; of what goes by
+    way of a panel, so many as have room, and nearly in the order of memory."""
+    cdef Py_ssize_t apart = x.apart | WAY
+    if copied:
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, min(<Py_ssize_t>OUT // 2, NEAR if x.plain else OUT // 2) // width))
+    return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
+
+
+cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled, Py_ssize_t first, Py_ssize_t positions, Py_ssize_t width) noexcept nogil:
+    """`width` columns of so many positions from the first on"""
+    cdef bint direct = s.y.plain and not s.writer.streaming and not scaled
+    cdef bint copied = not (direct and s.x.plain)
+    cdef Py_ssize_t step = min(width, <Py_ssize_t>OUT // 2) if copied else width, window, i, j
+    cdef const work* t
+    cdef char* to
+    cdef Block b
+    b.ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
+    for j from 0 <= j < width by step:
+        b.width = min(step, width - j)
+        beside(c, table + j, p.padded)
+        c.of_bias = table + OFFSET * p.padded + j
+        window = window_of(&s.x, b.width, copied)
+        for i from first <= i < first + positions by window:
+            b.rows = min(window, first + positions - i)
+            t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, <work*>s.room, &b.x)
+            if scaled:
+                t = times_factors(t, &b.x, b.rows, b.width, table + FACTOR * p.padded + j, <work*>s.room)
+            to = s.y_at + i * s.y.apart + j * s.y.position
+            b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
+            normalize(c, &b, t, <work*>to if direct else <work*>s.room)
+            if not direct:
+                give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, b.width)
+
+
+cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """y = ((x - shift) - delta) * scale + bias; task: a tile."""
+    cdef const work* table
+    cdef Affine c
+    cdef Tile tile
+    cdef Cut s
+    cdef bint scaled
+    tile_of(p, task, &tile)
+    open_cut(&s, p, &tile, zero)
+    scaled = p.state[tile.sample] == SCALED
+    table = table_of(p, tile.sample, 0, zero) + tile.column
+    c.statistics, c.center, c.weight, c.bias = MANY, MANY, ABSENT, MANY
+    cut_normalize(&s, &c, p, table, scaled, 0, s.positions, s.width)
+    cut_normalize(&s, &c, p, table, scaled, s.positions, s.rest > 0, s.rest)
+    close_writer(&s.writer)
+
+
+cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ssize_t first, Py_ssize_t positions, Py_ssize_t width) noexcept nogil:
+    """As cut_normalize."""
+    cdef bint direct = s.y.plain and not s.writer.streaming
+    cdef bint copied = not (direct and s.x.plain and s.dy.plain)
+    cdef Py_ssize_t step = min(width, <Py_ssize_t>OUT // 2) if copied else width, window, i, j
+    cdef work* room = <work*>s.room
+    cdef const work* t
+    cdef const work* g
+    cdef char* to
+    cdef Block b
+    b.ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
+    for j from 0 <= j < width by step:
+        b.width = min(step, width - j)
+        beside(c, table + j, p.padded)
+        c.of_weight = table + OFFSET * p.padded + j
+        window = window_of(&s.x, b.width, copied)
+        for i from first <= i < first + positions by window:
+            b.rows = min(window, first + positions - i)
+            g = take_positions(&s.dy, s.dy_at + i * s.dy.apart + j * s.dy.position, b.rows, b.width, room, &b.dy)
+            t, b.x = g, b.dy
+            if c.through != ABSENT:
+                t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, room + OUT // 2, &b.x)
+            to = s.y_at + i * s.y.apart + j * s.y.position
+            b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
+            descend(c, &b, t, g, <work*>to if direct else room)
+            if not direct:
+                give_positions(&s.y, to, &s.writer, room, b.rows, b.width)
+
+
+cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """dx from the sums; task: a tile."""
+    cdef const work* table
+    cdef Affine c
+    cdef Tile tile
+    cdef Cut s
+    tile_of(p, task, &tile)
+    open_cut(&s, p, &tile, zero)
+    table = table_of(p, tile.sample, 0, zero) + tile.column
+    c.statistics = c.center = c.weight = MANY
+    c.through = ABSENT if p.given else MANY
+    cut_descend(&s, &c, p, table, 0, s.positions, s.width)
+    cut_descend(&s, &c, p, table, s.positions, s.rest > 0, s.rest)
+    close_writer(&s.writer)

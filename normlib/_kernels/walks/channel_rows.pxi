@@ -1,0 +1,394 @@
+# BatchNorm (Ioffe, Szegedy 2015), GroupNorm (Wu, He 2018) and InstanceNorm (Ulyanov, Vedaldi, Lempitsky 2016) in
+# channels-first memory. A row is a group of channels; a channel is `segments` runs of `length` neighbouring elements with one
+# weight and one bias. Batch norm: a group is one channel, its segments the samples. Group norm: one segment. Instance norm:
+# groups of one channel.
+#
+# Backward, with z = (x - mean) * rstd: dbias = sum dy, dweight = sum dy * z, dx = rstd * (w dy - mean(w dy) - z mean(w dy z)); where
+# the statistics were given (batch norm in evaluation), dx = rstd * w dy.
+
+cdef enum:
+    LOT_BYTES = 1 << 18     # of the groups of several segments that are taken at once
+    SEEN = 4096             # bytes of a run from which on the hardware sees a stream, in the LLC
+    SEEN_FAR = 1 << 15      # and in memory
+
+
+cdef inline bint scattered(const Plan* p) noexcept nogil:
+    """Whether runs are too long for `next_lot`, and too short and too far from each other for the hardware to see a stream."""
+    return p.level > 3 and p.segments > 1 and SEEN <= p.length * p.itemsize < SEEN_FAR
+
+
+cdef inline Py_ssize_t next_lot(const Array* x, const Plan* p, Py_ssize_t many) noexcept nogil:
+    """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
+    if p.level > 2 and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
+        return many * x.channel
+    return 0
+
+
+cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table, bint forward) noexcept nogil:
+    """Of m groups of all samples from r on; statistics that samples share begin again with each. Whether one has a factor, which
+    none has in a backward pass."""
+    cdef bint scaled = False
+    cdef Py_ssize_t first = 0, stop, g = r % p.groups if p.shared else r, k
+    cdef work* shift = table + SHIFT * TOGETHER
+    cdef work* delta = table + DELTA * TOGETHER
+    cdef work* scale = table + SCALE * TOGETHER
+    cdef work* factor = table + FACTOR * TOGETHER
+    cdef const double* mean
+    cdef const double* rstd
+    while first < m:
+        stop = min(m, first + p.groups - g) if p.shared else m
+        mean, rstd = p.mean + g - first, p.rstd + g - first
+        for k in range(first, stop):
+            if forward:
+                split_scaled(mean[k], rstd[k], &shift[k], &delta[k], &scale[k], &factor[k])
+                scaled |= factor[k] != 1
+            else:
+                split_mean(mean[k], &shift[k], &delta[k])
+                scale[k] = <work>rstd[k]
+        first, g = stop, 0
+    return scaled
+
+
+cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcept nogil:
+    """How many groups to take at once; where they lie in several segments, so many as stay in L2, for the runs of several channels
+    are one long run in each."""
+    cdef Py_ssize_t n = arrays * p.channels * p.segments * p.length
+    if p.segments > 1:
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, LOT_BYTES // (n * p.itemsize)))
+    return together(n, p.streaming)
+
+
+cdef inline bint side_by_side(const Plan* p, const Span* span) noexcept nogil:
+    """Whether the groups of a sample begin where those of the last one end."""
+    return p.samples == 1 or span.sample == p.groups * p.channels * span.channel
+
+
+cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) noexcept nogil:
+    """What belongs to m groups, to each of their channels; to TOGETHER, if the one group has more."""
+    cdef Py_ssize_t many = min(p.channels, <Py_ssize_t>TOGETHER), k, j
+    if many == 1:
+        for k in range(TOGETHER):   # one vector
+            to[k] = a[k]
+        return
+    for k in range(m):
+        for j in range(many):
+            to[k * many + j] = a[k]
+
+
+cdef inline bint adjacent(const Array* a) noexcept nogil:
+    """Whether the runs of neighbouring channels are one stretch of memory."""
+    return a.channel == a.length * a.position
+
+
+cdef inline const work* take_runs(const Array* a, const char* first, Py_ssize_t m, work* room) noexcept nogil:
+    """The runs of m channels, side by side."""
+    cdef Py_ssize_t k
+    if adjacent(a):
+        return take_run(a, first, m * a.length, room)
+    for k in range(m):
+        widen(a, first + k * a.channel, a.length, room + k * a.length)
+    return room
+
+
+cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work* t, Py_ssize_t m) noexcept nogil:
+    """What was computed in `out_of`."""
+    cdef Py_ssize_t k
+    if adjacent(y):
+        give(y, to, writer, t, m * y.length)
+        return
+    for k in range(m):
+        if y.plain:
+            memcpy(place(writer, to + k * y.channel), t + k * y.length, y.length * sizeof(work))
+        give(y, to + k * y.channel, writer, t + k * y.length, y.length)
+
+
+cdef inline work* out_of(const Array* y, char* to, Writer* writer, const work* room) noexcept nogil:
+    return target(y, to, writer, room) if adjacent(y) else <work*>room
+
+
+cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
+    """The runs of many channels, each with coefficients of its own."""
+    cdef Affine row
+    cdef Block b
+    cdef Py_ssize_t n = x.length, per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * n) // n), k
+    cdef const work* t
+    cdef work* u
+    b.width, b.ahead = n, 0
+    if x.plain and s.y.plain and not s.writer.streaming:
+        b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
+        normalize(c, &b, <const work*>first, <work*>to)
+        return
+    b.x = b.y = n
+    for k from 0 <= k < many by per:
+        row = row_of(c, k, zero)
+        if per == 1:
+            normalize_pieces(s, x, first + k * x.channel, to + k * s.y.channel, n, &row, <work>1)
+            continue
+        b.rows = min(per, many - k)
+        t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
+        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out)
+        normalize(&row, &b, t, u)
+        give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
+
+
+cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const work* w) noexcept nogil:
+    """m groups from r on, in the order of memory: segment by segment."""
+    cdef const Plan* p = s.plan
+    cdef const work* b = <const work*>p.bias
+    cdef work of_runs[TABLE * TOGETHER]
+    cdef Affine c
+    cdef Py_ssize_t channel = r % p.groups * p.channels, channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, k, i
+    cdef const char* run = row_at(x, r)
+    cdef char* to = row_at(&s.y, r)
+    beside(&c, of_runs, TOGETHER)
+    c.of_bias = of_runs + OFFSET * TOGETHER
+    c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
+    spread(p, m, table + SHIFT * TOGETHER, of_runs + SHIFT * TOGETHER)
+    spread(p, m, table + DELTA * TOGETHER, of_runs + DELTA * TOGETHER)
+    for first from 0 <= first < channels by TOGETHER:
+        many = min(<Py_ssize_t>TOGETHER, channels - first)
+        spread(p, m, table + SCALE * TOGETHER, of_runs + SCALE * TOGETHER)
+        for k in range(many):
+            if w != NULL:
+                of_runs[SCALE * TOGETHER + k] *= w[channel]
+            of_runs[OFFSET * TOGETHER + k] = b[channel] if b != NULL else <work>NOTHING
+            channel = channel + 1 if channel + 1 < p.parameters else 0
+        for i in range(p.segments):
+            for k in range(many if ahead > 0 else 0):
+                prefetch_bytes(run + i * x.segment + k * x.channel + ahead, p.length * p.itemsize)
+            runs_normalize(s, x, run + i * x.segment, to + i * s.y.segment, many, &c, of_runs[0])
+        run += many * x.channel
+        to += many * s.y.channel
+
+
+cdef inline bint products_normal(const Plan* p, Py_ssize_t g, Py_ssize_t m, const work* scale, const work* w) noexcept nogil:
+    """Whether scales times weights are numbers of the working type for m groups, from group g of a sample on."""
+    cdef Py_ssize_t c = g * p.channels, k, j
+    cdef work least = 1, most = 1, product
+    if w == NULL:
+        return True
+    for k in range(m):
+        for j in range(p.channels):
+            product = abs(scale[k] * w[c + j]) if w[c + j] != 0 else 1
+            least, most = min(least, product), max(most, product)
+        c = c + p.channels if c + p.channels < p.parameters else 0
+    return normal(least, most)
+
+
+cdef void groups_scaled(Pass* s, Py_ssize_t r, Py_ssize_t m, work* table, const work* w, bint factors) noexcept nogil:
+    """groups_normalize where elements are taken times a factor, or should be, for a product of scale and weight that is out of range."""
+    cdef const Plan* p = s.plan
+    cdef const work* b = <const work*>p.bias
+    cdef work of_run[4]
+    cdef work factor, weight
+    cdef Affine c
+    cdef Py_ssize_t channel = r % p.groups * p.channels, k, j, i
+    beside(&c, of_run, 1)
+    c.of_bias = of_run + OFFSET
+    c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
+    for k in range(m):
+        for j in range(p.channels):
+            of_run[SHIFT], of_run[DELTA] = table[SHIFT * TOGETHER + k], table[DELTA * TOGETHER + k]
+            of_run[SCALE], factor = table[SCALE * TOGETHER + k], table[FACTOR * TOGETHER + k] if factors else 1
+            weight = w[channel] if w != NULL else 1
+            if factor != 1 or beyond(of_run[SCALE], weight):
+                balance(of_run + SHIFT, of_run + DELTA, of_run + SCALE, &factor)
+            of_run[SCALE] *= weight
+            of_run[OFFSET] = b[channel] if b != NULL else <work>NOTHING
+            for i in range(p.segments):
+                normalize_pieces(s, &s.x, row_at(&s.x, r + k) + j * s.x.channel + i * s.x.segment,
+                                 row_at(&s.y, r + k) + j * s.y.channel + i * s.y.segment, p.length, &c, factor)
+            channel = channel + 1 if channel + 1 < p.parameters else 0
+
+
+cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = groups_together(p, 1)
+    cdef Py_ssize_t n = p.channels * p.segments * p.length, lot = max(<Py_ssize_t>1, TOGETHER // p.channels), m, k
+    cdef bint whole = side_by_side(p, &p.xs) and side_by_side(p, &p.ys)
+    cdef const work* w = <const work*>p.weight
+    cdef bint far = w != NULL and far_from_1(w, p.parameters), scaled
+    cdef work table[TABLE * TOGETHER]
+    cdef Pass s
+    cdef Array taken
+    cdef Array* x
+    open_pass(&s, p, zero)
+    s.x.far = scattered(p)
+    while r < stop:
+        m = min(most, stop - r, stop - r if whole else p.groups - r % p.groups)
+        x = &s.x
+        if p.given:
+            scaled = given_statistics(p, r, m, table, True)
+        else:
+            if not s.x.plain:
+                x = take_rows(&s.x, r, m, n, &taken, <work*>s.room, PANEL)
+            scaled = rows_statistics(p, x, r, m, table)
+        if scaled or ((far or far_from_1(table + SCALE * TOGETHER, m))
+                      and not products_normal(p, r % p.groups, m, table + SCALE * TOGETHER, w)):
+            groups_scaled(&s, r, m, table, w, scaled)
+        else:
+            for k from 0 <= k < m by lot:
+                groups_normalize(&s, x, r + k, min(lot, m - k), table + k, w)
+        r += m
+    close_writer(&s.writer)
+
+
+# ---- backward ----
+
+cdef void channel_slopes(Array* x, Array* dy, const char* row, const char* drow, const work* table, Py_ssize_t k,
+                         double* sums, double* products) noexcept nogil:
+    """sum dy and sum dy * (x - shift) * scale of a channel"""
+    cdef Slopes c
+    c.shifted = True
+    c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
+    c.shift, c.scale = table[SHIFT * TOGETHER + k], table[SCALE * TOGETHER + k]
+    row_slopes(&c, x, dy, row, drow, x.segments * x.length, sums, products, table[0])
+
+
+cdef void channels_slopes(Array* x, Array* dy, const char* row, const char* drow, Py_ssize_t m, const work* table, double* s, double* q) noexcept nogil:
+    """s = sum dy and q = sum dy * z of m <= TOGETHER channels, which begin at `row`."""
+    cdef Rows rows
+    cdef Py_ssize_t k
+    for k in range(m):
+        channel_slopes(x, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
+    clear_rows(rows.sums, m, m)
+    clear_rows(rows.squares, m, m)
+    sum_rows(rows.sums, m, s)
+    sum_rows(rows.squares, m, q)
+    for k in range(m):
+        q[k] = about_mean(q[k], s[k], table[DELTA * TOGETHER + k], table[SCALE * TOGETHER + k])
+
+
+cdef inline void add_groups(Py_ssize_t m, Py_ssize_t many, const double* s, double* sums, double* lost, work zero) noexcept nogil:
+    """Add what belongs to many channels to the sums of their m groups."""
+    cdef Py_ssize_t channels, k, j
+    cdef double total
+    if many == m:
+        for k in range(m):
+            add_up(&sums[k], &lost[k], s[k], zero)
+        return
+    channels = many // m
+    for k in range(m):
+        total = 0
+        for j in range(channels):
+            total += s[k * channels + j]
+        add_up(&sums[k], &lost[k], total, zero)
+
+
+cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* first, const char* dfirst, char* to, Py_ssize_t many,
+                       const Affine* c, work zero) noexcept nogil:
+    """As runs_normalize."""
+    cdef Affine row
+    cdef Block b
+    cdef Py_ssize_t n = x.length, per = min(portion(x, &s.y, &s.writer, many * n), portion(dy, &s.y, &s.writer, many * n)), k
+    cdef const work* t
+    cdef const work* g
+    cdef work* u
+    b.width, b.ahead = n, 0
+    if x.plain and dy.plain and s.y.plain and not s.writer.streaming:
+        b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
+        descend(c, &b, <const work*>first, <const work*>dfirst, <work*>to)
+        return
+    b.x = b.dy = b.y = n
+    per = max(<Py_ssize_t>1, min(per, OUT // 2) // n)
+    for k from 0 <= k < many by per:
+        row = row_of(c, k, zero)
+        if per == 1:
+            descend_pieces(s, x, dy, first + k * x.channel, dfirst + k * dy.channel, to + k * s.y.channel, n, &row, zero)
+            continue
+        b.rows = min(per, many - k)
+        t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
+        g = take_runs(dy, dfirst + k * dy.channel, b.rows, <work*>s.out + OUT // 2)
+        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out)
+        descend(&row, &b, t, g, u)
+        give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
+
+
+cdef void groups_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, work* of_runs, const work* w) noexcept nogil:
+    """As groups_normalize; of_runs: the coefficients of the groups' channels, of TOGETHER if there are more."""
+    cdef const Plan* p = s.plan
+    cdef work ones[TOGETHER]
+    cdef Affine c
+    cdef Py_ssize_t channel = r % p.groups * p.channels, stop = channel + m * p.channels, ahead = next_lot(&s.x, p, stop - channel), many, k, i
+    cdef const char* run = row_at(x, r)
+    cdef const char* drun = row_at(dy, r)
+    cdef char* to = row_at(&s.y, r)
+    beside(&c, of_runs, TOGETHER)
+    c.statistics = c.center = c.weight = ONE
+    c.through = ABSENT if p.given else ONE
+    for k in range(TOGETHER):
+        ones[k] = 1
+    while channel < stop:
+        many = min(<Py_ssize_t>TOGETHER, stop - channel)
+        c.of_weight = w + channel if w != NULL else ones
+        for i in range(p.segments):
+            for k in range(many if ahead > 0 else 0):
+                prefetch_bytes(run + i * x.segment + k * x.channel + ahead, p.length * p.itemsize)
+                prefetch_bytes(drun + i * dy.segment + k * dy.channel + next_lot(&s.dy, p, m * p.channels), p.length * p.itemsize)
+            runs_descend(s, x, dy, run + i * x.segment, drun + i * dy.segment, to + i * s.y.segment, many, &c, of_runs[0])
+        channel += many
+        run += many * x.channel
+        drun += many * dy.channel
+        to += many * s.y.channel
+
+
+cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize_t m, Py_ssize_t part, const work* w, work* of_groups,
+                        const work* of_runs) noexcept nogil:
+    """The coefficients (`descent`) of m groups from r on, and their share of dweight and dbias."""
+    cdef double s[TOGETHER]
+    cdef double q[TOGETHER]
+    cdef double sums[2][TOGETHER]
+    cdef double lost[2][TOGETHER]
+    cdef Py_ssize_t first = r % p.groups * p.channels, stop = first + m * p.channels, c, many, k
+    cdef double n = p.channels * p.segments * p.length
+    cdef work zero = 0
+    memset(sums, 0, sizeof(sums))
+    memset(lost, 0, sizeof(lost))
+    if not p.given or p.weight_grads:
+        for c from first <= c < stop by TOGETHER:
+            many = min(<Py_ssize_t>TOGETHER, stop - c)
+            channels_slopes(x, dy, row_at(x, r) + (c - first) * x.channel, row_at(dy, r) + (c - first) * dy.channel, many, of_runs, s, q)
+            if p.weight_grads:
+                add_gradients(p, part * p.parameters + c, q, s, many, zero)
+            if w != NULL:
+                for k in range(many):
+                    s[k] *= w[c + k]
+                    q[k] *= w[c + k]
+            add_groups(m, many, s, sums[0], lost[0], zero)
+            add_groups(m, many, q, sums[1], lost[1], zero)
+    for k in range(m):
+        descent(regain(sums[0][k], lost[0][k], zero), regain(sums[1][k], lost[1][k], zero), n, of_groups[DELTA * TOGETHER + k],
+                of_groups[SCALE * TOGETHER + k], of_groups + MEAN_G * TOGETHER + k, of_groups + SLOPE * TOGETHER + k)
+
+
+cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
+    cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, m, r, e
+    cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), n = p.channels * p.segments * p.length
+    cdef Py_ssize_t most = max(<Py_ssize_t>1, min(groups_together(p, 2), TOGETHER // p.channels))
+    cdef const work* w = <const work*>p.weight
+    cdef work of_groups[TABLE * TOGETHER]
+    cdef work of_runs[TABLE * TOGETHER]
+    cdef Pass s
+    cdef Array x_taken, dy_taken
+    cdef Array* x
+    cdef Array* dy
+    open_pass(&s, p, zero)
+    s.x.far = s.dy.far = scattered(p)
+    memset(of_groups, 0, sizeof(of_groups))
+    for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
+        for g from first <= g < last by most:
+            m = min(most, last - g)
+            r = sample * p.groups + g
+            x, dy = &s.x, &s.dy
+            if not s.x.plain:
+                x = take_rows(x, r, m, n, &x_taken, <work*>s.room, PANEL // 2)
+            if not s.dy.plain:
+                dy = take_rows(dy, r, m, n, &dy_taken, <work*>s.room + ROOM // 2, PANEL // 2)
+            given_statistics(p, r, m, of_groups, False)
+            for e from SHIFT <= e <= SCALE:
+                spread(p, m, of_groups + e * TOGETHER, of_runs + e * TOGETHER)
+            groups_slopes(p, x, dy, r, m, part, w, of_groups, of_runs)
+            spread(p, m, of_groups + MEAN_G * TOGETHER, of_runs + MEAN_G * TOGETHER)
+            spread(p, m, of_groups + SLOPE * TOGETHER, of_runs + SLOPE * TOGETHER)
+            groups_descend(&s, x, dy, r, m, of_runs, w)
+    close_writer(&s.writer)

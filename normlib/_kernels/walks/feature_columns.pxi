@@ -1,0 +1,342 @@
+# LayerNorm and RMSNorm over a strided axis (channels of a channels-first image): the neighbours in memory belong to
+# other statistics. A task takes a strip of columns through statistics and normalization, while it is in L2.
+
+cdef enum:
+    WINDOW = 8      # positions computed while the statistics of their columns stay in registers
+    KEPT_BYTES = 1 << 19    # of a strip that is kept from statistics to normalization
+
+# A strip of columns of one sample.
+cdef struct Strip:
+    Array x, dy, y
+    char* at            # where it begins in x, dy and y
+    char* dy_at
+    char* y_at
+    Py_ssize_t n, width
+    void* kept          # its elements in the working type, `taken` positions of them; NULL: taken anew each time
+    Py_ssize_t taken
+    Writer writer
+    char* room
+    char* dy_room
+    char memory[2 * OUT * 8 + LINE]
+
+
+cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
+    open_columns(&s.x, p, p.x, &p.xs, zero)
+    open_columns(&s.y, p, p.y, &p.ys, zero)
+    if p.dy != NULL:
+        open_columns(&s.dy, p, p.dy, &p.ds, zero)
+    open_writer(&s.writer, p.streaming)
+    s.n, s.kept, s.taken = p.length, NULL, 0
+    s.room = line_of(s.memory)
+    s.dy_room = s.room + OUT * sizeof(work)
+
+
+cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width) noexcept nogil:
+    s.at = s.x.data + sample * s.x.sample + column * s.x.position
+    s.dy_at = s.dy.data + sample * s.dy.sample + column * s.dy.position
+    s.y_at = s.y.data + sample * s.y.sample + column * s.y.position
+    s.width = width
+
+
+cdef const work* positions_of(Strip* s, Py_ssize_t i, Py_ssize_t n, Py_ssize_t* apart, work zero) noexcept nogil:
+    """n positions of x from i on, and how far they lie apart; n <= WINDOW where they are not kept."""
+    cdef work* kept = <work*>s.kept
+    cdef Py_ssize_t k
+    if kept == NULL:
+        return take_positions(&s.x, s.at + i * s.x.apart, n, s.width, <work*>s.room, apart)
+    for k in range(s.taken, i + n):
+        if s.x.level > 2:
+            prefetch_bytes(s.at + (k + WINDOW) * s.x.apart, s.width * s.x.itemsize)
+        widen(&s.x, s.at + k * s.x.apart, s.width, kept + k * s.width)
+    s.taken = max(s.taken, i + n)
+    apart[0] = s.width
+    return kept + i * s.width
+
+
+cdef void block_moments(Strip* s, Py_ssize_t first, Py_ssize_t stop, const work* shift, bint centered, double* sums, double* squares) noexcept nogil:
+    """sums[j] = sum (x - shift[j]), squares[j] = sum (x - shift[j])^2 over a block of positions"""
+    cdef work a[2 * WHOLE]
+    cdef double lost[2 * WHOLE]
+    cdef Columns c
+    cdef Py_ssize_t i, k, last, step = CHUNK if s.kept != NULL or s.x.plain else WINDOW
+    cdef const work* t
+    c.width, c.centered = s.width, centered
+    begin_sums(sums, squares, lost, s.width, shift[0])
+    for i from first <= i < stop by CHUNK:
+        last = min(i + CHUNK, stop)
+        for k from i <= k < last by step:
+            c.n, c.begin = min(step, last - k), k == i
+            t = positions_of(s, k, c.n, &c.x, shift[0])
+            c.level = s.x.level if s.kept == NULL and s.x.plain else 1
+            chunk_moments(&c, t, shift, a)
+        add_columns(a, a + WHOLE, s.width, sums, squares, lost, shift[0])
+    end_sums(sums, squares, lost, s.width, shift[0])
+
+
+cdef void strip_moments(Strip* s, const work* shift, bint centered, double* sums, double* squares) noexcept nogil:
+    cdef double more[2 * WIDE]
+    cdef double lost[2 * WHOLE]
+    cdef Py_ssize_t i
+    block_moments(s, 0, min(<Py_ssize_t>BLOCK, s.n), shift, centered, sums, squares)
+    if s.n <= BLOCK:
+        return
+    memset(lost, 0, s.width * sizeof(double))
+    memset(lost + WHOLE, 0, s.width * sizeof(double))
+    for i from BLOCK <= i < s.n by BLOCK:
+        block_moments(s, i, min(i + BLOCK, s.n), shift, centered, more, more + WIDE)
+        add_columns(more, more + WIDE, s.width, sums, squares, lost, shift[0])
+    end_sums(sums, squares, lost, s.width, shift[0])
+
+
+cdef void first_means(Strip* s, const Plan* p, work* shift, double* sums, double* squares) noexcept nogil:
+    """The moments about means that settle the variance of all columns, but for the rarest."""
+    cdef Settled found
+    cdef Py_ssize_t j, k, m
+    cdef bint again = False
+    memset(sums, 0, s.width * sizeof(double))
+    if p.centered:
+        add_sample(&s.x, s.at, s.n, s.width, sums, shift[0])
+        for j in range(s.width):
+            shift[j] = <work>(sums[j] / sampled(s.n))
+    strip_moments(s, shift, p.centered, sums, squares)
+    if not p.centered:
+        memset(sums, 0, s.width * sizeof(double))
+        return
+    for j from 0 <= j < s.width by LANES:
+        m = min(<Py_ssize_t>LANES, s.width - j)
+        if not settle_columns(sums + j, squares + j, m, s.n, sampled(s.n), p.eps, &found, shift[0]):
+            for k in range(m):
+                if not found.sound[k] and sums[j + k] - sums[j + k] == 0:
+                    shift[j + k] = <work>(shift[j + k] + found.delta[k])
+                    again = True
+    if again:
+        strip_moments(s, shift, True, sums, squares)
+
+
+cdef bint strip_statistics(Strip* s, const Plan* p, Py_ssize_t first, work* table) noexcept nogil:
+    """Statistics of the columns, to the table and, from `first` on, to the plan's; whether one has a factor."""
+    cdef work* shift = table + SHIFT * WIDE
+    cdef work* delta = table + DELTA * WIDE
+    cdef work* scale = table + SCALE * WIDE
+    cdef work* factor = table + FACTOR * WIDE
+    cdef double sums[WIDE]
+    cdef double squares[WIDE]
+    cdef Settled found
+    cdef Statistics alone
+    cdef Py_ssize_t j, k, m
+    cdef bint scaled = False
+    memset(shift, 0, WIDE * sizeof(work))
+    first_means(s, p, shift, sums, squares)
+    for j from 0 <= j < s.width by LANES:
+        m = min(<Py_ssize_t>LANES, s.width - j)
+        for k in range(m):
+            factor[j + k] = 1
+        if not settle_columns(sums + j, squares + j, m, s.n, 0, p.eps, &found, shift[0]):
+            for k in range(m):
+                if not found.sound[k]:
+                    wide_columns(&s.x, s.at + (j + k) * s.x.position, 1, s.n, p.centered, p.eps, &alone, shift[0])
+                    found.delta[k], found.rstd[k], found.scale[k] = alone.delta, alone.rstd, alone.scale
+                    shift[j + k], factor[j + k] = <work>alone.shift, <work>alone.factor
+                    scaled |= alone.factor != 1
+        for k in range(m):
+            if work is double:
+                recenter(&shift[j + k], &found.delta[k])
+            delta[j + k] = <work>found.delta[k]
+            scale[j + k] = <work>found.scale[k]
+        if p.mean != NULL:
+            for k in range(m):
+                p.mean[first + j + k] = (shift[j + k] + found.delta[k]) / factor[j + k]
+        if p.rstd != NULL:
+            for k in range(m):
+                p.rstd[first + j + k] = found.rstd[k]
+    return scaled
+
+
+cdef const work* times_factors(const work* t, Py_ssize_t* apart, Py_ssize_t n, Py_ssize_t width, const work* factor, work* room) noexcept nogil:
+    """n positions, in room, elements times the factor of their column"""
+    cdef Py_ssize_t i, j
+    for i in range(n):
+        for j in range(width):
+            room[i * width + j] = t[i * apart[0] + j] * factor[j]
+    apart[0] = width
+    return room
+
+
+cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scaled) noexcept nogil:
+    cdef const work* w = <const work*>p.weight
+    cdef const work* bias = <const work*>p.bias
+    cdef work ws[WINDOW]
+    cdef work bs[WINDOW]
+    cdef Affine c
+    cdef Block b
+    cdef Py_ssize_t i, k
+    cdef const work* t
+    cdef char* to
+    cdef bint direct = s.y.plain and not s.writer.streaming
+    beside(&c, table, WIDE)
+    c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, ws, bs
+    b.width, b.ahead = s.width, 0
+    b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else s.width
+    for i from 0 <= i < s.n by WINDOW:
+        b.rows = min(<Py_ssize_t>WINDOW, s.n - i)
+        for k in range(b.rows):
+            ws[k] = w[i + k] if w != NULL else 1
+            bs[k] = bias[i + k] if bias != NULL else <work>NOTHING
+        t = positions_of(s, i, b.rows, &b.x, table[0])
+        if scaled:
+            t = times_factors(t, &b.x, b.rows, s.width, table + FACTOR * WIDE, <work*>s.room)
+        to = s.y_at + i * s.y.apart
+        normalize(&c, &b, t, <work*>to if direct else <work*>s.room)
+        if not direct:
+            give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, s.width)
+
+
+cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1 + p.streaming, sample = task // strips, column = task % strips * strip, head
+    cdef work table[TABLE * WIDE]
+    cdef Strip s
+    open_strip(&s, p, zero)
+    s.width = strip
+    if p.streaming:
+        # The first strip ends on a line, so that the others begin on one.
+        head = <Py_ssize_t>(-<size_t>(s.y.data + sample * s.y.sample) % LINE) // p.itemsize
+        s.width = head if column == 0 else strip
+        column = 0 if column == 0 else column - strip + head
+    s.width = min(s.width, p.width - column)
+    if s.width <= 0:
+        return
+    go_to(&s, sample, column, s.width)
+    if work is float and s.n * s.width * <Py_ssize_t>sizeof(work) <= KEPT_BYTES:
+        s.kept = malloc(s.n * s.width * sizeof(work))
+    strip_normalize(&s, p, table, strip_statistics(&s, p, sample * p.width + column, table))
+    free(s.kept)
+    close_writer(&s.writer)
+
+
+# ---- backward ----
+
+cdef void strip_gradients(Strip* s, const Plan* p, const work* table, double* sums, double* products) noexcept nogil:
+    """sums[j] = sum g, products[j] = sum g * (x - shift[j]) * scale[j] over the positions of a strip"""
+    cdef work a[2 * WHOLE]
+    cdef double more[2 * WIDE]
+    cdef double lost[2 * WHOLE]
+    cdef double block_lost[2 * WHOLE]
+    cdef Columns c
+    cdef Py_ssize_t block, i, k, last, stop, step = CHUNK if s.x.plain and s.dy.plain else WINDOW
+    cdef const work* w = <const work*>p.weight
+    cdef const work* t
+    cdef const work* g
+    c.width, c.weighted = s.width, w != NULL
+    c.level = s.x.level if s.x.plain and s.dy.plain else 1
+    begin_sums(sums, products, lost, s.width, table[0])
+    for block from 0 <= block < s.n by BLOCK:
+        stop = min(block + BLOCK, s.n)
+        begin_sums(more, more + WIDE, block_lost, s.width, table[0])
+        for i from block <= i < stop by CHUNK:
+            last = min(i + CHUNK, stop)
+            for k from i <= k < last by step:
+                c.n, c.begin = min(step, last - k), k == i
+                t = positions_of(s, k, c.n, &c.x, table[0])
+                g = take_positions(&s.dy, s.dy_at + k * s.dy.apart, c.n, s.width, <work*>s.dy_room, &c.dy)
+                chunk_gradients(&c, t, g, table, WIDE, at(w, k, w != NULL), a)
+            add_columns(a, a + WHOLE, s.width, more, more + WIDE, block_lost, table[0])
+        end_sums(more, more + WIDE, block_lost, s.width, table[0])
+        add_columns(more, more + WIDE, s.width, sums, products, lost, table[0])
+    end_sums(sums, products, lost, s.width, table[0])
+
+
+cdef void strip_coefficients(Strip* s, const Plan* p, Py_ssize_t first, work* table) noexcept nogil:
+    """Statistics of the columns, which lie from `first` on, and the coefficients that the sums give (`descent`)."""
+    cdef work* shift = table + SHIFT * WIDE
+    cdef work* delta = table + DELTA * WIDE
+    cdef work* scale = table + SCALE * WIDE
+    cdef double sums[WIDE]
+    cdef double products[WIDE]
+    cdef Py_ssize_t j
+    memset(table, 0, TABLE * WIDE * sizeof(work))
+    for j in range(s.width):
+        split_mean(p.mean[first + j] if p.centered else 0, &shift[j], &delta[j])
+        scale[j] = <work>p.rstd[first + j]
+    strip_gradients(s, p, table, sums, products)
+    for j in range(s.width):
+        descent(sums[j] if p.centered else 0, about_mean(products[j], sums[j], delta[j], scale[j]), s.n, delta[j], scale[j],
+                table + MEAN_G * WIDE + j, table + SLOPE * WIDE + j)
+
+
+cdef inline void cross_lanes(const work* x, const work* dy, const work* table, Py_ssize_t m, work* sw, work* sb, bint part) noexcept nogil:
+    """What columns add to dweight = sum dy * z and dbias = sum dy of their position"""
+    cdef work z[LANES]
+    cdef work g[LANES]
+    cdef work v[LANES]
+    cdef work d[LANES]
+    cdef work r[LANES]
+    cdef work one = unit(table[0])
+    cdef Py_ssize_t l
+    load_lanes(x, m, z, part)
+    load_lanes(dy, m, g, part)
+    load_lanes(table + SHIFT * WIDE, m, v, part)
+    load_lanes(table + DELTA * WIDE, m, d, part)
+    load_lanes(table + SCALE * WIDE, m, r, part)
+    for l in range(LANES):
+        sw[l] += g[l] * ((minus(z[l], v[l], one) - d[l]) * r[l])
+        sb[l] += g[l]
+
+
+cdef void cross_position(const work* x, const work* dy, const work* table, Py_ssize_t width, double* dw, double* db) noexcept nogil:
+    cdef work sw[LANES]
+    cdef work sb[LANES]
+    cdef Py_ssize_t j = 0
+    clear(sw)
+    clear(sb)
+    while j + LANES <= width:
+        cross_lanes(x + j, dy + j, table + j, LANES, sw, sb, False)
+        j += LANES
+    if j < width:
+        cross_lanes(x + j, dy + j, table + j, width - j, sw, sb, True)
+    dw[0], db[0] = tree(sw), tree(sb)
+
+
+cdef void strip_descend(Strip* s, const Plan* p, Py_ssize_t part, const work* table) noexcept nogil:
+    """dx, and dweight and dbias of each position"""
+    cdef const work* w = <const work*>p.weight
+    cdef work ws[WINDOW]
+    cdef double dw[WINDOW]
+    cdef double db[WINDOW]
+    cdef Affine c
+    cdef Block b
+    cdef Py_ssize_t i, k
+    cdef const work* t
+    cdef const work* g
+    cdef char* to
+    cdef bint direct = s.y.plain and not s.writer.streaming
+    beside(&c, table, WIDE)
+    c.statistics, c.center, c.through, c.weight, c.of_weight = MANY, MANY, MANY, ONE, ws
+    b.width, b.ahead = s.width, 0
+    b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else s.width
+    for i from 0 <= i < s.n by WINDOW:
+        b.rows = min(<Py_ssize_t>WINDOW, s.n - i)
+        t = positions_of(s, i, b.rows, &b.x, table[0])
+        g = take_positions(&s.dy, s.dy_at + i * s.dy.apart, b.rows, s.width, <work*>s.dy_room, &b.dy)
+        for k in range(b.rows):
+            ws[k] = w[i + k] if w != NULL else 1
+            if p.weight_grads:
+                cross_position(t + k * b.x, g + k * b.dy, table, s.width, &dw[k], &db[k])
+        if p.weight_grads:
+            add_gradients(p, part * s.n + i, dw, db, b.rows, table[0])
+        to = s.y_at + i * s.y.apart
+        descend(&c, &b, t, g, <work*>to if direct else <work*>s.dy_room)
+        if not direct:
+            give_positions(&s.y, to, &s.writer, <work*>s.dy_room, b.rows, s.width)
+
+
+cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
+    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1, column, sample, task
+    cdef work table[TABLE * WIDE]
+    cdef Strip s
+    open_strip(&s, p, zero)
+    for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
+        sample, column = task // strips, task % strips * strip
+        go_to(&s, sample, column, min(strip, p.width - column))
+        strip_coefficients(&s, p, sample * p.width + column, table)
+        strip_descend(&s, p, part, table)
+    close_writer(&s.writer)

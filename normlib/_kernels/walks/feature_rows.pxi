@@ -1,0 +1,171 @@
+# LayerNorm and RMSNorm over neighbouring elements: a row is `length` elements, its parameters are vectors beside it.
+#   LayerNorm (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias
+#   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
+# Backward: dx = rstd * (g - mean(g) - z * mean(g * z)), where RMSNorm drops mean(g); dweight = sum dy * z, dbias = sum dy.
+# A first visit of a row takes all sums, a second writes dx.
+
+cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const work* table) noexcept nogil:
+    beside(c, table, TOGETHER)
+    c.of_weight, c.of_bias = w, p.bias
+    c.statistics = c.through = ONE
+    c.center = ONE if p.centered else ABSENT
+    c.weight = MANY if w != NULL else ABSENT
+    c.bias = MANY if p.bias != NULL else ABSENT
+
+
+cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
+    """Whether the rows of a lot are computed from memory to memory."""
+    return x.plain and s.y.plain and not s.writer.streaming and s.plan.groups == 1
+
+
+cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const Affine* c, bint scaled) noexcept nogil:
+    cdef Affine row
+    cdef Block b
+    cdef Py_ssize_t k
+    if in_place(s, x) and not scaled:
+        b.rows, b.width, b.ahead = m, x.length, 0
+        b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
+        normalize(c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
+        return
+    for k in range(m):
+        row = row_of(c, k, table[0])
+        normalize_pieces(s, x, row_at(x, r + k), row_at(&s.y, r + k), x.length, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
+
+
+cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    cdef Py_ssize_t n = p.length, r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(n, p.streaming), m
+    cdef work table[TABLE * TOGETHER]
+    cdef Affine c
+    cdef Pass s
+    cdef Array taken
+    cdef Array* x
+    open_pass(&s, p, zero)
+    feature_kinds(&c, p, <const work*>p.weight, table)
+    while r < stop:
+        m = min(most, stop - r)
+        x = take_rows(&s.x, r, m, round_up(n, LINE // sizeof(work)), &taken, <work*>s.room, PANEL)
+        rows_normalize(&s, x, r, m, table, &c, rows_statistics(p, x, r, m, table))
+        r += m
+    close_writer(&s.writer)
+
+
+# ---- backward ----
+
+cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                         double* products, work zero) noexcept nogil:
+    """row_slopes, where what is absent is a constant"""
+    cdef Slopes k = c[0]
+    if c.shifted and c.weighted and c.weight_grads:
+        k.shifted = k.corrected = k.bias_grads = k.weighted = k.weight_grads = True
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    elif c.shifted and c.weighted:
+        k.shifted = k.corrected = k.weighted = True
+        k.weight_grads = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    elif c.shifted and c.weight_grads:
+        k.shifted = k.corrected = k.weight_grads = k.bias_grads = True
+        k.weighted = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    elif c.shifted:
+        k.shifted = k.corrected = True
+        k.weighted = k.weight_grads = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    elif c.weighted and c.weight_grads:
+        k.weighted = k.weight_grads = True
+        k.shifted = k.corrected = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    elif c.weighted:
+        k.weighted = True
+        k.shifted = k.corrected = k.weight_grads = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    elif c.weight_grads:
+        k.weight_grads = True
+        k.shifted = k.corrected = k.weighted = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+    else:
+        k.shifted = k.corrected = k.weighted = k.weight_grads = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+
+
+cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
+    """Statistics and coefficients (`descent`) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
+    cdef Rows rows
+    cdef Slopes c
+    cdef double s[TOGETHER]
+    cdef double q[TOGETHER]
+    cdef work* shift = table + SHIFT * TOGETHER
+    cdef work* delta = table + DELTA * TOGETHER
+    cdef work* scale = table + SCALE * TOGETHER
+    cdef Py_ssize_t n = p.length, k
+    c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads
+    memset(delta, 0, TOGETHER * sizeof(work))
+    for k in range(m):
+        split_mean(p.mean[r + k] if p.centered else 0, &shift[k], &delta[k])
+        scale[k] = <work>p.rstd[r + k]
+    for k in range(m):
+        look_ahead_of(x, p, r + k)
+        look_ahead_of(dy, p, r + k)
+        c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
+        c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
+        feature_slopes(&c, x, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
+    clear_rows(rows.sums, m, m)
+    clear_rows(rows.squares, m, m)
+    sum_rows(rows.sums, m, s)
+    sum_rows(rows.squares, m, q)
+    for k in range((m + 7) // 8 * 8):
+        descent(s[k], q[k], n, delta[k], scale[k], table + MEAN_G * TOGETHER + k, table + SLOPE * TOGETHER + k)
+
+
+cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, const Affine* c, work zero) noexcept nogil:
+    cdef Affine row
+    cdef Block b
+    cdef Py_ssize_t k
+    if in_place(s, x) and dy.plain:
+        b.rows, b.width, b.ahead = m, x.length, 0
+        b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
+        descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
+        return
+    for k in range(m):
+        row = row_of(c, k, zero)
+        descend_pieces(s, x, dy, row_at(x, r + k), row_at(dy, r + k), row_at(&s.y, r + k), x.length, &row, zero)
+
+
+cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """add_parts for parts of `few_rows`, whose sums are in the accumulators; task: a block of parameters."""
+    cdef const work* a = <const work*>p.scratch
+    cdef Py_ssize_t n = p.length, first = task * BLOCK, stop = min(first + BLOCK, n), part, i
+    for part in range(p.parts):
+        for i in range(first, stop):
+            p.dweight[i] += a[i]
+        if p.dbias != NULL:
+            for i in range(first, stop):
+                p.dbias[i] += a[n + i]
+        a += 2 * n
+
+
+cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
+    cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
+    cdef Py_ssize_t most = together(2 * n, p.streaming), step = round_up(n, LINE // sizeof(work))
+    cdef work table[TABLE * TOGETHER]
+    cdef const work* w = <const work*>p.weight
+    cdef work* dw = at(<work*>p.scratch, 2 * n * part, True) if p.weight_grads else NULL
+    cdef Affine c
+    cdef Pass s
+    cdef Array x_taken, dy_taken
+    cdef Array* x
+    cdef Array* dy
+    open_pass(&s, p, zero)
+    feature_kinds(&c, p, w, table)
+    memset(table, 0, sizeof(table))
+    while r < stop:
+        m = min(most, stop - r, LANES - (r - first) % LANES)
+        x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, PANEL // 2)
+        dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>s.room + ROOM // 2, PANEL // 2)
+        rows_slopes(p, x, dy, r, m, w, dw, table)
+        rows_descend(&s, x, dy, r, m, &c, zero)
+        r += m
+        if dw != NULL and not few_rows(p) and ((r - first) % LANES == 0 or r == stop):
+            # the sums of at most LANES rows move to float64
+            add_gradients(p, part * n, dw, dw + n, n, zero)
+            memset(dw, 0, 2 * n * sizeof(work))
+    close_writer(&s.writer)

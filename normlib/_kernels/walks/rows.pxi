@@ -1,0 +1,163 @@
+# Rows: what shares a statistic lies in runs of neighbouring elements. At most TOGETHER rows are taken at once, a lot, whose
+# statistics are computed together while they stay in L1.
+
+cdef enum:
+    SHIFT = 0           # entries of a table of coefficients, one value a row, channel or column
+    DELTA = 1
+    SCALE = 2
+    OFFSET = 3          # bias forward, weight backward
+    FACTOR = 4          # forward
+    MEAN_G = 4          # backward
+    SLOPE = 5
+    TABLE = 6
+    ROOM = PANEL + TOGETHER * LINE // 4     # elements of a lot, each row from a line on
+    OUT = PANEL // 2    # elements computed at once that do not lie in y as they are
+
+# What a task works with.
+cdef struct Pass:
+    const Plan* plan
+    Array x, dy, y
+    Writer writer
+    char* room          # for the elements of a lot
+    char* out
+    char memory[(ROOM + OUT) * 8 + LINE]
+
+
+cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
+    s.plan = p
+    open_array(&s.x, p, p.x, &p.xs, zero)
+    open_array(&s.y, p, p.y, &p.ys, zero)
+    if p.dy != NULL:
+        open_array(&s.dy, p, p.dy, &p.ds, zero)
+    open_writer(&s.writer, p.streaming)
+    s.room = line_of(s.memory)
+    s.out = s.room + ROOM * sizeof(work)
+
+
+cdef inline void beside(Affine* c, const work* table, Py_ssize_t entry) noexcept nogil:
+    """Coefficients from a table, its entries so many values apart."""
+    c.shift, c.delta, c.scale = table + SHIFT * entry, table + DELTA * entry, table + SCALE * entry
+    c.mean_g, c.slope = table + MEAN_G * entry, table + SLOPE * entry
+
+
+cdef inline void row_sample(const Array* x, const char* row, double* e, work zero) noexcept nogil:
+    """A sample of each channel, for the first mean."""
+    cdef work room[SAMPLE]
+    cdef Py_ssize_t n = x.segments * x.length, step = sample_step(n) * BLOCK, c, i, m
+    for c in range(x.channels):
+        for i from 0 <= i < n by step:
+            m = min(<Py_ssize_t>SAMPLE, n - i)
+            fold_sample(<const work*>take(x, row, c * n + i, m, room), m, e, c + i > 0)
+
+
+cdef void row_again(const Array* x, const char* row, Py_ssize_t n, bint centered, double eps, double mean, Statistics* to, work zero) noexcept nogil:
+    """The rare row that the first sums do not settle: once more about the mean just found, else in wide arithmetic."""
+    cdef double e[2][8]
+    cdef double s[2]
+    cdef work shift
+    if centered and mean - mean == 0:
+        shift = <work>mean
+        memset(e, 0, sizeof(e))
+        row_moments(x, row, n, e[0], e[1], shift, True)
+        s[0], s[1] = sum_8(e[0]), sum_8(e[1])
+        settle(s, n, eps, shift, to)
+        if trusted(s, n, eps, shift):
+            return
+    wide_statistics(x, row, n, centered, eps, to, zero)
+
+
+cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+    """Statistics of m <= TOGETHER rows from r on, to a table; whether one of them has a factor: else there are none."""
+    cdef Rows rows
+    cdef Statistics found
+    cdef Py_ssize_t n = x.channels * x.segments * x.length, taken = x.channels * sampled(x.segments * x.length), k
+    cdef work* shift = table + SHIFT * TOGETHER
+    cdef work* delta = table + DELTA * TOGETHER
+    cdef work* scale = table + SCALE * TOGETHER
+    cdef work* factor = table + FACTOR * TOGETHER
+    cdef bint scaled = False
+    if p.centered:
+        for k in range(m):
+            row_sample(x, row_at(x, r + k), rows.sample[k], <work>0)
+        shift_rows(&rows, m, taken, shift)
+        for k in range(m):
+            look_ahead_of(x, p, r + k)
+            row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], True)
+    else:
+        memset(shift, 0, TOGETHER * sizeof(work))
+        for k in range(m):
+            look_ahead_of(x, p, r + k)
+            row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], False)
+    if not settle_rows(&rows, m, n, taken, p.centered, p.eps, shift, delta, scale):
+        for k in range(m):
+            factor[k] = 1
+            if not rows.good[k]:
+                row_again(x, row_at(x, r + k), n, p.centered, p.eps, rows.mean[k], &found, <work>0)
+                scaled |= put(&rows, k, &found, shift, delta, scale, factor)
+    if p.mean != NULL:
+        memcpy(p.mean + r, rows.mean, m * sizeof(double))
+    if p.var != NULL:
+        memcpy(p.var + r, rows.var, m * sizeof(double))
+    if p.rstd != NULL:
+        memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
+    return scaled
+
+
+cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept nogil:
+    """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, or in long rows
+    themselves."""
+    cdef Py_ssize_t rows
+    if x.level < 3 or p.form != FEATURE_ROWS:
+        return
+    rows = AHEAD_BYTES // (p.length * x.itemsize)
+    x.ahead = AHEAD_BYTES
+    if rows > 0:
+        x.ahead = row_at(x, min(r + rows, p.samples * p.groups - 1)) - row_at(x, r)
+
+
+cdef void normalize_pieces(Pass* s, const Array* x, const char* run, char* to, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
+    """A run of n elements times a factor, in pieces: taken, normalised, given."""
+    cdef Affine k = c[0]
+    cdef Block b
+    cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n), i, l
+    cdef const work* t
+    cdef work* u
+    if factor != 1:
+        step = min(step, <Py_ssize_t>OUT)
+    b.rows, b.ahead = 1, 0
+    for i from 0 <= i < n by step:
+        b.width = min(step, n - i)
+        t = take_run(x, run + i * x.position, b.width, <work*>s.out)
+        if factor != 1:
+            u = <work*>s.out
+            for l in range(b.width):
+                u[l] = t[l] * factor
+            t = u
+        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out)
+        normalize(&k, &b, t, u)
+        give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
+        if k.weight == MANY:
+            k.of_weight = <const work*>k.of_weight + b.width
+        if k.bias == MANY:
+            k.of_bias = <const work*>k.of_bias + b.width
+
+
+cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* run, const char* drun, char* to, Py_ssize_t n,
+                         const Affine* c, work zero) noexcept nogil:
+    """As normalize_pieces."""
+    cdef Affine k = c[0]
+    cdef Block b
+    cdef Py_ssize_t step = min(portion(x, &s.y, &s.writer, n), portion(dy, &s.y, &s.writer, n), n if x.plain and dy.plain else OUT // 2), i
+    cdef const work* t
+    cdef const work* g
+    cdef work* u
+    b.rows, b.ahead = 1, 0
+    for i from 0 <= i < n by step:
+        b.width = min(step, n - i)
+        t = take_run(x, run + i * x.position, b.width, <work*>s.out)
+        g = take_run(dy, drun + i * dy.position, b.width, <work*>s.out + OUT // 2)
+        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out)
+        descend(&k, &b, t, g, u)
+        give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
+        if k.weight == MANY:
+            k.of_weight = <const work*>k.of_weight + b.width
