@@ -81,16 +81,13 @@ class RMSNormalization(_Operator):
 
 
 class BatchNormalization(_Operator):
-    def _run(
-        self, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9,
-        training_mode=0, is_test=0, spatial=1, consumed_inputs=None,
-    ):  # fmt: skip
+    def _run(self, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9, training_mode=0, **older):
         if self.version < 7:
-            training_mode = not is_test
+            training_mode = not older["is_test"]
         elif self.version < 14:
             training_mode = len(self.output) > 1
         shape = x.shape
-        if not spatial:  # a channel for each place in a sample
+        if not older.get("spatial", 1):  # a channel for each place in a sample
             x = x.reshape(len(x), -1)
         weight, bias, old_mean, old_var = (p.reshape(-1) for p in (scale, bias, mean, var))
         parameters = {"weight": _parameter(weight, x), "bias": _parameter(bias, x), "eps": float(epsilon)}
