@@ -15,7 +15,7 @@ LOOK = 0.1  # seconds for which `show_config` watches the cores
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Show the version, backends, vector level, OpenMP runtime, threads and dtypes in use.
+    """Show the version, backends, ISA level, OpenMP runtime, threads and dtypes in use.
 
     Parameters
     ----------

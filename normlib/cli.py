@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"normlib {normlib.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    info = commands.add_parser("info", help="what runs on this machine: backends, vector level, threads, dtypes")
+    info = commands.add_parser("info", help="what runs on this machine: backends, ISA level, threads, dtypes")
     info.set_defaults(run=_info)
 
     check = commands.add_parser("check", help="hold the backends against the definitions, in seconds")

@@ -122,7 +122,7 @@ def rows(width: int, *counts: int) -> tuple[tuple[int, int], ...]:
 
 
 BOTH = ("channels_first", "channels_last")
-# 2 MB of float32: a pass needs the last cache, and fits into it, wherever there are three.
+# 2 MB of float32: a pass needs the LLC, and fits into it, wherever there are three caches.
 LENGTHS = tuple(((1 << 19) // width, width) for width in (64, 256, 1024, 4096, 16384, 65536))
 
 # fmt: off

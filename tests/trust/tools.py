@@ -52,7 +52,7 @@ def suite(*files, without=(), root=ROOT, python=sys.executable, options=(), effo
 
 
 def script(name, needs=(), modules=(), timeout=3000):
-    """Run a program of tests/scripts that prints "N cases"; where it ends with another status than 0, its output fell."""
+    """Run a program of tests/scripts that prints "N cases"; where it ends with a status but 0, its output fell."""
     for tool in needs:
         found(tool)
     for module in modules:
