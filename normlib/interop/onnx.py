@@ -187,9 +187,11 @@ def session(model, **options):
     >>> session(model).run(None, {"x": np.array([[1, 3]], np.float32), "w": np.ones(2, np.float32)})
     [array([[-1.,  1.]], dtype=float32)]
     """
-    if isinstance(model, (str, os.PathLike)):
-        model = onnx.load(model)
-    return _Evaluator(model, **options)
+    return _Evaluator(_loaded(model), **options)
+
+
+def _loaded(model, **options):
+    return onnx.load(model, **options) if isinstance(model, (str, os.PathLike)) else model
 
 
 @dataclass(frozen=True)
@@ -252,8 +254,7 @@ def norms(model):
     ...     print(norm.op_type, norm.function, norm.attributes["num_groups"], norm.inputs)
     GroupNormalization group_norm 2 ('x', 'w', 'b')
     """
-    if isinstance(model, (str, os.PathLike)):
-        model = onnx.load(model, load_external_data=False)
+    model = _loaded(model, load_external_data=False)
     found = list(_norms(model.graph, model.opset_import, (), {}))
     for function in model.functions:
         name = f"{function.domain}:{function.name}"
