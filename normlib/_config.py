@@ -15,7 +15,7 @@ LOOK = 0.1  # seconds for which `show_config` watches the cores
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Show the version, backends, vector level, OpenMP runtime, threads and dtypes in use.
+    """Show the version, backends, ISA level, OpenMP runtime, threads and dtypes in use.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     -------
     dict or None
         With ``mode="dicts"``: "normlib", "python", "numpy" (versions), "backend" (in use), "backends" (all),
-        "compiled" (whether the extension is there, or why it is not), "isa" and "isa_available" (vector
+        "compiled" (whether the extension is there, or why it is not), "isa" and "isa_available" (ISA
         levels of the extension), "openmp" (its runtime), "threads", "cores" (those that this process may use), "busy"
         (how many of them other programs kept busy for a moment, None where the system does not tell) and "dtypes".
 

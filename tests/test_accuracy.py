@@ -73,7 +73,7 @@ def test_weight_gradients_of_many_rows(backend, op, shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 63, 1023])
 def test_every_width(backend, op, dtype, width):
-    """tests/exactness.py tries many more."""
+    """tests/scripts/exactness.py tries many more."""
     for case in exactness.sweep(op, dtype, [width]):
         within_contract(case)
 

@@ -12,7 +12,7 @@ from support import LONG, python
 
 import normlib
 
-HERE = Path(__file__).parent
+SCRIPTS = Path(__file__).parent / "scripts"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def library(tmp_path_factory):
     if not sys.platform.startswith("linux") or not shutil.which("cc"):
         pytest.skip("needs glibc and a C compiler")
     path = tmp_path_factory.mktemp("malloc") / "failing_malloc.so"
-    command = ["cc", "-O1", "-shared", "-fPIC", "-fno-builtin", HERE / "failing_malloc.c", "-o", path]
+    command = ["cc", "-O1", "-shared", "-fPIC", "-fno-builtin", SCRIPTS / "failing_malloc.c", "-o", path]
     subprocess.run(command, check=True)
     return str(path)
 
@@ -35,7 +35,7 @@ def test_every_allocation(pool, library, record_property):
     its backend is tried below only.)"""
     if pool == "malloc" and sysconfig.get_config_var("Py_GIL_DISABLED"):
         pytest.skip("a free-threaded Python has its own allocator alone")
-    out = python(str(HERE / "allocation_failures.py"), "long" if LONG else "short",
+    out = python(str(SCRIPTS / "allocation_failures.py"), "long" if LONG else "short",
                  timeout=1500, LD_PRELOAD=library, PYTHONMALLOC=pool, NORMLIB_NUM_THREADS="1")  # fmt: skip
     tried, fell = json.loads(out.splitlines()[-1])
     record_property("tried", tried)
@@ -46,7 +46,7 @@ def test_every_allocation(pool, library, record_property):
 @pytest.mark.skipif("cython" not in normlib.backends.available(), reason="the C functions are compiled")
 def test_every_allocation_of_the_c_functions(library, record_property):
     """A status, no leak, and running statistics that have not moved."""
-    out = python(str(HERE / "allocation_failures_in_c.py"), LD_PRELOAD=library, NORMLIB_NUM_THREADS="1")
+    out = python(str(SCRIPTS / "allocation_failures_in_c.py"), LD_PRELOAD=library, NORMLIB_NUM_THREADS="1")
     tried, fell = json.loads(out.splitlines()[-1])
     record_property("tried", tried)
     assert not fell

@@ -1,4 +1,4 @@
-"""The same bits: whatever the threads, the vector level, place of a row, alignment, layout, `out`; on every machine.
+"""The same bits: whatever the threads, the ISA level, place of a row, alignment, layout, `out`; on every machine.
 
 What is computed here is compared bit for bit with the plain way to compute it, and with the digests that are stored.
 """

@@ -159,7 +159,11 @@ def test_the_pages_name_every_norm():
             assert name in text, f"{page} lacks {name}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))])
+PAGES_WITH_LINKS = [*ROOT.glob("*.md"), *(ROOT / folder / "README.md" for folder in ("benchmarks", "tests"))]
+PAGES_WITH_LINKS += (ROOT / "docs").rglob("*.md")
+
+
+@pytest.mark.parametrize("page", sorted(PAGES_WITH_LINKS), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_hold(page):
     text = page.read_text(encoding="utf-8")
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):

@@ -2,13 +2,12 @@
 
 import importlib.util
 import os
-from pathlib import Path
 
 import fork_scenarios
 import pytest
 from support import LONG, effort, python
 
-SCRIPT = Path(__file__).with_name("fork_scenarios.py")
+SCRIPT = fork_scenarios.__file__
 SCENARIOS = list(fork_scenarios.SCENARIOS)
 CASES = [(scenario,) for scenario in SCENARIOS]
 if importlib.util.find_spec("torch"):  # two in the suite, all in the campaign
@@ -22,5 +21,5 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 def test_no_hang(case, record_property):
     times = effort(1, 20)
     for _ in range(times):
-        python(str(SCRIPT), *case, timeout=60, PYTHONHASHSEED="0")
+        python(SCRIPT, *case, timeout=60, PYTHONHASHSEED="0")
     record_property("tried", times)

@@ -1,4 +1,4 @@
-"""The vector levels of the compiled kernels: chosen by the processor or by NORMLIB_ISA.
+"""The ISA levels of the compiled kernels: chosen by the CPU or by NORMLIB_ISA.
 
 That all give the same bits is for test_bits to show.
 """

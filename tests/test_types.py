@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = Path(__file__).with_name("typed_program.py")
+PROGRAM = ROOT / "tests/scripts/typed_program.py"
 CHECKERS = {
     "mypy": ["--strict", "--warn-unused-ignores", "--follow-imports=silent", "--config-file="],
     "pyright": ["--pythonpath", sys.executable],  # wants Node.js, and comes where somebody has installed it

@@ -51,9 +51,8 @@ def problem(norm, shape, layout, groups, dtype, offset):
 def ours(case):
     """Return [y, dx, gradients of the parameters]."""
     x, weight, bias, dy = case.inputs()
-    y, *statistics = _checks.call_forward(case, x, weight, bias, return_stats=True)
-    named = dict(zip(case.description.statistics, statistics, strict=True))
-    return [y, *_checks.call_backward(case, dy, x, weight, **named)]
+    y, statistics = _checks.with_statistics(case, x, weight, bias)
+    return [y, *_checks.call_backward(case, dy, x, weight, **statistics)]
 
 
 def theirs(peer, case, norm, shape, layout, groups):

@@ -13,18 +13,8 @@ from typing import NamedTuple
 
 from normlib.ops import OPS
 
-__all__ = [
-    "CHANNEL_LAYOUTS",
-    "DTYPES",
-    "FEATURE_LAYOUTS",
-    "GROWTH",
-    "ITEMSIZE",
-    "LARGE",
-    "MODELS",
-    "Case",
-    "Model",
-    "cases",
-]
+__all__ = ["CHANNEL_LAYOUTS", "DTYPES", "FEATURE_LAYOUTS", "GROWTH", "ITEMSIZE", "LARGE", "MODELS", "Case", "Model",
+           "cases"]  # fmt: skip
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -37,8 +27,6 @@ DIFFUSERS = "diffusers 0.42.1, defaults"
 PUBLISHED = "published configuration"
 
 LARGE = 120e6  # bytes of a pass from which no cache of today's desktops holds it
-
-
 GROWTH = "growth"  # the models whose shapes hold as many elements each, in rows of more and more
 
 
@@ -122,7 +110,7 @@ def rows(width: int, *counts: int) -> tuple[tuple[int, int], ...]:
 
 
 BOTH = ("channels_first", "channels_last")
-# 2 MB of float32: a pass needs the last cache, and fits into it, wherever there are three.
+# 2 MB of float32: a pass needs the LLC, and fits into it, wherever there are three caches.
 LENGTHS = tuple(((1 << 19) // width, width) for width in (64, 256, 1024, 4096, 16384, 65536))
 
 # fmt: off
@@ -224,20 +212,8 @@ def _cases_of(model: Model, dtypes: Sequence[str]) -> Iterator[Case]:
             continue
         quick = index < model.quick
         for training, backward in itertools.product(model.training, (False, True)):
-            case = Case(
-                model.name,
-                model.norm,
-                shape,
-                layout,
-                dtype,
-                backward,
-                training,
-                True,
-                model.affine,
-                model.groups,
-                model.eps,
-                quick,
-            )
+            options = {"affine": model.affine, "groups": model.groups, "eps": model.eps, "quick": quick}
+            case = Case(model.name, model.norm, shape, layout, dtype, backward, training, **options)
             yield case
             typical = model.quick and not index
             if case.one_row or typical or (case.bytes > LARGE and dtype == "float32"):

@@ -10,7 +10,7 @@ from normlib.bench.runner import ADD, ALONE, Result
 __all__ = ["FIGURES", "Figure", "figures", "geometric_mean"]
 
 Values = list[tuple[float, Result]]
-CACHED = 8e6  # bytes of a pass that the last cache holds
+CACHED = 8e6  # bytes of a pass that the LLC holds
 CLOCK = 0.95  # two measurements of the same code may differ by as much
 
 

@@ -116,30 +116,16 @@ def summary_text(results: list[Result]) -> str:
     """Return the closing lines of a run."""
     rows = [["against", "cases", "mean", "worst", "lost", "worst case"]]
     for line in summary(results):
-        rows.append(
-            [
-                line["against"],
-                str(line["cases"]),
-                f"{line['mean']:.2f}",
-                f"{line['worst']:.2f}",
-                "-" if line["lost"] is None else str(line["lost"]),
-                line["case"],
-            ]
-        )
+        lost = "-" if line["lost"] is None else str(line["lost"])
+        mean, worst = f"{line['mean']:.2f}", f"{line['worst']:.2f}"
+        rows.append([line["against"], str(line["cases"]), mean, worst, lost, line["case"]])
     text = [_with_last(rows), ""]
     rows = [["figure", "", "cases", "goal", "here", "", "worst case"]]
     for line in figures(results):
-        rows.append(
-            [
-                line["figure"],
-                line["measure"],
-                str(line["cases"]),
-                f"{'>=' if line['at_least'] else '<='} {line['goal']:.2f}",
-                f"{line['value']:.2f}",
-                "met" if line["met"] else f"{line['missed']} missed" if line["measure"] == "worst" else "missed",
-                line["case"],
-            ]
-        )
+        goal = f"{'>=' if line['at_least'] else '<='} {line['goal']:.2f}"
+        missed = f"{line['missed']} missed" if line["measure"] == "worst" else "missed"
+        verdict, value = "met" if line["met"] else missed, f"{line['value']:.2f}"
+        rows.append([line["figure"], line["measure"], str(line["cases"]), goal, value, verdict, line["case"]])
     text.append(_with_last(rows, left=2))
     noisy = sum(result.noisy for result in results)
     if noisy:
@@ -168,6 +154,9 @@ def _with_last(rows: list[list[str]], left: int = 1) -> str:
     return "\n".join(f"{head.ljust(width)}  {row[-1]}".rstrip() for head, row in zip(heads, rows, strict=True))
 
 
+_MEASURED = ("seconds", "limit", "over_limit", "peers", "noise", "noisy", "rounds", "others", "shared", "refused")
+
+
 def as_json(results: list[Result], about: dict) -> dict:
     """Return everything measured, ready for `json.dump`."""
     return {
@@ -178,16 +167,7 @@ def as_json(results: list[Result], about: dict) -> dict:
                 **dataclasses.asdict(result.case),
                 "pass": result.case.pass_name,
                 "bytes": result.case.bytes,
-                "seconds": result.seconds,
-                "limit": result.limit,
-                "over_limit": result.over_limit,
-                "peers": result.peers,
-                "noise": result.noise,
-                "noisy": result.noisy,
-                "rounds": result.rounds,
-                "others": result.others,
-                "shared": result.shared,
-                "refused": result.refused,
+                **{name: getattr(result, name) for name in _MEASURED},
             }
             for result in results
         ],

@@ -81,16 +81,13 @@ class RMSNormalization(_Operator):
 
 
 class BatchNormalization(_Operator):
-    def _run(
-        self, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9,
-        training_mode=0, is_test=0, spatial=1, consumed_inputs=None,
-    ):  # fmt: skip
+    def _run(self, x, scale, bias, mean, var, epsilon=1e-5, momentum=0.9, training_mode=0, **older):
         if self.version < 7:
-            training_mode = not is_test
+            training_mode = not older["is_test"]
         elif self.version < 14:
             training_mode = len(self.output) > 1
         shape = x.shape
-        if not spatial:  # a channel for each place in a sample
+        if not older.get("spatial", 1):  # a channel for each place in a sample
             x = x.reshape(len(x), -1)
         weight, bias, old_mean, old_var = (p.reshape(-1) for p in (scale, bias, mean, var))
         parameters = {"weight": _parameter(weight, x), "bias": _parameter(bias, x), "eps": float(epsilon)}
@@ -190,9 +187,11 @@ def session(model, **options):
     >>> session(model).run(None, {"x": np.array([[1, 3]], np.float32), "w": np.ones(2, np.float32)})
     [array([[-1.,  1.]], dtype=float32)]
     """
-    if isinstance(model, (str, os.PathLike)):
-        model = onnx.load(model)
-    return _Evaluator(model, **options)
+    return _Evaluator(_loaded(model), **options)
+
+
+def _loaded(model, **options):
+    return onnx.load(model, **options) if isinstance(model, (str, os.PathLike)) else model
 
 
 @dataclass(frozen=True)
@@ -255,8 +254,7 @@ def norms(model):
     ...     print(norm.op_type, norm.function, norm.attributes["num_groups"], norm.inputs)
     GroupNormalization group_norm 2 ('x', 'w', 'b')
     """
-    if isinstance(model, (str, os.PathLike)):
-        model = onnx.load(model, load_external_data=False)
+    model = _loaded(model, load_external_data=False)
     found = list(_norms(model.graph, model.opset_import, (), {}))
     for function in model.functions:
         name = f"{function.domain}:{function.name}"

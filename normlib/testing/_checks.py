@@ -1,6 +1,7 @@
 """What must hold for one case, on the backend in use: each check raises AssertionError with the case's name."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -39,6 +40,12 @@ def call_forward(case, x, weight=None, bias=None, **options):
     given = {name: parameters[name] for name in case.description.parameters}
     function = getattr(normlib, case.op)
     return function(x, **given, **{"eps": case.eps, **case.options, **options})
+
+
+def with_statistics(case, x, weight=None, bias=None, **options):
+    """The output of the forward function, and its statistics by name."""
+    y, *statistics = call_forward(case, x, weight, bias, **running(case), **options, return_stats=True)
+    return y, dict(zip(case.description.statistics, statistics, strict=True))
 
 
 def call_backward(case, dy, x, weight=None, mean=None, rstd=None, **options):
@@ -99,8 +106,7 @@ def check_forward(case, limits=LIMITS):
     plain = None if case.out == "overlap" else call_forward(case, x, weight, bias, **running(case))
     kept = {} if case.out in ("inplace", "overlap") else {"x": x}
     with _untouched(case, weight=weight, bias=bias, **kept):
-        result = call_forward(case, x, weight, bias, **running(case), out=out, return_stats=True)
-    y, statistics = result[0], dict(zip(case.description.statistics, result[1:], strict=True))
+        y, statistics = with_statistics(case, x, weight, bias, out=out)
     if out is None:
         _check_array(case, "the output", y, dtype_named(case.dtype), case.shape)
         ensure(not np.may_share_memory(x, y), case, "the output shares memory with x")
@@ -167,11 +173,13 @@ def _check_gradients(case, result, expected, out, x, weight, weight_grads, limit
             continue
         dtype = (x if weight is None else weight).dtype.newbyteorder("=")
         _check_array(case, f"d{name}", value, dtype, case.geometry.parameter_shape)
-        # Measured by what the terms give by chance where they cancel beyond that.
-        scale = getattr(expected, f"d{name}_scale")
-        error = ulp_error(value, getattr(expected, f"d{name}"), axis=None, scale=scale)
-        allowed = limits["parameter"]
+        error, allowed = _parameter_error(expected, name, value), limits["parameter"]
         ensure(error <= allowed, case, f"d{name} is off by {error:.3g} ulps, allowed {allowed}")
+
+
+def _parameter_error(expected, name, value):
+    """Measured by what the terms of the sum give by chance, where they cancel beyond that."""
+    return ulp_error(value, getattr(expected, f"d{name}"), axis=None, scale=getattr(expected, f"d{name}_scale"))
 
 
 def check_running(case, limits=LIMITS, dtype=np.float32, momentum=0.25):
@@ -201,35 +209,24 @@ def worst_errors(case):
     goes by the statistics that backward was given, else by its own.
     """
     x, weight, bias, dy = case.inputs()
-    y, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True)
-    named = dict(zip(case.description.statistics, statistics, strict=True))
-    dx, *sums = call_backward(case, dy, x, weight, **named, weight_grads=True)
+    y, statistics = with_statistics(case, x, weight, bias)
+    dx, *sums = call_backward(case, dy, x, weight, **statistics, weight_grads=True)
     truth = expected_forward(case, x, weight, bias)
-    used = {"mean": truth.mean, "rstd": truth.rstd} if case.dtype != "float64" else named
+    used = {"mean": truth.mean, "rstd": truth.rstd} if case.dtype != "float64" else statistics
     expected = backward(case.geometry, dy, x, weight, **used, through=not case.given)
     rows = case.geometry.rows
     return {
         "output": ulp_error(rows(y), rows(truth.y), scale=truth.scale),
         "gradient": ulp_error(rows(dx), rows(expected.dx), scale=expected.scale),
-        "parameter": max(
-            ulp_error(a, b, axis=None, scale=c)
-            for a, b, c in zip(
-                sums,
-                (expected.dweight, expected.dbias),
-                (expected.dweight_scale, expected.dbias_scale),
-                strict=False,
-            )
-        ),
+        "parameter": max(map(partial(_parameter_error, expected), case.description.parameters, sums)),
     }
 
 
 def results(case, **outputs):
     """All results of a case, forward and backward, as a list of arrays (to compare bits)."""
     x, weight, bias, dy = case.inputs()
-    y, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True, **outputs)
-    named = dict(zip(case.description.statistics, statistics, strict=True))
-    gradients = call_backward(case, dy, x, weight, **named, weight_grads=True)
-    return [y, *statistics, *gradients]
+    y, statistics = with_statistics(case, x, weight, bias, **outputs)
+    return [y, *statistics.values(), *call_backward(case, dy, x, weight, **statistics, weight_grads=True)]
 
 
 def check_threads(case, limits=None, threads=(1, 2, 3, 7)):
@@ -305,12 +302,11 @@ def check_extremes(case, limits=LIMITS):
 def check_empty(case, limits=None):
     """A batch of 0 gives empty results and, where parameters are shared by all rows, gradients of 0."""
     x, weight, bias, dy = case.inputs()
-    y, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True)
+    y, statistics = with_statistics(case, x, weight, bias)
     _check_array(case, "the output", y, x.dtype, case.shape)
-    named = dict(zip(case.description.statistics, statistics, strict=True))
-    for name, value in named.items():
+    for name, value in statistics.items():
         _check_array(case, name, value, np.float64, case.geometry.statistics_shape)
-    dx, *sums = call_backward(case, dy, x, weight, **named)
+    dx, *sums = call_backward(case, dy, x, weight, **statistics)
     _check_array(case, "dx", dx, x.dtype, case.shape)
     for value in sums:
         ensure(not np.any(value), case, "gradients of the parameters are not 0")

@@ -1,18 +1,17 @@
 """Bad arguments, for each op: the error's type, and that its text begins with the function and the argument."""
 
+from functools import partial
+
 import numpy as np
 
-from ._checks import call_backward, call_forward, ensure
+from ._checks import call_backward, call_forward, ensure, with_statistics
+from ._layouts import LAYOUTS
+
+_readonly = LAYOUTS["readonly"]
 
 
 def _longer(a):
     return np.concatenate([a, a[:1]])
-
-
-def _readonly(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
 
 
 def _both_ways(x, options):
@@ -84,15 +83,15 @@ def _expect(case, function, name, error, call):
 def check_errors(case, limits=None):
     """Every kind of bad argument, forward and backward; returns how many were tried."""
     x, weight, bias, dy = case.inputs()
-    _, *values = call_forward(case, x, weight, bias, return_stats=True)
-    statistics = dict(zip(case.description.statistics, values, strict=True))
+    _, statistics = with_statistics(case, x, weight, bias)
+    forward = {"x": x, "weight": weight, "bias": bias}
+    backward = {"dy": dy, "x": x, "weight": weight, **statistics}
     tried = 0
-    for name, error, change in _bad_forward(case, x, weight, bias):
-        arguments = {"x": x, "weight": weight, "bias": bias, **change}
-        _expect(case, case.op, name, error, lambda a=arguments: call_forward(case, **a))
-        tried += 1
-    for name, error, change in _bad_backward(case, dy, weight, statistics):
-        arguments = {"dy": dy, "x": x, "weight": weight, **statistics, **change}
-        _expect(case, f"{case.op}_backward", name, error, lambda a=arguments: call_backward(case, **a))
-        tried += 1
+    for function, call, given, bad in (
+        (case.op, call_forward, forward, _bad_forward(case, x, weight, bias)),
+        (f"{case.op}_backward", call_backward, backward, _bad_backward(case, dy, weight, statistics)),
+    ):
+        for name, error, change in bad:
+            _expect(case, function, name, error, partial(call, case, **{**given, **change}))
+            tried += 1
     return tried

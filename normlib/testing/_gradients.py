@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import ops
 from ._cases import Case, constant, problems
-from ._checks import call_backward, call_forward, ensure, running
+from ._checks import call_backward, call_forward, ensure, running, with_statistics
 
 # Fourth order: the error falls with step**4, and rounding costs about 1e-16 / step.
 _STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
@@ -86,9 +86,8 @@ def check_gradients(case, limits=None):
         return call_forward(case, x, weight, bias, **running(case))
 
     def gradients(dy, x, weight=None, bias=None):
-        _, *statistics = call_forward(case, x, weight, bias, **running(case), return_stats=True)
-        named = dict(zip(case.description.statistics, statistics, strict=True))
-        return call_backward(case, dy, x, weight, **named)[: len(arrays)]
+        _, statistics = with_statistics(case, x, weight, bias)
+        return call_backward(case, dy, x, weight, **statistics)[: len(arrays)]
 
     try:
         return gradcheck(function, gradients, *arrays)

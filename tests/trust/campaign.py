@@ -1,6 +1,5 @@
 """What the campaign consists of: a line for each entry. An entry returns how often it tried and a list of what fell."""
 
-import sys
 from functools import partial
 
 from free_threading import free_threading
@@ -8,18 +7,17 @@ from lines import coverage
 from sanitizers import address, threads
 from tools import script, suite
 
-PYTHON = sys.executable
 halves = partial(suite, workers=2)  # what is no measure of this process alone
 ENTRIES = {
-    "exactness": ("errors in ulps over widths, orders and values", partial(script, PYTHON, "tests/exactness.py")),
-    "digests": ("the bits that are stored", partial(script, PYTHON, "tests/digests.py")),
+    "exactness": ("errors in ulps over widths, orders and values", partial(script, "exactness.py")),
+    "digests": ("the bits that are stored", partial(script, "digests.py")),
     "aarch64": (
         "the same bits on aarch64, cross-compiled and emulated",
-        partial(script, "tests/aarch64.sh", needs=["qemu-aarch64"], modules=["ziglang"]),
+        partial(script, "aarch64.sh", needs=["qemu-aarch64"], modules=["ziglang"]),
     ),
     "fork": ("children, pools and torch: 20 rounds of each scenario", partial(halves, "test_forks.py")),
     "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
-    "neighbours": ("the default threads beside busy programs", partial(script, PYTHON, "tests/neighbours.py")),
+    "neighbours": ("the default threads beside busy programs", partial(script, "neighbours.py")),
     "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(halves, "test_malformed.py")),
     "allocation": ("memory that runs out at each allocation in turn", partial(halves, "test_allocation_failures.py")),
     "growth": ("100,000 calls of each kind; references", partial(halves, "test_growth.py")),

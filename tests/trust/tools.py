@@ -51,13 +51,15 @@ def suite(*files, without=(), root=ROOT, python=sys.executable, options=(), effo
         return count(report)
 
 
-def script(*command, needs=(), modules=(), timeout=3000):
-    """Run a program that prints "N cases"; where it ends with another status than 0, what it prints is what fell."""
-    for name in needs:
-        found(name)
-    for name in modules:
-        if find_spec(name) is None:
-            raise Unavailable(f"the package {name} is not installed")
+def script(name, needs=(), modules=(), timeout=3000):
+    """Run a program of tests/scripts that prints "N cases"; where it ends with a status but 0, its output fell."""
+    for tool in needs:
+        found(tool)
+    for module in modules:
+        if find_spec(module) is None:
+            raise Unavailable(f"the package {module} is not installed")
+    path = ROOT / "tests/scripts" / name
+    command = [sys.executable, path] if path.suffix == ".py" else [path]
     env = os.environ | {"PYTHON": sys.executable}
     result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     cases = [int(n) for n in re.findall(r"^(\d+) cases", result.stdout, re.MULTILINE)]

@@ -11,7 +11,7 @@ import numpy as np
 import normlib
 from normlib import _kernels
 
-ROOT = Path(__file__).resolve().parent.parent  # whose plan.pxd is not installed
+ROOT = Path(__file__).resolve().parents[2]  # whose plan.pxd is not installed
 SETUP = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup

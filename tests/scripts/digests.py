@@ -1,7 +1,7 @@
 """The bits of every op as short digests, computed here and compared with those that stand in digests.txt.
 
-    python tests/digests.py            compare; a list and exit status 1 where they differ
-    python tests/digests.py --write    store those of this machine, after a change that is meant to change bits
+    python tests/scripts/digests.py            compare; a list and exit status 1 where they differ
+    python tests/scripts/digests.py --write    store those of this machine, after a change that is meant to change bits
 
 A line holds, for each dtype, a digest of what forward returns and one of what backward returns, and then the case.
 The inputs are made of integers by exact steps, so that they are the same on every machine.

@@ -1,6 +1,6 @@
 """The numerics contract in its long form: errors against extended precision over many widths, orders and values.
 
-    python tests/exactness.py [--backend NAME] [--op NAME] [--quick]
+    python tests/scripts/exactness.py [--backend NAME] [--op NAME] [--quick]
 
 prints, for each norm and dtype, the worst errors found in ulps; exit status 1 if one is beyond the contract.
 """

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The digests on aarch64, without such a machine: Debian's CPython and PyPI's NumPy for arm64 run under qemu-user on
-# kernels that were cross-compiled here, and compare their results with tests/digests.txt.
+# kernels that were cross-compiled here, and compare their results with tests/scripts/digests.txt.
 #
-#   tests/aarch64.sh [FOLDER [COMMAND...]]
+#   tests/scripts/aarch64.sh [FOLDER [COMMAND...]]
 #
-# FOLDER keeps what was downloaded and built (default: build/aarch64). COMMAND is run in place of tests/digests.py by
-# the arm64 Python: `tests/aarch64.sh build/aarch64 -m pytest -q tests/test_bits.py`. The compiler is that of the PyPI
+# FOLDER keeps what was downloaded and built (default: build/aarch64). COMMAND is run in place of tests/scripts/digests.py by
+# the arm64 Python: `tests/scripts/aarch64.sh build/aarch64 -m pytest -q tests/test_bits.py`. The compiler is that of the PyPI
 # package ziglang; AARCH64_CC chooses another: AARCH64_CC=aarch64-linux-gnu-gcc brings OpenMP too.
 # Needs: apt-get install qemu-user; pip install ziglang; on Debian or Ubuntu, in an environment that can build normlib.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
 work=$(realpath -m "${1:-build/aarch64}")
 [ $# -eq 0 ] || shift
@@ -49,5 +49,5 @@ sys.argv = ["setup.py", "build", "--build-lib", f"{work}/lib", "--build-temp", f
 sys.path.insert(0, "")
 runpy.run_path("setup.py", run_name="__main__")
 PYTHON
-[ $# -gt 0 ] || set -- tests/digests.py
+[ $# -gt 0 ] || set -- tests/scripts/digests.py
 arm "$@"
