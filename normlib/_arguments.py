@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np
 
-DTYPES = ("float64", "float32", "float16", "bfloat16")
+from .description import DTYPES
+
 _WORDS = "float64, float32, float16 or bfloat16"
 
 
@@ -105,13 +106,9 @@ def gradient(op, dy, x):
     return _canonical(dy)
 
 
-def parameter(op, name, value, x, shape, meaning):
-    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None."""
-    return weight_and_dtype(op, name, value, x, shape, meaning)[0]
-
-
 def weight_and_dtype(op, name, value, x, shape, meaning):
-    """As `parameter`; and the dtype of the gradients, which is that of `value` as it was given."""
+    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None.
+    And the dtype of its gradient, which is that of `value` as it was given."""
     if value is None:
         return None, x.dtype
     value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
@@ -160,10 +157,9 @@ def running(op, mean, var, shape, update):
     return True
 
 
-def constant(value, shape=None):
+def constant(value, shape):
     """A float64 copy of a running statistic, repeated to `shape`."""
-    value = np.asarray(value, np.float64)
-    return np.array(value if shape is None else np.broadcast_to(value, shape), order="C")
+    return np.array(np.broadcast_to(np.asarray(value, np.float64), shape), order="C")
 
 
 def integer(op, name, value, words="an integer"):

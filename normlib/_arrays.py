@@ -5,57 +5,43 @@ same memory on their way into a function, and its results become arrays of the k
 is only looked up among the imported modules: whoever gives an array of it has imported it.
 """
 
-import functools
 import sys
 
 import numpy as np
 
-from . import backends
 from ._arguments import computed, convert
 
-_ARRAYS = ("dy", "x", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "out")
 _PLAIN = {np.ndarray, type(None), list, tuple, float, int}
 
 
-def in_kind(function):
-    """Let `function`, of positional arguments, take and return arrays of other libraries."""
-    op = function.__name__
-    parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
-    positions = [i for i, name in enumerate(parameters) if name in _ARRAYS]
-    of_x, of_out = parameters.index("x"), parameters.index("out")
-
-    @functools.wraps(function)
-    def wrapper(*args):
-        kinds = {}
-        for i in positions:
-            if type(args[i]) not in _PLAIN and (kind := _kind(args[i])) is not None:
-                kinds[i] = kind
-        if not kinds:
-            return function(*args)
-        given = list(args)
-        for i, kind in kinds.items():
-            given[i] = kind.taken(op, parameters[i], args[i])
-        kind, out = kinds.get(of_x, _Plain), args[of_out]
-        if out is None:
-            given[of_out] = kind.output(given[of_x])
-        results = getattr(backends.active(), f"{op}_direct")(*given)
-        if results is NotImplemented:
-            results = function(*given)
-        for i in kinds:
-            if i == of_out or (parameters[i].startswith("running_") and _updates(parameters, args)):
-                kinds[i].written(args[i])
-        if not isinstance(results, tuple):
-            return kind.returned(results, args[of_x]) if out is None else out
-        first, *rest = results
-        first = kind.returned(first, args[of_x]) if out is None else out
-        return (first, *(None if r is None else kind.returned(r, args[of_x]) for r in rest))
-
-    return wrapper
+def taken(function, values):
+    """The arguments of `function` with arrays of NumPy for those of other libraries, and the kinds of these by name."""
+    kinds = {}
+    given = dict(zip(function.names, values, strict=True))
+    for role in function.roles:
+        value = given[role.name]
+        if type(value) not in _PLAIN and (kind := _kind(value)) is not None:
+            kinds[role.name] = kind
+    if not kinds:
+        return values, kinds
+    given |= {name: kind.taken(function.name, name, given[name]) for name, kind in kinds.items()}
+    if given["out"] is None:
+        given["out"] = kinds.get("x", _Plain).output(given["x"])
+    return tuple(given.values()), kinds
 
 
-def _updates(parameters, args):
-    """Whether a call moves the running statistics."""
-    return any(args[parameters.index(mode)] for mode in ("training", "use_input_stats") if mode in parameters)
+def returned(function, values, kinds, results):
+    """The results in the kind of x, after telling the libraries of the arrays that were written to."""
+    given = dict(zip(function.names, values, strict=True))
+    for role in function.roles:
+        moves = role.direction == "both" and given[function.op.mode]
+        if role.name in kinds and (role.direction == "out" or moves):
+            kinds[role.name].written(given[role.name])
+    kind, x, out = kinds.get("x", _Plain), given["x"], given["out"]
+    first, *rest = results if isinstance(results, tuple) else (results,)
+    first = kind.returned(first, x) if out is None else out
+    rest = [None if r is None else kind.returned(r, x) for r in rest]
+    return (first, *rest) if isinstance(results, tuple) else first
 
 
 def as_array(op, name, value):

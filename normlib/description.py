@@ -311,6 +311,11 @@ class Function:
         return tuple(map(self._own, filter(self._has, BACKWARD if self.backward else FORWARD)))
 
     @cached_property
+    def names(self):
+        """The names of the arguments."""
+        return tuple(a.name for a in self.arguments)
+
+    @cached_property
     def results(self):
         """What the public function returns, as roles: with ``return_stats``, if it has that."""
         return tuple(filter(self._has, BACKWARD_RESULTS if self.backward else FORWARD_RESULTS))
