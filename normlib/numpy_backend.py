@@ -225,9 +225,9 @@ def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     return mean, rstd, var
 
 
-def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+def batch_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     lay_out = partial(_channels, channel_axis=channel_axis)
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, training)
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, mode)
 
 
 def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
@@ -247,6 +247,6 @@ def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     return mean, rstd, var
 
 
-def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+def instance_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, use_input_stats)
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, mode)

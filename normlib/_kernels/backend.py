@@ -119,9 +119,9 @@ def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     return (mean, result[2], var) if mean is not None else result[1:]
 
 
-def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+def batch_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     def run(a, axis, out):
-        return calls.batch_norm_backward(*a, weight, mean, rstd, training, axis, weight_grads, out)
+        return calls.batch_norm_backward(*a, weight, mean, rstd, mode, axis, weight_grads, out)
 
     return _channel(run, [dy, x], channel_axis, out)[1:]
 
@@ -146,9 +146,9 @@ def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     return (mean, result[2], var) if mean is not None else result[1:]
 
 
-def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+def instance_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     def run(a, axis, out):
-        return calls.instance_norm_backward(*a, weight, mean, rstd, use_input_stats, axis, weight_grads, out)
+        return calls.instance_norm_backward(*a, weight, mean, rstd, mode, axis, weight_grads, out)
 
     return _channel(run, [dy, x], channel_axis, out)[1:]
 
