@@ -222,17 +222,17 @@ class Op:
     needs_running: bool = False
     eps: float = 1e-5
 
-    @property
+    @cached_property
     def of_features(self) -> bool:
         """Whether it takes an ``axis``."""
         return self.kind == "feature"
 
-    @property
+    @cached_property
     def of_channels(self) -> bool:
         """Whether it takes a ``channel_axis``."""
         return self.kind == "channel"
 
-    @property
+    @cached_property
     def axis_name(self) -> str:
         """The keyword for the axes: "axis" or "channel_axis"."""
         return "axis" if self.of_features else "channel_axis"
@@ -252,7 +252,7 @@ class Op:
         sums = ", dbias = sum(dy)" if "bias" in self.parameters else ""
         return f"dx = rstd * (g{mean} - z * mean(g * z)), dweight = sum(dy * z){sums}"
 
-    @property
+    @cached_property
     def statistics_words(self) -> str:
         """The shape of the statistics in words."""
         if self.of_features:
