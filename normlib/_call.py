@@ -35,12 +35,8 @@ class Call:
             found[argument] = check(self, argument, given[argument])
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
+            self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
             self._choose_statistics(in_place)
-
-    @property
-    def count(self):
-        """How many values share a statistic."""
-        return self.x.size // max(math.prod(self.statistics_shape), 1)
 
     def _choose_statistics(self, in_place):
         """mean and var: None where those of x are wanted, else the running ones."""

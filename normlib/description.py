@@ -333,6 +333,16 @@ class Function:
         return tuple(a for a in self.arguments if isinstance(a, Role))
 
     @cached_property
+    def written(self) -> tuple[Role, ...]:
+        """The arrays that it may write to."""
+        return tuple(role for role in self.roles if role.direction != "in")
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each array comes among the arguments."""
+        return {role.name: self.names.index(role.name) for role in self.roles}
+
+    @cached_property
     def options(self) -> tuple[Option, ...]:
         """The arguments that are none."""
         return tuple(a for a in self.arguments if isinstance(a, Option))

@@ -15,20 +15,9 @@ from functools import partial
 import numpy as np
 
 from ._arguments import quietly
+from .description import FUNCTIONS
 
-__all__ = [  # noqa: RUF022 - in the order of the file; the registry takes the names of the operations from here
-    "layer_norm",
-    "layer_norm_backward",
-    "rms_norm",
-    "rms_norm_backward",
-    "batch_norm",
-    "batch_norm_backward",
-    "group_norm",
-    "group_norm_backward",
-    "instance_norm",
-    "instance_norm_backward",
-]
-
+__all__ = list(FUNCTIONS)
 
 BLOCK = 1 << 24  # elements of a block of rows
 

@@ -55,7 +55,7 @@ def _takes(kinds, x):
 def _copy(a, to):
     """to = a, in parts along its outermost axis in memory: between them Python looks for signals."""
     axis = max(range(a.ndim), key=lambda i: (a.shape[i] > 1, abs(to.strides[i])))
-    source, target = np.moveaxis(a, axis, 0), np.moveaxis(to, axis, 0)
+    source, target = a.swapaxes(axis, 0), to.swapaxes(axis, 0)
     part = max(1, len(source) * COPY_BYTES // a.nbytes)
     for first in range(0, len(source), part):
         target[first : first + part] = source[first : first + part]
