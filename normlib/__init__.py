@@ -3,6 +3,7 @@ forward and backward, on plain NumPy arrays."""
 
 from . import backends
 from ._config import get_include, show_config
+from ._version import __version__ as __version__
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .ops import (
     batch_norm,
@@ -17,8 +18,6 @@ from .ops import (
     rms_norm_backward,
 )
 from .threads import get_num_threads, num_threads, set_num_threads
-
-__version__ = "0.1.0"
 
 backends.warn_if_missing()
 

@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np
 
-DTYPES = ("float64", "float32", "float16", "bfloat16")
+from .description import DTYPES
+
 _WORDS = "float64, float32, float16 or bfloat16"
 
 
@@ -79,6 +80,11 @@ def _has_dtype(value):
     return not isinstance(value, (list, tuple, int, float))
 
 
+@functools.lru_cache(64)
+def _is_taken(dtype):
+    return dtype.name in DTYPES  # NumPy composes the name anew each time
+
+
 def computed(dtype):
     """The dtype of the result for an x of `dtype`: integers promote as beside a float32."""
     return np.result_type(dtype, np.float32) if dtype.kind in "biu" else dtype
@@ -88,7 +94,7 @@ def array(op, x, name="x", ndim=1):
     """`x` as an array of one of the four dtypes."""
     x = convert(op, name, x)
     dtype = computed(x.dtype)
-    if dtype.name not in DTYPES:
+    if not _is_taken(dtype):
         raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}, or integers")
     if x.ndim < ndim:
         words = "one axis" if ndim == 1 else f"{ndim} axes"
@@ -105,17 +111,13 @@ def gradient(op, dy, x):
     return _canonical(dy)
 
 
-def parameter(op, name, value, x, shape, meaning):
-    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None."""
-    return weight_and_dtype(op, name, value, x, shape, meaning)[0]
-
-
 def weight_and_dtype(op, name, value, x, shape, meaning):
-    """As `parameter`; and the dtype of the gradients, which is that of `value` as it was given."""
+    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None.
+    And the dtype of its gradient, which is that of `value` as it was given."""
     if value is None:
         return None, x.dtype
     value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
-    if value.dtype.name not in DTYPES:
+    if not _is_taken(value.dtype):
         raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {_WORDS}")
     if value.shape != shape:
         raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")
@@ -160,10 +162,9 @@ def running(op, mean, var, shape, update):
     return True
 
 
-def constant(value, shape=None):
+def constant(value, shape):
     """A float64 copy of a running statistic, repeated to `shape`."""
-    value = np.asarray(value, np.float64)
-    return np.array(value if shape is None else np.broadcast_to(value, shape), order="C")
+    return np.array(np.broadcast_to(np.asarray(value, np.float64), shape), order="C")
 
 
 def integer(op, name, value, words="an integer"):

@@ -5,57 +5,42 @@ same memory on their way into a function, and its results become arrays of the k
 is only looked up among the imported modules: whoever gives an array of it has imported it.
 """
 
-import functools
 import sys
 
 import numpy as np
 
-from . import backends
 from ._arguments import computed, convert
 
-_ARRAYS = ("dy", "x", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "out")
-_PLAIN = {np.ndarray, type(None), list, tuple, float, int}
+_PLAIN = {np.ndarray, type(None), list, tuple, float, int, bool}
 
 
-def in_kind(function):
-    """Let `function`, of positional arguments, take and return arrays of other libraries."""
-    op = function.__name__
-    parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
-    positions = [i for i, name in enumerate(parameters) if name in _ARRAYS]
-    of_x, of_out = parameters.index("x"), parameters.index("out")
-
-    @functools.wraps(function)
-    def wrapper(*args):
-        kinds = {}
-        for i in positions:
-            if type(args[i]) not in _PLAIN and (kind := _kind(args[i])) is not None:
-                kinds[i] = kind
-        if not kinds:
-            return function(*args)
-        given = list(args)
-        for i, kind in kinds.items():
-            given[i] = kind.taken(op, parameters[i], args[i])
-        kind, out = kinds.get(of_x, _Plain), args[of_out]
-        if out is None:
-            given[of_out] = kind.output(given[of_x])
-        results = getattr(backends.active(), f"{op}_direct")(*given)
-        if results is NotImplemented:
-            results = function(*given)
-        for i in kinds:
-            if i == of_out or (parameters[i].startswith("running_") and _updates(parameters, args)):
-                kinds[i].written(args[i])
-        if not isinstance(results, tuple):
-            return kind.returned(results, args[of_x]) if out is None else out
-        first, *rest = results
-        first = kind.returned(first, args[of_x]) if out is None else out
-        return (first, *(None if r is None else kind.returned(r, args[of_x]) for r in rest))
-
-    return wrapper
+def taken(function, values):
+    """The arguments of `function` with arrays of NumPy for those of other libraries, and the kinds of these by name."""
+    kinds = {}
+    if _PLAIN.issuperset(map(type, values)):
+        return values, kinds
+    arrays = list(values)
+    for name, at in function.places.items():
+        if type(values[at]) not in _PLAIN and (kind := _kind(values[at])) is not None:
+            kinds[name] = kind
+            arrays[at] = kind.taken(function.name, name, values[at])
+    if "x" in kinds and values[function.places["out"]] is None:
+        arrays[function.places["out"]] = kinds["x"].output(arrays[function.places["x"]])
+    return arrays, kinds
 
 
-def _updates(parameters, args):
-    """Whether a call moves the running statistics."""
-    return any(args[parameters.index(mode)] for mode in ("training", "use_input_stats") if mode in parameters)
+def returned(function, values, kinds, results):
+    """The results in the kind of x, after telling the libraries of the arrays that were written to."""
+    places = function.places
+    for role in function.written:
+        if role.name in kinds and (role.direction == "out" or values[function.names.index(function.op.mode)]):
+            kinds[role.name].written(values[places[role.name]])
+    kind, x, out = kinds.get("x", _Plain), values[places["x"]], values[places["out"]]
+    if not isinstance(results, tuple):
+        return kind.returned(results, x) if out is None else out
+    first, *rest = results
+    first = kind.returned(first, x) if out is None else out
+    return (first, *(None if r is None else kind.returned(r, x) for r in rest))
 
 
 def as_array(op, name, value):

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _kernels, backends
 from ._machine import Others, cores
+from ._version import __version__
 from .threads import get_num_threads
 
 LOOK = 0.1  # seconds for which `show_config` watches the cores
@@ -71,8 +72,6 @@ def _text(value):
 
 
 def _config():
-    from . import __version__
-
     reason, others = backends.missing(), Others()
     time.sleep(LOOK)
     kernels = _kernels.info()

@@ -11,19 +11,7 @@ statistics contiguous and float64; never an empty array. Each function fills ``o
 shape and dtype of ``x``, may have any memory layout and may be exactly ``x`` or ``dy``, and returns the
 rest as a tuple::
 
-    layer_norm(x, weight, bias, axis, eps, out) -> (mean, rstd)
-    layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out) -> (dweight, dbias)
-    rms_norm(x, weight, axis, eps, out) -> (rstd,)
-    rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out) -> (dweight,)
-    batch_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, rstd, var)
-    batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
-        -> (dweight, dbias)
-    group_norm(x, num_groups, weight, bias, channel_axis, eps, out) -> (mean, rstd)
-    group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out)
-        -> (dweight, dbias)
-    instance_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, rstd, var)
-    instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out)
-        -> (dweight, dbias)
+    {functions}
 
 Statistics are float64 in the shape of ``x`` without the reduced axes: ``(C,)`` for batch norm,
 ``(N, num_groups)`` and ``(N, C)`` for group and instance norm, whose sample axis is the first axis other
@@ -45,13 +33,14 @@ name is the backend's name and whose object is the backend. It is imported when 
 import os
 import threading
 import warnings
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _arguments, numpy_backend
+from . import _arguments, _kernels, _results, numpy_backend
+from ._call import Call
+from .description import FUNCTIONS, Role
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -67,8 +56,10 @@ __all__ = [
     "which",
 ]
 
-OPERATIONS = tuple(numpy_backend.__all__)
+OPERATIONS = tuple(FUNCTIONS)
 GROUP = "normlib.backends"
+BUILT_IN = ("cython", "numpy")
+__doc__ = (__doc__ or "").replace("{functions}", "\n    ".join(map(str, FUNCTIONS.values())))
 
 _registry: dict[str, object] = {"numpy": numpy_backend}
 _reported: set[str] = set()  # the plugins that `available` has warned of
@@ -98,10 +89,11 @@ class Table:
             for op in OPERATIONS
         }
         direct = getattr(chosen, "direct", None) or {}
-        for op in OPERATIONS:
+        for op, description in FUNCTIONS.items():
             function = direct.get(op, _decline)
-            guarded = name != "cython" and op in direct
-            setattr(self, f"{op}_direct", _guarded(op, name, function) if guarded else function)
+            if name != "cython" and op in direct:
+                function = _results.guarded(description, name, function)
+            setattr(self, f"{op}_direct", function)
 
 
 class _Default(Table):
@@ -134,56 +126,6 @@ def _decline(*_):
     return NotImplemented
 
 
-def _guarded(op, name, function):
-    """The direct function of a plugin: what it raises or returns amiss names it."""
-    from inspect import signature
-
-    from .ops import OPS  # late, as in `which`
-
-    norm = OPS[op.removesuffix("_backward")]
-    backward = op != norm.name
-    position = list(signature(norm.backward if backward else norm.forward).parameters).index("x")
-    rest = [f"d{p}" for p in norm.parameters] if backward else norm.statistics
-
-    def direct(*args):
-        try:
-            returned = function(*args)
-        except NotImplementedError:
-            return NotImplemented
-        except Exception as error:
-            _blame(op, name, error)
-        if returned is NotImplemented:
-            return returned
-        names = ["dx" if backward else "y", *(rest if backward or args[-1] else ())]
-        values = returned if len(names) > 1 else [returned]
-        if not isinstance(values, (tuple, list)) or len(values) != len(names):
-            words = f"a tuple ({', '.join(names)})"
-            raise RuntimeError(f"{op}: backend {name!r} returned {type(returned).__name__}, expected {words}")
-        for what, value in zip(names, values, strict=True):
-            if not isinstance(value, np.ndarray) and not (backward and value is None and what != "dx"):
-                came = type(value).__name__
-                raise RuntimeError(f"{op}: backend {name!r} returned {what} as {came}, expected a NumPy array")
-        x = np.asarray(args[position])
-        dtype = _arguments.computed(x.dtype)
-        if (values[0].shape, values[0].dtype.name) != (x.shape, dtype.name):
-            raise RuntimeError(
-                f"{op}: backend {name!r} returned {names[0]} as {values[0].dtype} of shape {values[0].shape}, "
-                f"expected {dtype} of shape {x.shape}"
-            )
-        return returned
-
-    return direct
-
-
-def _blame(op, name, error):
-    """Raise the error of a backend as one that names it; once, also where the backend calls itself through normlib."""
-    if name in ("cython", "numpy") or getattr(error, "backend", None) == name:
-        raise error
-    failure = RuntimeError(f"{op}: backend {name!r} raised {type(error).__name__}: {error}")
-    failure.backend = name
-    raise failure from error
-
-
 _default = _Default()
 _active: ContextVar[Table] = ContextVar("normlib_backend", default=_default)
 _left: ContextVar[tuple[Table, ...]] = ContextVar("normlib_left", default=())  # what the blocks of `use` go back to
@@ -193,14 +135,10 @@ active = _active.get
 
 def missing() -> str | None:
     """Why there is no compiled backend; None where there is one, which is then in the registry."""
-    if "cython" in _registry:
+    if _kernels.backend is not None:
+        _registry.setdefault("cython", _kernels.backend)
         return None
-    from . import _kernels
-
-    if _kernels.backend is None:
-        return _kernels.info()["reason"]
-    _registry["cython"] = _kernels.backend
-    return None
+    return _kernels.info()["reason"]
 
 
 def warn_if_missing() -> None:
@@ -236,7 +174,7 @@ def _entry_points():
 
     found, surplus = {}, []
     for point in entry_points(group=GROUP):
-        if point.name in ("cython", "numpy") or point.name in found:
+        if point.name in BUILT_IN or point.name in found:
             surplus.append(point)
         else:
             found[point.name] = point
@@ -318,7 +256,7 @@ def register(name: str, backend: object) -> None:
 def unregister(name: str) -> None:
     """Remove a backend that was registered; a table that is in use keeps it."""
     with _lock:
-        if name in ("cython", "numpy"):
+        if name in BUILT_IN:
             raise ValueError(f"backend {name!r} is built in and stays")
         if name not in _registry:
             raise ValueError(f"backend {name!r} is not registered")
@@ -416,43 +354,22 @@ def set_default(name: str, *, strict: bool = False) -> None:
     _resolve(Table(name, strict))
 
 
-def run(op, args, results):
-    """Call the candidates for `op` until one takes the call, and check what it returns.
-
-    `results` names what must come back: (name, shape, names of dtypes), shape None for a None.
-    """
-    table = _active.get()
+def run(call, out):
+    """Let the candidates for a :class:`normlib._call.Call` fill `out` until one takes it; what it returns, checked."""
+    table, op = _active.get(), call.name
     for name, function in table.candidates[op]:
         try:
-            returned = function(*args)
+            returned = function(*call.canonical(out))
         except NotImplementedError:
             continue
         except Exception as error:
-            _blame(op, name, error)
+            _results.blame(op, name, error)
         if returned is not NotImplemented:
-            _check_returned(op, name, returned, results)
+            if name not in BUILT_IN:
+                _results.check(op, name, returned, call.expected)
             _taken.set(name)
             return returned
     raise NotImplementedError(f"{op}: backend {table.name!r} does not take this call, and strict=True")
-
-
-def _check_returned(op, name, returned, results):
-    words = ", ".join(result[0] for result in results)
-    if not isinstance(returned, (tuple, list)) or len(returned) != len(results):
-        came = type(returned).__name__
-        raise RuntimeError(f"{op}: backend {name!r} returned {came}, expected a tuple ({words})")
-    for value, (what, shape, dtypes) in zip(returned, results, strict=True):
-        if shape is None:
-            if value is not None:
-                raise RuntimeError(f"{op}: backend {name!r} returned {what} unasked, expected None")
-        elif not isinstance(value, np.ndarray):
-            came = type(value).__name__
-            raise RuntimeError(f"{op}: backend {name!r} returned {what} as {came}, expected a NumPy array")
-        elif value.shape != shape or value.dtype.name not in dtypes:
-            raise RuntimeError(
-                f"{op}: backend {name!r} returned {what} as {value.dtype} of shape {value.shape}, "
-                f"expected {' or '.join(dtypes)} of shape {shape}"
-            )
 
 
 class Choice(str):
@@ -502,23 +419,21 @@ def which(
     >>> choice, choice.copies
     ('numpy', False)
     """
-    from .ops import OPS  # here alone, and late: the descriptions say how to call an operation
-
     if op not in OPERATIONS:
         raise ValueError(f"there is no operation {op!r}, only {', '.join(OPERATIONS)}")
-    norm = OPS[op.removesuffix("_backward")]
+    norm = FUNCTIONS[op].op
     given = np.ones((2, 2, 2), _dtype(dtype)) if x is None else _arguments.convert(op, "x", x)
-    feature = norm.kind == "feature"
-    sample = _arguments.array(op, given, ndim=1 if feature else 2)
+    sample = _arguments.array(op, given, ndim=1 if norm.of_features else 2)
     if axis is None:
-        axis = -1 if feature else 1
-    axis = _arguments.axes(op, axis, sample.ndim) if feature else _arguments.channel(op, axis, sample.ndim)
+        axis = -1 if norm.of_features else 1
+    axis = _arguments.axes(op, axis, sample.ndim) if norm.of_features else _arguments.channel(op, axis, sample.ndim)
+    call = Call(FUNCTIONS[op], [_sample(argument, norm, sample, axis) for argument in FUNCTIONS[op].arguments])
     table = _active.get()
-    name = table.candidates[op][0][0] if table.candidates[op] else table.name
-    with _without_direct(table), np.errstate(all="ignore"):
-        _taken.set(name)
-        _try(norm, op, sample, axis)
-        choice = Choice(_taken.get())
+    _taken.set(table.candidates[op][0][0] if table.candidates[op] else table.name)
+    if sample.size:
+        with np.errstate(all="ignore"):
+            run(call, call.output()[0])
+    choice = Choice(_taken.get())
     copies = getattr(_registry.get(choice), "copies", None)
     if x is not None and copies is not None:
         choice.copies = sample is not given or bool(copies(op, sample, axis))
@@ -533,26 +448,14 @@ def _dtype(dtype):
     return np.dtype(dtype)
 
 
-@contextmanager
-def _without_direct(table):
-    plain = object.__new__(Table)
-    plain.__dict__ = {**table.__dict__, **{f"{op}_direct": _decline for op in OPERATIONS}}
-    token = _active.set(plain)
-    try:
-        yield
-    finally:
-        _active.reset(token)
-
-
-def _try(norm, op, x, axis):
-    parameter_shape = norm.parameter_shape(x.shape, axis)
-    weight = np.ones(parameter_shape, x.dtype)
-    options = {norm.axis_name: axis}
-    groups = [1] if norm.has_groups else []
-    if op == norm.name:
-        if norm.mode is not None:
-            options |= {"running_mean": np.zeros(parameter_shape), "running_var": np.ones(parameter_shape)}
-        norm.forward(x, *groups, weight=weight, **options)
-    else:
-        statistics = np.ones(norm.statistics_shape(x.shape, axis, *groups))
-        norm.backward(x, x, *groups, weight, **dict.fromkeys(norm.statistics, statistics), **options)
+def _sample(argument, norm, x, axis):
+    """A value of an argument for a call on x."""
+    if argument.name in ("x", "dy"):
+        return x
+    if argument.name in ("axis", "channel_axis"):
+        return axis
+    if isinstance(argument, Role) and argument.kind == "statistic":
+        return np.ones(norm.statistics_shape(x.shape, axis, 1 if norm.has_groups else None))
+    if argument.name == "weight" or (isinstance(argument, Role) and argument.kind == "running"):
+        return np.ones(norm.parameter_shape(x.shape, axis), x.dtype if argument.name == "weight" else np.float64)
+    return 1 if argument.name == "num_groups" else argument.default

@@ -21,9 +21,9 @@ What holds for all of them:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
-from . import _arguments, _general
+from . import _arguments, _general, description
 from .backends import active as _active
 
 __all__ = [
@@ -93,7 +93,7 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     """
     result = _active().layer_norm_direct(x, weight, bias, axis, eps, out, return_stats)
     if result is NotImplemented:
-        return _general.layer_norm(x, weight, bias, axis, eps, out, return_stats)
+        return _general.call("layer_norm", x, weight, bias, axis, eps, out, return_stats)
     return result
 
 
@@ -146,7 +146,7 @@ def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads
     """
     result = _active().layer_norm_backward_direct(dy, x, weight, mean, rstd, axis, weight_grads, out)
     if result is NotImplemented:
-        return _general.layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out)
+        return _general.call("layer_norm_backward", dy, x, weight, mean, rstd, axis, weight_grads, out)
     return result
 
 
@@ -196,7 +196,7 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
     """
     result = _active().rms_norm_direct(x, weight, axis, eps, out, return_stats)
     if result is NotImplemented:
-        return _general.rms_norm(x, weight, axis, eps, out, return_stats)
+        return _general.call("rms_norm", x, weight, axis, eps, out, return_stats)
     return result
 
 
@@ -245,7 +245,7 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
     """
     result = _active().rms_norm_backward_direct(dy, x, weight, rstd, axis, weight_grads, out)
     if result is NotImplemented:
-        return _general.rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out)
+        return _general.call("rms_norm_backward", dy, x, weight, rstd, axis, weight_grads, out)
     return result
 
 
@@ -329,31 +329,12 @@ def batch_norm(
     if positional:
         raise _arguments.misplaced("batch_norm", len(positional))
     result = _active().batch_norm_direct(
-        x,
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        training,
-        momentum,
-        eps,
-        channel_axis,
-        out,
-        return_stats,
+        x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
     )
     if result is NotImplemented:
-        return _general.batch_norm(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            training,
-            momentum,
-            eps,
-            channel_axis,
-            out,
-            return_stats,
+        return _general.call(
+            "batch_norm", x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out,
+            return_stats
         )
     return result
 
@@ -408,12 +389,10 @@ def batch_norm_backward(
     >>> dx.ravel().round(4), dweight.round(4), dbias
     (array([ 0.2041, -0.4082,  0.2041]), array([-1.2247]), array([1.]))
     """
-    result = _active().batch_norm_backward_direct(
-        dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out
-    )
+    result = _active().batch_norm_backward_direct(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
     if result is NotImplemented:
-        return _general.batch_norm_backward(
-            dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out
+        return _general.call(
+            "batch_norm_backward", dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out
         )
     return result
 
@@ -471,7 +450,7 @@ def group_norm(
     """
     result = _active().group_norm_direct(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
     if result is NotImplemented:
-        result = _general.group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+        result = _general.call("group_norm", x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
     if channel_axis != 1 and getattr(x, "ndim", 3) == 3:
         _arguments.warn_of_rows("group_norm", x, channel_axis)
     return result
@@ -527,8 +506,8 @@ def group_norm_backward(
         dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
     )
     if result is NotImplemented:
-        return _general.group_norm_backward(
-            dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
+        return _general.call(
+            "group_norm_backward", dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
         )
     return result
 
@@ -616,31 +595,12 @@ def instance_norm(
     if positional:
         raise _arguments.misplaced("instance_norm", len(positional))
     result = _active().instance_norm_direct(
-        x,
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        use_input_stats,
-        momentum,
-        eps,
-        channel_axis,
-        out,
-        return_stats,
+        x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
     )
     if result is NotImplemented:
-        result = _general.instance_norm(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            use_input_stats,
-            momentum,
-            eps,
-            channel_axis,
-            out,
-            return_stats,
+        result = _general.call(
+            "instance_norm", x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis,
+            out, return_stats
         )
     if channel_axis != 1 and getattr(x, "ndim", 3) == 3:
         _arguments.warn_of_rows("instance_norm", x, channel_axis)
@@ -702,134 +662,31 @@ def instance_norm_backward(
         dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
     )
     if result is NotImplemented:
-        return _general.instance_norm_backward(
-            dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
+        return _general.call(
+            "instance_norm_backward", dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
         )
     return result
 
 
 @dataclass(frozen=True)
-class Op:
-    """What tests, benchmarks and documents need to know of a norm.
+class Op(description.Op):
+    """A norm: its description, :class:`normlib.description.Op`, and its two functions.
 
     Attributes
     ----------
-    name : str
-        The name of the forward function.
-    title : str
-        What the literature calls it.
-    source : str
-        Where it comes from.
     forward, backward : callable
         The two public functions.
-    kind : {"feature", "channel"}
-        Whether it takes an ``axis``, over which parameters extend, or a ``channel_axis``, along which
-        there is a parameter for each channel.
-    parameters : tuple of str
-        The names of its parameters.
-    statistics : tuple of str
-        The names of its statistics; without "mean", it does not subtract the mean.
-    per_sample : bool
-        Whether a norm of channels has statistics for each sample.
-    has_groups : bool
-        Whether it takes ``num_groups``.
-    mode : str or None
-        The keyword that says whether the statistics are those of ``x`` (else the running ones).
     """
 
-    name: str
-    title: str
-    source: str
-    forward: Callable
-    backward: Callable
-    kind: str
-    parameters: tuple[str, ...] = ("weight", "bias")
-    statistics: tuple[str, ...] = ("mean", "rstd")
-    per_sample: bool = False
-    has_groups: bool = False
-    mode: str | None = None
-
-    @property
-    def axis_name(self):
-        """The keyword for the axes: "axis" or "channel_axis"."""
-        return "axis" if self.kind == "feature" else "channel_axis"
-
-    def reduced_axes(self, ndim, axis):
-        """The axes over which statistics are taken, in an array of `ndim` axes, as a sorted tuple.
-
-        A group norm also takes them over the channels of a group.
-        """
-        if self.kind == "feature":
-            return tuple(sorted(a % ndim for a in (axis if isinstance(axis, (tuple, list)) else (axis,))))
-        kept = {axis % ndim}
-        if self.per_sample:
-            kept.add(0 if axis % ndim else 1)
-        return tuple(a for a in range(ndim) if a not in kept)
-
-    def parameter_shape(self, shape, axis):
-        """The shape of the parameters for an ``x`` of `shape`."""
-        if self.kind == "feature":
-            return tuple(shape[a] for a in self.reduced_axes(len(shape), axis))
-        return (shape[axis],)
-
-    def statistics_shape(self, shape, axis, num_groups=None):
-        """The shape of the statistics for an ``x`` of `shape`."""
-        if self.kind == "feature":
-            reduced = self.reduced_axes(len(shape), axis)
-            return tuple(n for a, n in enumerate(shape) if a not in reduced)
-        channels = shape[axis] if num_groups is None else num_groups
-        return (shape[0 if axis % len(shape) else 1], channels) if self.per_sample else (channels,)
+    forward: Callable = field(kw_only=True)
+    backward: Callable = field(kw_only=True)
 
 
 OPS = {
-    op.name: op
-    for op in (
-        Op(
-            "layer_norm",
-            "LayerNorm",
-            "Ba, Kiros, Hinton 2016, arXiv:1607.06450",
-            layer_norm,
-            layer_norm_backward,
-            "feature",
-        ),
-        Op(
-            "rms_norm",
-            "RMSNorm",
-            "Zhang, Sennrich 2019, arXiv:1910.07467",
-            rms_norm,
-            rms_norm_backward,
-            "feature",
-            parameters=("weight",),
-            statistics=("rstd",),
-        ),
-        Op(
-            "batch_norm",
-            "BatchNorm",
-            "Ioffe, Szegedy 2015, arXiv:1502.03167",
-            batch_norm,
-            batch_norm_backward,
-            "channel",
-            mode="training",
-        ),
-        Op(
-            "group_norm",
-            "GroupNorm",
-            "Wu, He 2018, arXiv:1803.08494",
-            group_norm,
-            group_norm_backward,
-            "channel",
-            per_sample=True,
-            has_groups=True,
-        ),
-        Op(
-            "instance_norm",
-            "InstanceNorm",
-            "Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022",
-            instance_norm,
-            instance_norm_backward,
-            "channel",
-            per_sample=True,
-            mode="use_input_stats",
-        ),
+    name: Op(
+        **{field.name: getattr(op, field.name) for field in fields(op)},
+        forward=globals()[name],
+        backward=globals()[f"{name}_backward"],
     )
+    for name, op in description.OPS.items()
 }

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _arguments as a
+from .._call import Call
+from ..description import FUNCTIONS
 from ..ops import OPS
 
 try:
@@ -53,12 +55,12 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
     >>> jax.grad(lambda bias: (x * layer_norm(x, bias=bias)).sum())(jax.numpy.zeros(2)).tolist()
     [11.0, 33.0]
     """
-    return _feature_norm("layer_norm", x, weight, bias, axis, eps)
+    return _run("layer_norm", x, weight, bias, axis, eps)
 
 
 def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
     """Root mean square normalization, :func:`normlib.rms_norm`; see :func:`layer_norm` for the arguments."""
-    return _feature_norm("rms_norm", x, weight, None, axis, eps)
+    return _run("rms_norm", x, weight, axis, eps)
 
 
 @a.by_name
@@ -111,12 +113,12 @@ def batch_norm(
     if positional:
         raise a.misplaced("batch_norm", len(positional))
     running = running_mean, running_var, training, momentum
-    return _channel_norm("batch_norm", x, weight, bias, eps, channel_axis, running=running)
+    return _run("batch_norm", x, weight, bias, *running, eps, channel_axis)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1):
     """Group normalization, :func:`normlib.group_norm`; see :func:`batch_norm` for the arguments."""
-    return _channel_norm("group_norm", x, weight, bias, eps, channel_axis, num_groups=num_groups)
+    return _run("group_norm", x, num_groups, weight, bias, eps, channel_axis)
 
 
 @a.by_name
@@ -139,7 +141,7 @@ def instance_norm(
     if positional:
         raise a.misplaced("instance_norm", len(positional))
     running = running_mean, running_var, use_input_stats, momentum
-    return _channel_norm("instance_norm", x, weight, bias, eps, channel_axis, running=running)
+    return _run("instance_norm", x, weight, bias, *running, eps, channel_axis)
 
 
 class _Spec(NamedTuple):
@@ -178,64 +180,35 @@ def _stand_in(value):
     return None if value is None else np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
-def _parameter(op, name, value, x, shape, words):
-    checked = a.parameter(op, name, _stand_in(value), x, shape, words)
-    return None if value is None else value.astype(checked.dtype)
-
-
-def _feature_norm(op, x, weight, bias, axis, eps):
-    x, weight, bias = (_array(op, *pair) for pair in (("x", x), ("weight", weight), ("bias", bias)))
-    like = a.array(op, _stand_in(x))
-    axes = a.axes(op, axis, x.ndim)
-    shape, words = tuple(x.shape[i] for i in axes), f"the shape of x over axis={axis}"
-    weight, bias = (
-        _parameter(op, *pair, like, shape, words) for pair in (("weight", weight), ("bias", bias))
-    )
-    last = tuple(range(-len(axes), 0))
-    apart = axes != tuple(range(axes[0], axes[-1] + 1))  # no kernel goes through such axes in place
-    spec = _Spec(op, last if apart else tuple(i - x.ndim for i in axes), a.epsilon(op, eps))
-    y, *_ = _norm(spec, _given(x=jnp.moveaxis(x, axes, last) if apart else x, weight=weight, bias=bias))
-    return jnp.moveaxis(y, last, axes) if apart else y
-
-
-def _channel_norm(op, x, weight, bias, eps, channel_axis, num_groups=None, running=(None, None, True, 0.0)):
-    *statistics, mode, momentum = running
-    x, weight, bias, mean, var = (
-        _array(op, *pair)
-        for pair in zip(
-            ("x", "weight", "bias", "running_mean", "running_var"), (x, weight, bias, *statistics), strict=True
-        )
-    )
-    like = a.array(op, _stand_in(x), ndim=2)
-    axis = a.channel(op, channel_axis, x.ndim)
-    shape, words = (x.shape[axis],), f"the size of x along channel_axis={channel_axis}"
-    weight, bias = (
-        _parameter(op, *pair, like, shape, words) for pair in (("weight", weight), ("bias", bias))
-    )
-    if num_groups is not None:
-        num_groups = a.groups(op, num_groups, shape[0])
-    if OPS[op].mode is not None:
-        mode = a.flag(op, OPS[op].mode, mode)
-        tracked = a.running(op, _stand_in(mean), _stand_in(var), shape, update=False)
-        if not tracked and not mode and op == "instance_norm":
-            raise ValueError(f"{op}: use_input_stats is False, expected running_mean and running_var, which are None")
-        mode = mode or not tracked
-        if mode and running[2] and x.size == np.prod(OPS[op].statistics_shape(x.shape, axis), dtype=int) > 0:
-            each = "a sample and channel" if OPS[op].per_sample else "a channel"
-            raise ValueError(f"{op}: x has shape {x.shape}, expected more than one value {each}")
-    place = axis if axis in (1, x.ndim - 1) else 1  # the samples come first
-    spec = _Spec(op, place - x.ndim, a.epsilon(op, eps), num_groups, mode, a.fraction(op, momentum))
-    x = jnp.moveaxis(x, axis, place)
-    y, *moved = _norm(spec, _given(x=x, weight=weight, bias=bias, running_mean=mean, running_var=var))
-    if OPS[op].per_sample:
-        a.warn_of_rows(op, y, axis)
-    y = jnp.moveaxis(y, place, axis)
+def _run(name, *values):
+    """The norm `name` of what its public function was given, in the order of that of NumPy."""
+    function, op = FUNCTIONS[name], OPS[name]
+    given = dict(zip(function.names, (*values, None, False), strict=True))  # without out and return_stats
+    arrays = {role.name: _array(name, role.name, given[role.name]) for role in function.roles}
+    stand_ins = {key: _stand_in(value) for key, value in arrays.items()}
+    checked = Call(function, (given | stand_ins).values(), in_place=False)
+    found, axis, ndim = checked.values, checked.axis, checked.x.ndim
+    for key in op.parameters:
+        arrays[key] = None if arrays[key] is None else arrays[key].astype(found[key].dtype)
+    if op.of_features:
+        source, to = axis, tuple(range(-len(axis), 0))
+        if axis == tuple(range(axis[0], axis[-1] + 1)):  # no kernel goes through others in place
+            to = tuple(i - ndim for i in axis)
+    else:
+        source, to = axis, (axis if axis in (1, ndim - 1) else 1) - ndim  # the samples come first
+    mode, momentum = found.get("mean") is None, found.get("momentum", 0.0)
+    spec = _Spec(name, to, found["eps"], found.get("num_groups"), mode, momentum)
+    arrays["x"] = jnp.moveaxis(arrays["x"], source, to)
+    y, *moved = _norm(spec, _given(**arrays))
+    if op.per_sample:
+        a.warn_of_rows(name, y, axis)
+    y = jnp.moveaxis(y, to, source)
     return (y, *map(jax.lax.stop_gradient, moved)) if moved else y
 
 
 def _given(**arrays):
     """The arrays that are not None; a bias alone gets a weight of ones, whose dtype is then that of its gradient."""
-    if arrays["weight"] is None and arrays["bias"] is not None:
+    if arrays["weight"] is None and arrays.get("bias") is not None:
         arrays["weight"] = jnp.ones_like(arrays["bias"])
     return {name: value for name, value in arrays.items() if value is not None}
 

@@ -8,28 +8,17 @@ parameters that are not wanted, running statistics that do not move) is a tensor
 import numpy as np
 import torch
 
+from ...description import FUNCTIONS
 from ...ops import OPS
 from . import _formulas
 from ._tensors import arranged, array, memory_format, strides_of, tensor
 
-_RUNNING = "Tensor? running_mean, Tensor? running_var"
-_MOVING = "float momentum, float eps, int channel_axis"
-SCHEMAS = {  # of the forward operators: tensors, then options
-    "layer_norm": "Tensor x, Tensor? weight, Tensor? bias, int[] axis, float eps",
-    "rms_norm": "Tensor x, Tensor? weight, int[] axis, float eps",
-    "batch_norm": f"Tensor x, Tensor? weight, Tensor? bias, {_RUNNING}, bool training, {_MOVING}",
-    "group_norm": "Tensor x, Tensor? weight, Tensor? bias, int num_groups, float eps, int channel_axis",
-    "instance_norm": f"Tensor x, Tensor? weight, Tensor? bias, {_RUNNING}, bool use_input_stats, {_MOVING}",
-}
-_OF_BACKWARD = ("axis", "num_groups", "training", "use_input_stats", "channel_axis")
 _library = torch.library.Library("normlib", "DEF")
 
 
-def _arguments(schema):
-    """The names of the tensors and of the options in a schema."""
-    pairs = [argument.split() for argument in schema.split(", ")]
-    tensors = [name for kind, name in pairs if kind.startswith("Tensor")]
-    return tensors, [name for _, name in pairs[len(tensors) :]]
+def schema(function):
+    """The arguments of an operator: tensors first, then options."""
+    return ", ".join(f"{a.torch} {a.name}" for a in (*function.roles, *function.options) if a.torch)
 
 
 def result_format(name, options, like):
@@ -64,7 +53,7 @@ def _result(a, x, form):
 
 def backward_options(name, tensors, options):
     """The options of the backward function, where the mode says whether the statistics were those of x."""
-    kept = {key: options[key] for key in _OF_BACKWARD if key in options}
+    kept = {key: options[key] for key in FUNCTIONS[f"{name}_backward"].names if key in options}
     mode = OPS[name].mode
     if mode is not None:
         kept[mode] = options[mode] or tensors["running_mean"] is None
@@ -96,30 +85,21 @@ class _Operators:
 
     def __init__(self, name):
         self.name, self.op = name, OPS[name]
-        self.tensors, self.options = _arguments(SCHEMAS[name])
-        self.running = [key for key in self.tensors if key.startswith("running")]
-        self.kept = [key for key in self.options if key in _OF_BACKWARD]
-        kinds = dict(argument.split()[::-1] for argument in SCHEMAS[name].split(", "))
-        statistics = "".join(f", Tensor {key}" for key in self.op.statistics)
-        options = "".join(f", {kinds[key]} {key}" for key in self.kept)
-        count = 1 + len(self.op.statistics) + len(self.running)
-        self._define(name, SCHEMAS[name], count, self.forward, self.forward_shapes)
-        self._define(
-            f"{name}_backward",
-            f"Tensor dy, Tensor x, Tensor? weight{statistics}{options}, bool weight_grads",
-            1 + len(self.op.parameters),
-            self.backward,
-            self.backward_shapes,
-        )
+        forward, backward = FUNCTIONS[name], FUNCTIONS[f"{name}_backward"]
+        self.tensors, self.options = ([a.name for a in some if a.torch] for some in (forward.roles, forward.options))
+        self.running = [role.name for role in forward.roles if role.kind == "running"]
+        self.kept = [option.name for option in backward.options if option.name in self.options]
+        count = len(forward.results) + len(self.running)
+        self._define(forward, count, self.forward, self.forward_shapes)
+        self._define(backward, len(backward.results), self.backward, self.backward_shapes)
         torch.library.register_autograd(f"normlib::{name}", self.gradients, setup_context=self.remember, lib=_library)
         _library.impl(f"{name}_backward", self.differentiable_backward, "Autograd", with_keyset=True)
         self.forward_operator = getattr(torch.ops.normlib, name).default
         self.backward_operator = getattr(torch.ops.normlib, f"{name}_backward").default
 
-    def _define(self, name, arguments, count, kernel, shapes):
-        _library.define(
-            f"{name}({arguments}) -> ({', '.join(['Tensor'] * count)})", tags=(torch.Tag.pt2_compliant_tag,)
-        )
+    def _define(self, function, count, kernel, shapes):
+        name, results = function.name, ", ".join(["Tensor"] * count)
+        _library.define(f"{name}({schema(function)}) -> ({results})", tags=(torch.Tag.pt2_compliant_tag,))
         _library.impl(name, kernel, "CPU")
         torch.library.register_fake(f"normlib::{name}", shapes, lib=_library)
 
@@ -210,4 +190,4 @@ class _Operators:
             return self.backward_operator.redispatch(below, dy, x, weight, *arguments)
 
 
-OPERATORS = {name: _Operators(name) for name in SCHEMAS}
+OPERATORS = {name: _Operators(name) for name in OPS}

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as _TorchBatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm as _TorchInstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from ...ops import OPS
 from ._tensors import eager, fits
 from .functional import direct, recorded
 from .survey import Norm, Report, eps_name, walk, why_no_rms_norm
@@ -122,7 +123,7 @@ class _InstanceNorm(_Accelerated):
         if not fits(input, *tensors.values()):
             return super()._apply_instance_norm(input)
         options = {
-            "use_input_stats": self.training or not self.track_running_stats,
+            _MODE: self.training or not self.track_running_stats,
             "momentum": float(self.momentum or 0),
             "eps": self.eps,
             "channel_axis": 1,
@@ -154,6 +155,7 @@ def _in_order(input, weight, eps):
 
 
 _MOVING = ("weight", "bias", "running_mean", "running_var")
+_MODE = OPS["instance_norm"].mode
 
 
 class LayerNorm(_LayerNorm, nn.LayerNorm):

@@ -1,0 +1,120 @@
+"""A call of a public function, checked: its arguments in the canonical form in which backends get them."""
+
+import math
+
+from . import _arguments as a
+from .description import FUNCTIONS, Role
+
+FLOAT64 = ("float64",)
+
+
+class Call:
+    """The arguments of a call, checked in one order for all functions; `values` has them by their canonical names.
+
+    With ``in_place=False`` the running statistics need not be writeable.
+    """
+
+    def __init__(self, function, values, in_place=True):
+        self.function, self.op, self.name = function, function.op, function.name
+        op, name = self.op, self.name
+        self.given = given = dict(zip(function.names, values, strict=True))
+        self.x = x = a.array(name, given["x"], ndim=1 if op.of_features else 2)
+        self.dtype = x.dtype  # of the gradients of parameters
+        self.values = found = {"x": x}
+        if function.backward:
+            found["dy"] = a.gradient(name, given["dy"], x)
+        self.axis, self.words = (_axes if op.of_features else _channel_axis)(name, given, x.ndim)
+        found[op.axis_name] = self.axis
+        if op.has_groups:
+            found["num_groups"] = a.groups(name, given["num_groups"], x.shape[self.axis])
+        if op.of_features and not function.backward:
+            a.not_sizes(name, given["weight"], x)
+        self.parameter_shape = op.parameter_shape(x.shape, self.axis)
+        self.statistics_shape = op.statistics_shape(x.shape, self.axis, found.get("num_groups"))
+        for argument, check in _CHECKS[name]:
+            found[argument] = check(self, argument, given[argument])
+        self.moves = False  # whether there are running statistics, which the call updates
+        if op.mode and not function.backward:
+            self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
+            self._choose_statistics(in_place)
+
+    def _choose_statistics(self, in_place):
+        """mean and var: None where those of x are wanted, else the running ones."""
+        mode, running = self.values[self.op.mode], (self.given["running_mean"], self.given["running_var"])
+        tracked = a.running(self.name, *running, self.parameter_shape, update=mode and in_place)
+        self.values["mean"] = self.values["var"] = None
+        if not mode and not tracked and self.op.needs_running:
+            raise ValueError(
+                f"{self.name}: {self.op.mode} is False, expected running_mean and running_var, which are None"
+            )
+        if mode and self.count == 1 and self.x.size:
+            raise ValueError(f"{self.name}: x has shape {self.x.shape}, expected more than one value a {self.op.row}")
+        if tracked and not mode:
+            self.values["mean"], self.values["var"] = (a.constant(value, self.statistics_shape) for value in running)
+        self.moves = tracked and mode and self.x.size > 0
+
+    def output(self):
+        """The array to fill, and the one that the caller sees."""
+        large = [self.values[name] for name in ("x", "dy") if name in self.values]
+        small = [self.values[role.canonical or role.name] for role in self.function.roles if role.kind != "data"]
+        return a.output(self.name, self.given["out"], self.x, large, small)
+
+    def canonical(self, out):
+        """The arguments for the function of a backend."""
+        return [out if name == "out" else self.values[name] for name in self.function.canonical]
+
+    @property
+    def expected(self):
+        """What the function of a backend returns: (name, shape, names of dtypes), with shape None for a None."""
+        if not self.function.backward:
+            return [(name, self.statistics_shape, FLOAT64) for name in self.function.returned]
+        shape = self.parameter_shape if self.values["weight_grads"] else None
+        dtypes = tuple(dict.fromkeys(("float64", "float32", self.dtype.name)))
+        return [(name, shape, dtypes) for name in self.function.returned]
+
+
+def _axes(op, given, ndim):
+    """The canonical axes, and how parameters lie along them in words."""
+    axis = given["axis"]
+    axes = a.axes(op, axis, ndim)
+    return axes, f"the shape of x over axis={axis if isinstance(axis, (tuple, list)) else int(axis)}"
+
+
+def _channel_axis(op, given, ndim):
+    axis = given["channel_axis"]
+    return a.channel(op, axis, ndim), f"the size of x along channel_axis={int(axis)}"
+
+
+def _parameter(call, name, value):
+    value, dtype = a.weight_and_dtype(call.name, name, value, call.x, call.parameter_shape, call.words)
+    if name == "weight":
+        call.dtype = dtype
+    return value
+
+
+def _statistic(call, name, value):
+    return a.statistic(call.name, name, value, call.statistics_shape, call.op.statistics_words)
+
+
+def _option(call, name, value):
+    if name == "eps":
+        return a.epsilon(call.name, value)
+    if name == "momentum":
+        return a.fraction(call.name, value)
+    if name == "weight_grads":
+        return a.weight_grads(call.name, value, call.values["weight"])
+    return a.flag(call.name, name, value)
+
+
+def _checks(function):
+    """How each argument is checked, but for those that others hang on, which come first, and those that come last."""
+    of_roles = {"parameter": _parameter, "statistic": _statistic}
+    for argument in function.arguments:
+        if isinstance(argument, Role):
+            if argument.kind in of_roles:
+                yield argument.name, of_roles[argument.kind]
+        elif argument.name not in ("axis", "channel_axis", "num_groups"):
+            yield argument.name, _option
+
+
+_CHECKS = {name: tuple(_checks(function)) for name, function in FUNCTIONS.items()}

@@ -1,2 +1,0 @@
-__pyx_capi__: dict[str, object]
-table: object
