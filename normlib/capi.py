@@ -107,7 +107,7 @@ def function(name: str) -> "Callable[..., int]":
     b'x: NULL, but it is needed here'
     """
     result, _, rest = _signature(_capsule(name)).decode().partition("(")
-    kinds = [part.strip() for part in rest.rstrip(")").split(",")]
+    kinds = [part.strip() for part in rest.rstrip(")").split(",") if part.strip() != "void"]
     prototype = ctypes.CFUNCTYPE(_TYPES[result.strip()], *(_TYPES.get(kind, ctypes.c_void_p) for kind in kinds))
     return prototype(address(name))
 

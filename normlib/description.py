@@ -19,7 +19,7 @@ those that apply to it. An argument for all norms is one line in such a list.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-__all__ = ["BACKWARD", "DTYPES", "FORWARD", "FUNCTIONS", "OPS", "REQUIRED", "Function", "Op", "Option", "Role"]
+__all__ = ["BACKWARD", "DTYPES", "FORWARD", "FUNCTIONS", "OPS", "REQUIRED", "ROLES", "Function", "Op", "Option", "Role"]
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 REQUIRED = object()  # the default of an argument that has none
@@ -407,3 +407,8 @@ OPS = {
 FUNCTIONS = {
     function.name: function for op in OPS.values() for function in (Function(op, False), Function(op, True))
 }
+
+# All arrays of the functions, `out` by the name of the result. Their places are part of the C interface: add at the end.
+ROLES = (
+    "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
+)  # fmt: skip

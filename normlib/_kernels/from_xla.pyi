@@ -1,6 +1,3 @@
-OPS: tuple[str, ...]
-OPERANDS: tuple[str, ...]
-RESULTS: tuple[str, ...]
 handler: object
 VERSIONS: tuple[int, ...]
 
