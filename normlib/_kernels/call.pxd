@@ -1,9 +1,9 @@
-"""One call as data: an op, its arrays by role, its options. Python, C and XLA fill it, call.pyx checks and computes it."""
+"""One call as data: an op, its arrays by role, its options. Python, C and XLA fill it, check.pyx checks it, call.pyx computes it."""
 
 from libc.stdint cimport uint64_t
 from normlib._kernels.header cimport ROLES, normlib_array
 from normlib._kernels.layout cimport AXES, Extent
-from normlib._kernels.plan cimport Plan, Run
+from normlib._kernels.plan cimport BF16, F32, F64, FEATURE_ROWS, Plan, Run
 
 cdef enum Argument:     # what a status names: a role, or one of these
     OP = ROLES
@@ -24,7 +24,9 @@ cdef struct Op:
     bint grouped        # num_groups of them, else one a channel
     bint moving         # it has a mode, and may have running statistics
     bint required       # which it must have where the mode asks for them
-    int takes           # sets of roles: one bit each
+    int roles           # that it takes:
+    int role[ROLES]
+    int takes           # the same as a set of one bit each
     int needs
     int writes
 
@@ -65,16 +67,27 @@ cdef struct Call:
     normlib_array view[ROLES]           # for those that have no arrays to point at
 
 cdef Run kernels_in_use() noexcept nogil
-cdef const Op* op_of(const Call* call) noexcept nogil
-cdef bint uses_running(const Call* call) noexcept nogil
-cdef void clear(Call* call, int op) noexcept nogil
-cdef int shapes(Call* call) noexcept nogil
-cdef int check(Call* call) noexcept nogil
 cdef int compute(Call* call) noexcept nogil
 cdef void learn(Call* call) noexcept nogil
 cdef void finish(Call* call) noexcept nogil
 cdef int perform(Call* call) noexcept nogil
 
 
+cdef inline void rows_without_gaps(Plan* p, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    """What `lay_out` says of them."""
+    p.form = FEATURE_ROWS
+    p.samples, p.length = rows, cols
+    p.segments = p.channels = p.width = 1
+    p.xs.sample = p.ys.sample = p.ds.sample = cols
+
+
 cdef inline int wrong(int kind, int argument) noexcept nogil:
     return kind + 256 * argument
+
+
+cdef inline bint is_dtype(int dtype) noexcept nogil:
+    return 0 <= dtype and dtype <= <int>BF16
+
+
+cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
+    return 8 if dtype == F64 else 4 if dtype == F32 else 2

@@ -6,11 +6,13 @@ how to convert and to complain, then takes over."""
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
+from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.math cimport isinf
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from normlib._kernels.call cimport Call, Shape, check, clear, compute, finish, kernels_in_use, learn, op_of, shapes, uses_running
+from normlib._kernels.call cimport Call, Shape, compute, finish, kernels_in_use, learn
+from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
@@ -81,9 +83,9 @@ cdef bint fill(Call* call, int role, object given) except -1:
 
 
 cdef bint begin(Call* call, int op, object x) except -1:
-    """An empty call on x, which has elements."""
+    """An empty call on x."""
     clear(call, op)
-    return x is not None and fill(call, X, x) and cnp.PyArray_SIZE(<cnp.ndarray>x) != 0
+    return fill(call, X, x) and call.at[X] != NULL
 
 
 cdef inline bint is_bool(object a) noexcept:
@@ -91,6 +93,9 @@ cdef inline bint is_bool(object a) noexcept:
 
 
 cdef inline bint number(object a, double* to) except -1:
+    if type(a) is float:
+        to[0] = PyFloat_AS_DOUBLE(a)
+        return True
     if not isinstance(a, float) and type(a) is not int:
         return False
     try:
@@ -194,7 +199,7 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     cdef bint canonical = return_stats is _canonical, stats = return_stats is not False
     if not (is_bool(return_stats) or canonical) or not number(eps, &call.eps):
         return NotImplemented
-    if not fill(call, WEIGHT, weight) or not fill(call, BIAS, bias) or shapes(call):
+    if not fill(call, WEIGHT, weight) or not fill(call, BIAS, bias) or shapes(call) or call.count == 0:
         return NotImplemented
     y = output(call, Y, x, out)
     if y is None:
@@ -214,7 +219,8 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
                 if isinf((<const double*>cnp.PyArray_DATA(rstd))[i]):
                     zero_by_zero()
                     break
-        learn(call)     # last: from here on nothing fails
+        if call.at[RUNNING_MEAN] != NULL:
+            learn(call)     # last: from here on nothing fails
     finally:
         finish(call)
     if not stats:
@@ -230,7 +236,7 @@ cdef object backward(Call* call, object dy, object x, object weight, object mean
     cdef bint wanted = weight is not None if weight_grads is None else weight_grads is True
     if not (is_bool(weight_grads) or weight_grads is None) or not fill(call, DY, dy) or not fill(call, WEIGHT, weight):
         return NotImplemented
-    if not fill(call, MEAN, mean) or not fill(call, RSTD, rstd) or shapes(call):
+    if not fill(call, MEAN, mean) or not fill(call, RSTD, rstd) or shapes(call) or call.count == 0:
         return NotImplemented
     dx = output(call, DX, x, out)
     if dx is None:

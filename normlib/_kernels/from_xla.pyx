@@ -6,7 +6,8 @@ them); only what is read or filled here is named. They are declared here so that
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from normlib._kernels.call cimport Call, clear, perform
+from normlib._kernels.call cimport Call, perform
+from normlib._kernels.check cimport clear
 from normlib._kernels.from_c cimport error_text
 from normlib._kernels.header cimport NORMLIB_BF16, NORMLIB_F16, NORMLIB_F32, NORMLIB_F64, ROLES, X, normlib_array
 
