@@ -16,8 +16,8 @@ ARRAY = "const normlib_array *"
 BY = "# Written by .ci/generate_c.py from normlib/description.py.\n\n"
 OPTIONS = ("threads", "axis", "mode", "axes", "num_groups", "momentum", "eps")  # in the order of normlib_call
 ROWS = {
-    "layer_norm_rows": "int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, const void *bias, "
-    "double eps, void *y, int threads",
+    "layer_norm_rows": "int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, "
+    "const void *bias, double eps, void *y, int threads",
     "rms_norm_rows": "int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, double eps, "
     "void *y, int threads",
 }
@@ -144,7 +144,8 @@ def header_pxd():
     for name, text in [*ROWS.items(), *((f.name, declared(f)) for f in FUNCTIONS.values())]:
         line = signature("normlib_" + name, "int ", text).removeprefix("cdef ").removesuffix(" nogil")
         lines.append("    " + line.replace("\n ", "\n"))
-    lines += ["", "cdef enum:", f"    OPS = {len(FUNCTIONS)}", "    NOTHING = 0, " + ", ".join(map(str.upper, ROLES)) + ", ROLES"]
+    lines += ["", "cdef enum:", f"    OPS = {len(FUNCTIONS)}"]
+    lines += [f"    NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES"]
     lines += ["", "", "cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:"]
     lines += [f"    at[{role.upper()}] = call.{role}" for role in ROLES]
     return "\n".join(lines) + "\n"
@@ -162,7 +163,7 @@ def capi_pyx():
     lines += ["from normlib._kernels cimport from_c", "from normlib._kernels.header cimport ("]
     lines += [f"    normlib_{name}," for name in called]
     lines += ["    normlib, normlib_array, normlib_call, normlib_use,", ")"]
-    lines += ["from normlib._kernels.from_c import table", "", "normlib_use(&from_c.api)"]
+    lines += ["", "normlib_use(&from_c.api)"]
     for name, head in signatures():
         text = ROWS[name] if name in ROWS else OTHERS[name][1] if name in OTHERS else declared(FUNCTIONS[name])
         names = [] if text == "void" else [re.search(r"\w+$", part)[0] for part in text.split(", ")]
@@ -176,7 +177,7 @@ def public_pxd():
     types = ["normlib_array", "normlib_call", "normlib_kind", "NORMLIB_ABI_VERSION"]
     types += [f"NORMLIB_{name}" for names in ENUMS.values() for name in names]
     return (
-        BY + '"""What `from normlib.capi cimport ...` gives: the functions of normlib.h, without the GIL, types, constants."""\n\n'
+        BY + '"""What `from normlib.capi cimport ...` gives: the functions of normlib.h, types and constants."""\n\n'
         f"from normlib._kernels.capi cimport (\n    {wrapped(', '.join(functions), 120, ' ' * 4)},\n)\n"
         f"from normlib._kernels.header cimport (\n    {wrapped(', '.join(sorted(types)), 120, ' ' * 4)},\n)\n"
     )

@@ -1,6 +1,6 @@
 # Written by .ci/generate_c.py from normlib/description.py.
 
-"""What `from normlib.capi cimport ...` gives: the functions of normlib.h, without the GIL, types, constants."""
+"""What `from normlib.capi cimport ...` gives: the functions of normlib.h, types and constants."""
 
 from normlib._kernels.capi cimport (
     batch_norm, batch_norm_backward, call, error_text, get_num_threads, group_norm, group_norm_backward, instance_norm,

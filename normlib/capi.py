@@ -15,7 +15,8 @@ from . import _kernels
 if _kernels.backend is None:
     raise ImportError(f"normlib.capi: there are no compiled kernels to call: {_kernels.info()['reason']}")
 
-from ._kernels.capi import __pyx_capi__, table
+from ._kernels.capi import __pyx_capi__
+from ._kernels.from_c import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -408,7 +408,7 @@ FUNCTIONS = {
     function.name: function for op in OPS.values() for function in (Function(op, False), Function(op, True))
 }
 
-# All arrays of the functions, `out` by the name of the result. Their places are part of the C interface: add at the end.
+# All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
 )  # fmt: skip

@@ -18,7 +18,6 @@ from normlib._kernels.header cimport (
     normlib_instance_norm_backward,
     normlib, normlib_array, normlib_call, normlib_use,
 )
-from normlib._kernels.from_c import table
 
 normlib_use(&from_c.api)
 

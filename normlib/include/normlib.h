@@ -88,8 +88,8 @@ enum { /* status: what is wrong, plus 256 times the number of the argument; see 
     NORMLIB_ONE_VALUE,   /* one value a channel has no variance to learn from */
     NORMLIB_NO_MEMORY,   /* no scratch memory */
     NORMLIB_BAD_VERSION, /* normlib_use: the table is not of this header's version */
-    NORMLIB_NOT_IMPORTED,/* a call before normlib_import() or normlib_use() */
-    NORMLIB_NOT_TAKEN    /* this op has no such argument, or a normlib_call has members that the library does not know */
+    NORMLIB_NOT_IMPORTED, /* a call before normlib_import() or normlib_use() */
+    NORMLIB_NOT_TAKEN /* this op has no such argument, or a normlib_call has members that the library does not know */
 };
 
 static inline int normlib_kind(int status) { return status & 255; }

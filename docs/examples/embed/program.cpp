@@ -48,7 +48,7 @@ int main()
             ptrdiff_t groups[2] = {2, 8};
             normlib_array from = x.array(), to = y.array();
             normlib_array means = {mean, NORMLIB_F64, 2, groups, nullptr}, rstds = {rstd, NORMLIB_F64, 2, groups, nullptr};
-            check(normlib->group_norm(&from, 8, nullptr, nullptr, 1e-5, 1, &to, &means, &rstds, 1));
+            check(normlib_group_norm(&from, 8, nullptr, nullptr, 1e-5, 1, &to, &means, &rstds, 1));
             for (int n = 0; n < 2; n++)
                 for (int c = 0; c < 32; c++)
                     for (int i = 0; i < 63; i++) {
