@@ -1,6 +1,7 @@
 """Writes what follows from normlib/description.py in the C interface; with --check, only says what is out of date.
 
-In normlib.h the parts between ``/* generated: ... */`` and ``/* end */``; the other files altogether.
+In normlib.h the parts between ``/* generated: ... */`` and ``/* end */``, in views.pxd what follows
+``# generated``; the other files altogether.
 """
 
 import re
@@ -183,10 +184,119 @@ def public_pxd():
     )
 
 
+# ---- views.pxd ----
+
+PRANGE = '''
+
+{whole}) noexcept nogil:
+    """The rows of x shared among `num_threads` threads."""
+    cdef Py_ssize_t part, rows = x.shape[0]
+    cdef int status = 0
+    cdef int* found = &status
+    if rows != y.shape[0] or num_threads < 1:
+        return {name}{types}({given}{nothing}, num_threads)
+    for part in prange(num_threads, num_threads=num_threads, schedule="static", chunksize=1):
+        _{name}_part({given}, rows * part // num_threads, rows * (part + 1) // num_threads, found)
+    return status
+
+
+{part}) noexcept nogil:
+    cdef int status = {name}({parts})
+    if status:
+        found[0] = status
+'''
+
+
+def viewed(function, half):
+    """(type, name, default, axes of a view or 0) of each argument of a function on views."""
+    channels, statistic = function.op.of_channels, 2 if function.op.per_sample else 1
+    outputs = {role.name for role in function.results}
+    for argument in (*function.arguments, *function.results):
+        name, kind = argument.name, getattr(argument, "kind", "")
+        default = "=None" if name in outputs and argument.optional else ""
+        if kind == "data" and name != "out":
+            axes, element = 3 if channels else 2, "uint16_t" if half else "floating"
+            view = f"{element}[{', '.join(':' * axes)}]"
+        elif kind == "statistic":
+            axes = statistic
+            view = f"double[{':, ' * (axes - 1)}::1]"
+        elif kind:
+            axes, view = 1, f"{'float' if half else 'floating'}[::1]"
+        elif argument.c and "axis" not in name:
+            axes, view = 0, argument.c.replace("ptrdiff_t", "Py_ssize_t")
+        else:
+            continue
+        if name == "out":
+            continue
+        written = name in outputs or kind == "running"
+        yield f"{'const ' if axes and not written else ''}{view}", name, default, axes
+
+
+def filled(function, half, name, view, axes):
+    """The lines that put a view into the call."""
+    data = name in ("x", "dy", "y", "dx")
+    if data:
+        dtype, size = "dtype", "sizeof(uint16_t)" if half else "sizeof(floating)"
+    else:
+        element = view.removeprefix("const ").partition("[")[0]
+        dtype = {"double": "NORMLIB_F64", "float": "NORMLIB_F32", "floating": "dtype"}[element]
+    first = ", ".join("0" * axes)
+    lines = [f"{name}_axes[{i}] = {name}.shape[{i}]" for i in range(axes)]
+    lines += [f"{name}_axes[{axes + i}] = {name}.strides[{i}]" for i in range(axes if data else 0)]
+    lines.append(f"_array(&{name}_, &{name}[{first}], {dtype}, {axes}, {name}_axes)")
+    if data:
+        lines.append(f"{name}_.strides = _gaps({axes}, {name}_axes, {size})")
+    lines.append(f"c.{name} = &{name}_")
+    return [f"if {name} is not None:", *("    " + line for line in lines)]
+
+
+def view_function(function, half):
+    found = list(viewed(function, half))
+    name = function.name + "16" * half
+    head = f"cdef inline int {name}("
+    declared = [f"{view} {argument}{default}" for view, argument, default, _ in found]
+    declared = ["int dtype"] * half + declared + ["int threads=1"]
+    lines = ["", ""]
+    lines.append(head + wrapped(", ".join(declared), 140, " " * len(head)) + ") noexcept nogil:")
+    arrays = {argument: axes for _, argument, _, axes in found if axes}
+    body = [f"cdef normlib_array {', '.join(f'{a}_' for a in arrays)}", "cdef normlib_call c"]
+    body += [f"cdef Py_ssize_t[{2 * axes}] {a}_axes" for a, axes in arrays.items()]
+    if not half:
+        body.append("cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64")
+    body.append(f"_empty(&c, NORMLIB_{function.name.upper()}, threads)")
+    if function.op.of_channels:
+        body.append("c.axis = 1")
+    for view, argument, _, axes in found:
+        member = "mode" if argument == function.op.mode else argument
+        body += filled(function, half, argument, view, axes) if axes else [f"c.{member} = {argument}"]
+    lines += ["    " + line for line in (*body, "return _call(&c)")]
+    if function.op.of_features and not function.backward:
+        shown = [(view, a) for view, a, default, _ in found if not default]
+        declared = ", ".join(["int dtype"] * half + [f"{view} {a}" for view, a in shown])
+        given = ", ".join(["dtype"] * half + [a for _, a in shown])
+        parts = ", ".join(["dtype"] * half + [f"{a}[first:stop]" if a in ("x", "y") else a for _, a in shown])
+        heads = {"whole": (f"cdef inline int {name}_prange(", "int num_threads")}
+        heads["part"] = f"cdef inline void _{name}_part(", "Py_ssize_t first, Py_ssize_t stop, int* found"
+        heads = {key: h + wrapped(f"{declared}, {more}", 140, " " * len(h)) for key, (h, more) in heads.items()}
+        nothing = ", None" * sum(bool(default) for _, _, default, _ in found)
+        types = "" if half else "[floating]"
+        text = PRANGE.format(name=name, types=types, given=given, parts=parts, nothing=nothing, **heads)
+        lines += text.rstrip("\n").split("\n")
+    return lines
+
+
+def views(text):
+    lines = []
+    for function in FUNCTIONS.values():
+        lines += [*view_function(function, False), *view_function(function, True)]
+    return text.partition("# generated: functions\n")[0] + "# generated: functions\n" + "\n".join(lines) + "\n"
+
+
 def files():
-    path = ROOT / "normlib" / "include" / "normlib.h"
+    path, of_views = ROOT / "normlib" / "include" / "normlib.h", ROOT / "normlib" / "views.pxd"
     return {
         path: header(path.read_text(encoding="utf-8")),
+        of_views: views(of_views.read_text(encoding="utf-8")),
         ROOT / "normlib" / "_kernels" / "header.pxd": header_pxd(),
         ROOT / "normlib" / "_kernels" / "capi.pxd": capi_pxd(),
         ROOT / "normlib" / "_kernels" / "capi.pyx": capi_pyx(),

@@ -13,7 +13,7 @@ from normlib._kernels.header cimport (
 from normlib._kernels.parallel cimport default_threads, set_default_threads
 from normlib._kernels.plan cimport F32, F64, Dtype, Plan, Run
 from normlib._kernels.schedule cimport execute
-from normlib.description import ROLES
+from normlib import description
 
 cdef Run _run = kernels_in_use()
 if _run == NULL:
@@ -111,7 +111,7 @@ cdef int set_threads(int threads) noexcept nogil:
 
 # ---- the words of a status ----
 
-_NAMES = ("", *ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "threads", "call")
+_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "threads", "call")
 _KINDS = (
     "no error",
     "NULL, but it is needed here",
