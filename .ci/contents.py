@@ -11,7 +11,8 @@ for path in sys.argv[1:]:
         wrong = [n for n in names if n.endswith((".c", ".pyx", ".o")) or n.startswith(("tests/", "build/"))]
         needed = ["normlib/py.typed", "normlib/examples/minilm.py",
                   "normlib/include/normlib.h", "normlib/capi.pxd", "normlib/_kernels/capi.pxd",
-                  "normlib/_kernels/header.pxd"]
+                  "normlib/_kernels/header.pxd", "normlib/views.pxd", "normlib/share/pkgconfig/normlib.pc",
+                  "normlib/share/cmake/normlib/normlib-config.cmake"]
     else:
         with tarfile.open(path) as archive:
             names = [n.partition("/")[2] for n in archive.getnames()]

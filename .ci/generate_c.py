@@ -149,6 +149,12 @@ def header_pxd():
     lines += [f"    NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES"]
     lines += ["", "", "cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:"]
     lines += [f"    at[{role.upper()}] = call.{role}" for role in ROLES]
+    lines += ["", "", "cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:"]
+    lines += ['    """A call without arrays; member by member, which takes less time than memset."""']
+    lines += ["    call.size = sizeof(normlib_call)"]
+    values = {"op": "op", "axis": "axis", "threads": "threads"}
+    lines += [f"    call.{option} = {values.get(option, 0)}" for option in ("op", *OPTIONS)]
+    lines += [f"    call.{role} = NULL" for role in ROLES]
     return "\n".join(lines) + "\n"
 
 
@@ -263,9 +269,8 @@ def view_function(function, half):
     body += [f"cdef Py_ssize_t[{2 * axes}] {a}_axes" for a, axes in arrays.items()]
     if not half:
         body.append("cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64")
-    body.append(f"_empty(&c, NORMLIB_{function.name.upper()}, threads)")
-    if function.op.of_channels:
-        body.append("c.axis = 1")
+    axis = 1 if function.op.of_channels else -1
+    body.append(f"_begin(&c, NORMLIB_{function.name.upper()}, {axis}, threads)")
     for view, argument, _, axes in found:
         member = "mode" if argument == function.op.mode else argument
         body += filled(function, half, argument, view, axes) if axes else [f"c.{member} = {argument}"]
@@ -292,8 +297,32 @@ def views(text):
     return text.partition("# generated: functions\n")[0] + "# generated: functions\n" + "\n".join(lines) + "\n"
 
 
+CMAKE_VERSION = """# Written by .ci/generate_c.py.
+set(PACKAGE_VERSION "{version}")
+if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE FALSE)
+else()
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+  endif()
+endif()
+"""
+PKG_CONFIG = """# Written by .ci/generate_c.py.
+prefix=${{pcfiledir}}/../..
+includedir=${{prefix}}/include
+
+Name: normlib
+Description: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm on the CPU: the header of the C interface
+URL: https://github.com/normlib/normlib
+Version: {version}
+Cflags: -I${{includedir}}
+"""
+
+
 def files():
     path, of_views = ROOT / "normlib" / "include" / "normlib.h", ROOT / "normlib" / "views.pxd"
+    share = ROOT / "normlib" / "share"
     return {
         path: header(path.read_text(encoding="utf-8")),
         of_views: views(of_views.read_text(encoding="utf-8")),
@@ -301,6 +330,8 @@ def files():
         ROOT / "normlib" / "_kernels" / "capi.pxd": capi_pxd(),
         ROOT / "normlib" / "_kernels" / "capi.pyx": capi_pyx(),
         ROOT / "normlib" / "capi.pxd": public_pxd(),
+        share / "cmake" / "normlib" / "normlib-config-version.cmake": CMAKE_VERSION.format(version=VERSION),
+        share / "pkgconfig" / "normlib.pc": PKG_CONFIG.format(version=VERSION),
     }
 
 

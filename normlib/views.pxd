@@ -19,6 +19,7 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport uint16_t
 from normlib._kernels.capi cimport call as _call
+from normlib._kernels.header cimport begin as _begin
 from normlib._kernels.header cimport (
     NORMLIB_F32, NORMLIB_F64, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
@@ -40,15 +41,6 @@ cdef inline const Py_ssize_t* _gaps(int ndim, const Py_ssize_t* axes, Py_ssize_t
     return NULL
 
 
-cdef inline void _empty(normlib_call* call, int op, int threads) noexcept nogil:
-    # member by member, which takes less time than memset
-    call.size, call.op, call.threads, call.axis, call.mode = sizeof(normlib_call), op, threads, -1, 0
-    call.axes = call.num_groups = 0
-    call.momentum = call.eps = 0
-    call.x = call.dy = call.weight = call.bias = call.running_mean = call.running_var = NULL
-    call.mean = call.rstd = call.y = call.dx = call.dweight = call.dbias = NULL
-
-
 # generated: functions
 
 
@@ -63,7 +55,7 @@ cdef inline int layer_norm(const floating[:, :] x, const floating[::1] weight, c
     cdef Py_ssize_t[2] mean_axes
     cdef Py_ssize_t[2] rstd_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_LAYER_NORM, threads)
+    _begin(&c, NORMLIB_LAYER_NORM, -1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -130,7 +122,7 @@ cdef inline int layer_norm16(int dtype, const uint16_t[:, :] x, const float[::1]
     cdef Py_ssize_t[4] y_axes
     cdef Py_ssize_t[2] mean_axes
     cdef Py_ssize_t[2] rstd_axes
-    _empty(&c, NORMLIB_LAYER_NORM, threads)
+    _begin(&c, NORMLIB_LAYER_NORM, -1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -201,7 +193,7 @@ cdef inline int layer_norm_backward(const floating[:, :] dy, const floating[:, :
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_LAYER_NORM_BACKWARD, threads)
+    _begin(&c, NORMLIB_LAYER_NORM_BACKWARD, -1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -262,7 +254,7 @@ cdef inline int layer_norm_backward16(int dtype, const uint16_t[:, :] dy, const 
     cdef Py_ssize_t[4] dx_axes
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
-    _empty(&c, NORMLIB_LAYER_NORM_BACKWARD, threads)
+    _begin(&c, NORMLIB_LAYER_NORM_BACKWARD, -1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -319,7 +311,7 @@ cdef inline int rms_norm(const floating[:, :] x, const floating[::1] weight, dou
     cdef Py_ssize_t[4] y_axes
     cdef Py_ssize_t[2] rstd_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_RMS_NORM, threads)
+    _begin(&c, NORMLIB_RMS_NORM, -1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -375,7 +367,7 @@ cdef inline int rms_norm16(int dtype, const uint16_t[:, :] x, const float[::1] w
     cdef Py_ssize_t[2] weight_axes
     cdef Py_ssize_t[4] y_axes
     cdef Py_ssize_t[2] rstd_axes
-    _empty(&c, NORMLIB_RMS_NORM, threads)
+    _begin(&c, NORMLIB_RMS_NORM, -1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -434,7 +426,7 @@ cdef inline int rms_norm_backward(const floating[:, :] dy, const floating[:, :] 
     cdef Py_ssize_t[4] dx_axes
     cdef Py_ssize_t[2] dweight_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_RMS_NORM_BACKWARD, threads)
+    _begin(&c, NORMLIB_RMS_NORM_BACKWARD, -1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -484,7 +476,7 @@ cdef inline int rms_norm_backward16(int dtype, const uint16_t[:, :] dy, const ui
     cdef Py_ssize_t[2] rstd_axes
     cdef Py_ssize_t[4] dx_axes
     cdef Py_ssize_t[2] dweight_axes
-    _empty(&c, NORMLIB_RMS_NORM_BACKWARD, threads)
+    _begin(&c, NORMLIB_RMS_NORM_BACKWARD, -1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -538,8 +530,7 @@ cdef inline int batch_norm(const floating[:, :, :] x, const floating[::1] weight
     cdef Py_ssize_t[2] mean_axes
     cdef Py_ssize_t[2] rstd_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_BATCH_NORM, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_BATCH_NORM, 1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -603,8 +594,7 @@ cdef inline int batch_norm16(int dtype, const uint16_t[:, :, :] x, const float[:
     cdef Py_ssize_t[6] y_axes
     cdef Py_ssize_t[2] mean_axes
     cdef Py_ssize_t[2] rstd_axes
-    _empty(&c, NORMLIB_BATCH_NORM, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_BATCH_NORM, 1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -669,8 +659,7 @@ cdef inline int batch_norm_backward(const floating[:, :, :] dy, const floating[:
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_BATCH_NORM_BACKWARD, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_BATCH_NORM_BACKWARD, 1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -738,8 +727,7 @@ cdef inline int batch_norm_backward16(int dtype, const uint16_t[:, :, :] dy, con
     cdef Py_ssize_t[6] dx_axes
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
-    _empty(&c, NORMLIB_BATCH_NORM_BACKWARD, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_BATCH_NORM_BACKWARD, 1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -805,8 +793,7 @@ cdef inline int group_norm(const floating[:, :, :] x, Py_ssize_t num_groups, con
     cdef Py_ssize_t[4] mean_axes
     cdef Py_ssize_t[4] rstd_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_GROUP_NORM, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_GROUP_NORM, 1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -860,8 +847,7 @@ cdef inline int group_norm16(int dtype, const uint16_t[:, :, :] x, Py_ssize_t nu
     cdef Py_ssize_t[6] y_axes
     cdef Py_ssize_t[4] mean_axes
     cdef Py_ssize_t[4] rstd_axes
-    _empty(&c, NORMLIB_GROUP_NORM, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_GROUP_NORM, 1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -919,8 +905,7 @@ cdef inline int group_norm_backward(const floating[:, :, :] dy, const floating[:
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_GROUP_NORM_BACKWARD, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_GROUP_NORM_BACKWARD, 1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -990,8 +975,7 @@ cdef inline int group_norm_backward16(int dtype, const uint16_t[:, :, :] dy, con
     cdef Py_ssize_t[6] dx_axes
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
-    _empty(&c, NORMLIB_GROUP_NORM_BACKWARD, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_GROUP_NORM_BACKWARD, 1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -1062,8 +1046,7 @@ cdef inline int instance_norm(const floating[:, :, :] x, const floating[::1] wei
     cdef Py_ssize_t[4] mean_axes
     cdef Py_ssize_t[4] rstd_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_INSTANCE_NORM, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_INSTANCE_NORM, 1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -1129,8 +1112,7 @@ cdef inline int instance_norm16(int dtype, const uint16_t[:, :, :] x, const floa
     cdef Py_ssize_t[6] y_axes
     cdef Py_ssize_t[4] mean_axes
     cdef Py_ssize_t[4] rstd_axes
-    _empty(&c, NORMLIB_INSTANCE_NORM, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_INSTANCE_NORM, 1, threads)
     if x is not None:
         x_axes[0] = x.shape[0]
         x_axes[1] = x.shape[1]
@@ -1197,8 +1179,7 @@ cdef inline int instance_norm_backward(const floating[:, :, :] dy, const floatin
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
     cdef int dtype = NORMLIB_F32 if floating is float else NORMLIB_F64
-    _empty(&c, NORMLIB_INSTANCE_NORM_BACKWARD, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_INSTANCE_NORM_BACKWARD, 1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]
@@ -1268,8 +1249,7 @@ cdef inline int instance_norm_backward16(int dtype, const uint16_t[:, :, :] dy, 
     cdef Py_ssize_t[6] dx_axes
     cdef Py_ssize_t[2] dweight_axes
     cdef Py_ssize_t[2] dbias_axes
-    _empty(&c, NORMLIB_INSTANCE_NORM_BACKWARD, threads)
-    c.axis = 1
+    _begin(&c, NORMLIB_INSTANCE_NORM_BACKWARD, 1, threads)
     if dy is not None:
         dy_axes[0] = dy.shape[0]
         dy_axes[1] = dy.shape[1]

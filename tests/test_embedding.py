@@ -259,21 +259,71 @@ def test_numba():
     assert "largest difference from the same in NumPy: 0.0" in python(str(EXAMPLES / "numba_rows.py"))
 
 
-@needs_compiler
-def test_the_program_in_cpp(tmp_path):
-    """It embeds the interpreter, for the table alone."""
-    compiler, config = shutil.which("g++") or shutil.which("clang++"), sysconfig.get_config_vars()
+CMAKE = shutil.which("cmake") or shutil.which("cmake", path=sysconfig.get_path("scripts"))
+WITH_NORMLIB = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (str(PACKAGES), *sys.path) if p)}
+
+
+def told(*options):
+    """What the command line prints."""
+    return python("-m", "normlib", *options, PYTHONPATH=WITH_NORMLIB["PYTHONPATH"]).strip()
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The program in C++, built by CMake, which finds normlib's header."""
+    config = sysconfig.get_config_vars()
     folders, library = [Path(config[name]) for name in ("LIBDIR", "LIBPL")], f"python{config['LDVERSION']}"
-    if not compiler or not any(list(folder.glob(f"lib{library}.*")) for folder in folders):
+    if not (shutil.which("g++") or shutil.which("clang++")) or not any(
+        list(folder.glob(f"lib{library}.*")) for folder in folders
+    ):
         pytest.skip("needs a C++ compiler and the library of Python")
-    link = [flag for folder in folders for flag in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
-    link += [f"-l{library}", *config["LIBS"].split(), "-pthread"]
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]
-    compiled(compiler, *flags, EXAMPLES / "program.cpp", *INCLUDES, *link, "-o", tmp_path / "program")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (str(PACKAGES), *sys.path) if p)}
-    out = subprocess.run([tmp_path / "program"], env=environment, capture_output=True, text=True, check=False)
+    folder = tmp_path_factory.mktemp("program")
+    flags = f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Werror"
+    for command in ([CMAKE, "-S", EXAMPLES, "-B", folder, *flags], [CMAKE, "--build", folder]):
+        done = subprocess.run(command, env=WITH_NORMLIB, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    return folder / "program"
+
+
+@needs_compiler
+def test_the_program_in_cpp(program):
+    """It embeds the interpreter, for the table alone."""
+    out = subprocess.run([program], env=WITH_NORMLIB, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert "group_norm in 4 threads: largest difference from the formula" in out.stdout
+
+
+@pytest.mark.parametrize(("asked", "found"), [("0.1", True), (normlib.__version__, True), ("99.0", False)])
+def test_cmake_finds_the_version_that_it_asks_for(asked, found, tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.18)
+project(asks LANGUAGES NONE)
+find_package(normlib {asked} CONFIG REQUIRED)
+get_target_property(folder normlib::normlib INTERFACE_INCLUDE_DIRECTORIES)
+message(STATUS "found ${{normlib_VERSION}} in ${{folder}}")
+""")
+    command = [CMAKE, "-S", tmp_path, "-B", tmp_path / "build", f"-Dnormlib_DIR={told('--cmakedir')}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == found, done.stderr
+    assert not found or f"found {normlib.__version__} in {normlib.get_include()}\n" in done.stdout
+
+
+def test_pkg_config():
+    """By reading what it reads; and by itself, where it is installed."""
+    folder = Path(told("--pkgconfigdir"))
+    fields = dict(line.split(": ", 1) for line in (folder / "normlib.pc").read_text().splitlines() if ": " in line)
+    includes = fields["Cflags"].replace("${includedir}", "${prefix}/include").replace("${prefix}", f"{folder}/../..")
+    assert Path(includes.removeprefix("-I")).resolve() == Path(normlib.get_include()).resolve()
+    assert fields["Version"] == normlib.__version__
+    if command := shutil.which("pkg-config"):
+        environment = os.environ | {"PKG_CONFIG_PATH": str(folder)}
+        asked = [command, "--cflags", "normlib"]
+        flags = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
+        assert Path(flags.strip().removeprefix("-I")).resolve() == Path(normlib.get_include()).resolve()
+
+
+def test_the_flags_for_the_compiler():
+    assert told("--includes").split() == [INCLUDES[1], INCLUDES[0]]
 
 
 @needs_compiler

@@ -99,3 +99,28 @@ cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) n
     at[DX] = call.dx
     at[DWEIGHT] = call.dweight
     at[DBIAS] = call.dbias
+
+
+cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:
+    """A call without arrays; member by member, which takes less time than memset."""
+    call.size = sizeof(normlib_call)
+    call.op = op
+    call.threads = threads
+    call.axis = axis
+    call.mode = 0
+    call.axes = 0
+    call.num_groups = 0
+    call.momentum = 0
+    call.eps = 0
+    call.x = NULL
+    call.dy = NULL
+    call.weight = NULL
+    call.bias = NULL
+    call.running_mean = NULL
+    call.running_var = NULL
+    call.mean = NULL
+    call.rstd = NULL
+    call.y = NULL
+    call.dx = NULL
+    call.dweight = NULL
+    call.dbias = NULL

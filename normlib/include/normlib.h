@@ -1,7 +1,7 @@
 /* The C interface of normlib: layer, RMS, batch, group and instance normalization on raw memory, forward and backward.
 
        #include <Python.h>
-       #include <normlib.h>                            // its folder: python -m normlib --include-dir
+       #include <normlib.h>                            // flags: python -m normlib --includes
 
        if (normlib_import() < 0) return NULL;          // once, holding the GIL; on failure an ImportError is set
        int status = normlib_rms_norm_rows(NORMLIB_F32, rows, cols, x, weight, 1e-6, y, 1);

@@ -1,6 +1,6 @@
 // A C++ program that takes normlib's functions from the Python interpreter once, and then computes in threads of its own
-// that know nothing of Python. Build: c++ -std=c++17 program.cpp $(python3-config --includes --ldflags --embed) -I"$INCLUDE" -pthread
-// where INCLUDE is what python3 -c "import normlib; print(normlib.get_include())" prints.
+// that know nothing of Python. Build it with CMakeLists.txt, or by
+// c++ -std=c++17 program.cpp $(python3 -m normlib --includes) $(python3-config --ldflags --embed) -pthread
 
 #include <Python.h>
 #include <normlib.h>
