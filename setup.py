@@ -35,7 +35,7 @@ GNU_FLAGS = [
     "-DCYTHON_INLINE=inline __attribute__((always_inline, unused))",
 ]
 # The calls clear a few hundred bytes each time: the library's memset takes half as long as the compiler's "rep stos".
-CALLS_FLAGS = ["-O2", "-fno-builtin-memset"]
+CALLS_FLAGS = ["-O3", "-fno-builtin-memset"]
 GCC_FLAG = "-fno-tree-loop-distribute-patterns"  # keep the clearing of lanes in registers: no calls of memset
 INSTRUMENTS = [
     *([f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []),
