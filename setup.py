@@ -24,7 +24,7 @@ COVERAGE = os.environ.get("NORMLIB_COVERAGE", "0") not in ("", "0")
 KERNELS = Path("normlib/_kernels")
 HEADER = Path("normlib/include/normlib.h")
 FAILURE = "build_failure.txt"  # beside the kernels, where they could not be built: why, for `normlib info`
-CALLS = ("parallel", "schedule", "layout", "outputs", "arguments", "calls", "capi", "xla")
+CALLS = ("parallel", "schedule", "layout", "outputs", "check", "call", "from_python", "from_c", "capi", "from_xla")
 GNU_FLAGS = [
     "-O3",
     "-g0",
@@ -35,7 +35,7 @@ GNU_FLAGS = [
     "-DCYTHON_INLINE=inline __attribute__((always_inline, unused))",
 ]
 # The calls clear a few hundred bytes each time: the library's memset takes half as long as the compiler's "rep stos".
-CALLS_FLAGS = ["-O2", "-fno-builtin-memset"]
+CALLS_FLAGS = ["-O3", "-fno-builtin-memset"]
 GCC_FLAG = "-fno-tree-loop-distribute-patterns"  # keep the clearing of lanes in registers: no calls of memset
 INSTRUMENTS = [
     *([f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []),

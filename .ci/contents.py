@@ -10,12 +10,14 @@ for path in sys.argv[1:]:
             names = archive.namelist()
         wrong = [n for n in names if n.endswith((".c", ".pyx", ".o")) or n.startswith(("tests/", "build/"))]
         needed = ["normlib/py.typed", "normlib/ops.pyi", "normlib/examples/minilm.py",
-                  "normlib/include/normlib.h", "normlib/capi.pxd", "normlib/_kernels/capi.pxd"]
+                  "normlib/include/normlib.h", "normlib/capi.pxd", "normlib/_kernels/capi.pxd",
+                  "normlib/_kernels/header.pxd", "normlib/views.pxd", "normlib/share/pkgconfig/normlib.pc",
+                  "normlib/share/cmake/normlib/normlib-config.cmake"]
     else:
         with tarfile.open(path) as archive:
             names = [n.partition("/")[2] for n in archive.getnames()]
         wrong = [n for n in names if n.endswith((".c", ".o", ".so")) and not n.startswith(("docs/", "tests/"))]
-        needed = ["setup.py", "normlib/_kernels/calls.pyx", "normlib/_kernels/lanes.pxi", "normlib/_kernels/storage.h",
+        needed = ["setup.py", "normlib/_kernels/call.pyx", "normlib/_kernels/lanes.pxi", "normlib/_kernels/storage.h",
                   "normlib/_kernels/plan.pxd", "normlib/include/normlib.h", "docs/examples/embed/extension.c",
                   "tests/conftest.py", "docs/examples/minilm.py", "CHANGELOG.md"]
     missing = [n for n in needed if n not in names]

@@ -15,7 +15,8 @@ from . import _kernels
 if _kernels.backend is None:
     raise ImportError(f"normlib.capi: there are no compiled kernels to call: {_kernels.info()['reason']}")
 
-from ._kernels.capi import __pyx_capi__, table
+from ._kernels.capi import __pyx_capi__
+from ._kernels.from_c import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +108,7 @@ def function(name: str) -> "Callable[..., int]":
     b'x: NULL, but it is needed here'
     """
     result, _, rest = _signature(_capsule(name)).decode().partition("(")
-    kinds = [part.strip() for part in rest.rstrip(")").split(",")]
+    kinds = [part.strip() for part in rest.rstrip(")").split(",") if part.strip() != "void"]
     prototype = ctypes.CFUNCTYPE(_TYPES[result.strip()], *(_TYPES.get(kind, ctypes.c_void_p) for kind in kinds))
     return prototype(address(name))
 

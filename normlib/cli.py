@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
 import normlib
 
@@ -63,9 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _Print(argparse.Action):
+    """Prints its constant, and that is all."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
+        print(self.const)
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="normlib", description="Normalization of NumPy arrays on the CPU.")
     parser.add_argument("--version", action="version", version=f"normlib {normlib.__version__}")
+    package = Path(normlib.get_include()).parent
+    for option, printed, words in (
+        ("--includes", f"-I{sysconfig.get_path('include')} -I{package / 'include'}", "compiler flags for normlib.h"),
+        ("--cmakedir", package / "share" / "cmake" / "normlib", "the folder for find_package(normlib): normlib_DIR"),
+        ("--pkgconfigdir", package / "share" / "pkgconfig", "the folder of normlib.pc: PKG_CONFIG_PATH"),
+    ):
+        parser.add_argument(option, action=_Print, nargs=0, const=printed, help=words)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     info = commands.add_parser("info", help="what runs on this machine: backends, ISA level, threads, dtypes")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BACKWARD", "DTYPES", "FORWARD", "FUNCTIONS", "OPS", "REQUIRED", "Function", "Op", "Option", "Role"]
+__all__ = ["BACKWARD", "DTYPES", "FORWARD", "FUNCTIONS", "OPS", "REQUIRED", "ROLES", "Function", "Op", "Option", "Role"]
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 REQUIRED: object = object()  # the default of an argument that has none
@@ -424,3 +424,8 @@ OPS = {
 FUNCTIONS = {
     function.name: function for op in OPS.values() for function in (Function(op, False), Function(op, True))
 }
+
+# All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
+ROLES = (
+    "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
+)  # fmt: skip

@@ -3,6 +3,8 @@
 import ctypes
 import doctest
 import re
+import subprocess
+import sys
 from ctypes import byref
 from dataclasses import replace
 from itertools import product
@@ -15,6 +17,7 @@ from support import effort, python
 
 import normlib
 from normlib._kernels import backend as kernels
+from normlib.description import ROLES
 from normlib.ops import OPS
 from normlib.testing import AFFINE, LAYOUTS, Case, dtypes, problems
 from normlib.testing import _checks as checks
@@ -31,7 +34,7 @@ EXAMPLES = ROOT / "docs" / "examples" / "embed"
 HEADER = Path(normlib.get_include(), "normlib.h").read_text(encoding="utf-8")
 DTYPES = [dtype.name for dtype in dtypes()]
 F64, F32, F16, BF16 = range(4)
-NAMES = re.findall(r"^    NORMLIB_(\w+),?(?: |$)", HEADER.partition("/* status")[2].partition("}")[0], re.MULTILINE)
+NAMES = re.findall(r"^    NORMLIB_(\w+),?(?: |/|$)", HEADER.partition("/* status")[2].partition("}")[0], re.MULTILINE)
 STATUS = {name: number for number, name in enumerate(NAMES)}
 C = {name: function(name) for name in FUNCTIONS}
 
@@ -343,7 +346,7 @@ def faults():
                     yield name, argument, described(a, strides=axes(*strides)), "OVERLAP"
         x = arguments["x"]
         yield name, "x", described(x, ndim=0), "BAD_SHAPE"
-        yield name, "x", described(x, ndim=33), "BAD_SHAPE"
+        yield name, "x", described(x, ndim=65), "BAD_SHAPE"
         yield name, "x", described(x, shape=axes(2, -6, 5)), "BAD_SHAPE"
         yield name, "x", described(x, shape=axes(2**32, 2**31, 1)), "BAD_SHAPE"
         yield name, "x", described(x, shape=axes(2**32, 2**32, 2)), "BAD_SHAPE"
@@ -499,9 +502,9 @@ ROWS = {"dtype": F32, "rows": 3, "cols": 8, "x": np.ones((3, 8), np.float32), "w
 @pytest.mark.parametrize(("argument", "value", "expected"), [
     ("dtype", -1, "x: not a dtype that is taken here"),
     ("dtype", 4, "x: not a dtype that is taken here"),
-    ("rows", -1, "rows: outside its range"),
-    ("cols", -1, "cols: outside its range"),
-    ("rows", 2**62, "rows: outside its range"),
+    ("rows", -1, "x: the number of axes or a size does not fit"),
+    ("cols", -1, "x: the number of axes or a size does not fit"),
+    ("rows", 2**62, "x: the number of axes or a size does not fit"),
     ("x", None, "x: NULL, but it is needed here"),
     ("y", None, "y: NULL, but it is needed here"),
     ("x", ("x", 2), "x: an address or stride is no multiple of the size of an element"),
@@ -545,20 +548,131 @@ def test_texts():
 # ---- the header, the table, the module ----
 
 
+def words(argument):
+    """The type of an argument as Cython names it."""
+    found = re.sub(r"\w+$", "", argument.strip()).replace("*", " *").split()
+    return " ".join([*found[1:2], "const", *found[2:]] if found[0] == "const" else found)
+
+
 def test_the_header_declares_what_is_compiled():
-    """Each member of the table has the type that the compiled function has."""
-    declared = re.sub(r"/\*.*?\*/", "", HEADER.partition("typedef struct normlib_api {")[2], flags=re.DOTALL)
+    """Each member of the table, and each function by name, has the type that the compiled function has."""
+    declared = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.DOTALL)
     members = re.findall(r"(const char \*|int )\(\*(\w+)\)\(([^)]*)\)", declared)
-    assert [name for _, name, _ in members] == ["error_text", "layer_norm_rows", "rms_norm_rows", *(
-        name for op in OPS for name in (op, f"{op}_backward"))]  # fmt: skip
-    assert {name for _, name, _ in members} == set(FUNCTIONS)
-    for result, name, arguments in members:
-        kinds = []
-        for argument in arguments.split(","):
-            words = re.sub(r"\w+$", "", argument.strip()).replace("*", " *").split()
-            kinds.append(" ".join([*words[1:2], "const", *words[2:]] if words[0] == "const" else words))
+    inline = re.findall(r"static inline (int )normlib_(\w+)\(((?:int dtype|const normlib_array)[^)]*)\)", declared)
+    assert [name for _, name, _ in members] == ["error_text", "call", "get_num_threads", "set_num_threads"]
+    assert [name for _, name, _ in inline] == [*SOUND, "layer_norm_rows", "rms_norm_rows"]
+    assert {name for _, name, _ in members + inline} == set(FUNCTIONS)
+    for result, name, arguments in members + inline:
+        kinds = ["void"] if arguments == "void" else [words(argument) for argument in arguments.split(",")]
         compiled = capi._signature(capi._capsule(name)).decode()
         assert compiled == f"{'int ' if result == 'int ' else 'char const *'}({', '.join(kinds)})", name
+
+
+def test_the_header_has_the_version_of_the_package():
+    major, minor, patch = re.findall(r"#define NORMLIB_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", HEADER)
+    assert f'#define NORMLIB_VERSION "{normlib.__version__}"' in HEADER
+    assert normlib.__version__.split(".")[:3] == [major, minor, patch]
+
+
+def test_what_is_generated_is_up_to_date():
+    generator = ROOT / ".ci" / "generate_c.py"
+    run = subprocess.run([sys.executable, str(generator), "--check"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+# ---- the call as a struct ----
+
+OPTIONS = (("op", ctypes.c_int), ("threads", ctypes.c_int), ("axis", ctypes.c_int), ("mode", ctypes.c_int),
+           ("axes", ctypes.c_uint64), ("num_groups", ctypes.c_ssize_t), ("momentum", ctypes.c_double),
+           ("eps", ctypes.c_double))  # fmt: skip
+
+
+class Struct(ctypes.Structure):
+    """A normlib_call, and what a later version might have behind it."""
+
+    _fields_ = (("size", ctypes.c_size_t), *OPTIONS, *((role, ctypes.POINTER(Array)) for role in ROLES),
+                ("later", ctypes.c_void_p), ("latest", ctypes.c_double))  # fmt: skip
+
+
+LENGTH = Struct.later.offset
+
+
+def struct(op, size=LENGTH, **members):
+    arrays = {name: ctypes.pointer(Array(a)) for name, a in members.items() if isinstance(a, np.ndarray)}
+    return Struct(size=size, op=list(SOUND).index(op), **{**members, **arrays})
+
+
+def in_struct(*arguments, **members):
+    """The status of a call by its struct."""
+    return C["call"](byref(struct(*arguments, **members)))
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_struct_is_the_function_by_name(name):
+    named = {key: a.copy() if isinstance(a, np.ndarray) else a for key, a in SOUND[name].items()}
+    ensure(call(name, *named.values()))
+    members = {key: np.empty_like(a) if key in ("y", "dx", "dweight", "dbias") else a for key, a in SOUND[name].items()}
+    members = {key: a.copy() if isinstance(a, np.ndarray) else a for key, a in members.items()}
+    shared = {"channel_axis": "axis", "training": "mode", "use_input_stats": "mode"}
+    ensure(in_struct(name, **{shared.get(key, key): a for key, a in members.items()}))
+    assert all(checks.same_bits(a, members[key]) for key, a in named.items() if isinstance(a, np.ndarray))
+
+
+ONE = {"x": np.ones((2, 3, 4), np.float32), "y": np.zeros((2, 3, 4), np.float32), "axis": -1, "eps": 1e-5}
+
+
+@pytest.mark.parametrize(("size", "later", "expected"), [
+    (LENGTH, None, "no error"),
+    (LENGTH + 16, None, "no error"),  # a later version, none of whose new members is used
+    (LENGTH + 16, 1, "call: not an argument of this function in this version"),
+    (Struct.dx.offset, None, "no error"),  # an earlier version, which has fewer arrays
+    (Struct.mean.offset, None, "y: NULL, but it is needed here"),
+    (4, None, "call: outside its range"),
+])  # fmt: skip
+def test_a_struct_of_another_version(size, later, expected):
+    assert text(in_struct("layer_norm", size, later=later, **ONE)) == expected
+
+
+@pytest.mark.parametrize(("op", "role"), [("rms_norm", "bias"), ("layer_norm", "running_mean"), ("layer_norm", "dx"),
+                                          ("rms_norm", "mean"), ("layer_norm", "dy")])  # fmt: skip
+def test_an_array_that_an_op_does_not_take(op, role):
+    assert text(in_struct(op, **ONE, **{role: ONE["x"]})) == f"{role}: not an argument of this function in this version"
+
+
+def test_no_struct_and_no_op():
+    assert text(C["call"](None)) == "call: NULL, but it is needed here"
+    for op in (-1, 10):
+        one = struct("layer_norm", **ONE)
+        one.op = op
+        assert text(C["call"](byref(one))) == "op: outside its range"
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), (0, 2), (0, 1, 2)])
+def test_normalizing_over_any_axes(axes):
+    x = np.random.default_rng(0).normal(size=(4, 5, 6))
+    y, mean = np.empty_like(x), np.empty([n for i, n in enumerate(x.shape) if i not in axes])
+    status = in_struct("layer_norm", x=x, y=y, mean=mean, eps=1e-5, axes=sum(1 << i for i in axes))
+    with normlib.backends.use("cython"):
+        expected = normlib.layer_norm(x, axis=axes, return_stats=True)
+    if axes == (0, 2):
+        assert text(status) == "x: these strides are not taken: make a copy without gaps"
+    else:
+        ensure(status)
+        assert checks.same_bits(y, expected[0])
+        assert checks.same_bits(mean, expected[1])
+    assert text(in_struct("layer_norm", x=x, y=y, eps=1e-5, axes=1 << 3)) == "axis: outside its range"
+
+
+def test_the_number_of_threads():
+    before = normlib.get_num_threads()
+    try:
+        assert C["set_num_threads"](3) == 0
+        assert C["get_num_threads"]() == 3 == normlib.get_num_threads()
+        for nonsense in (0, -1, 4097):
+            assert text(C["set_num_threads"](nonsense)) == "threads: outside its range"
+        assert C["get_num_threads"]() == 3
+    finally:
+        normlib.set_num_threads(before)
 
 
 def test_addresses_and_names():

@@ -37,9 +37,11 @@ int without(const char **text)
 {
     normlib_array x = {0};
     float row[2] = {1, 2};
-    int wrong = normlib->rms_norm_rows(NORMLIB_F32, 1, 2, row, NULL, 1e-6, row, 1) != NORMLIB_NOT_IMPORTED;
-    wrong += normlib->layer_norm(&x, NULL, NULL, -1, 1e-5, &x, NULL, NULL, 1) != NORMLIB_NOT_IMPORTED;
-    wrong += normlib->instance_norm_backward(&x, &x, NULL, &x, &x, 1, 1, &x, NULL, NULL, 1) != NORMLIB_NOT_IMPORTED;
+    int wrong = normlib_rms_norm_rows(NORMLIB_F32, 1, 2, row, NULL, 1e-6, row, 1) != NORMLIB_NOT_IMPORTED;
+    wrong += normlib_layer_norm(&x, NULL, NULL, -1, 1e-5, &x, NULL, NULL, 1) != NORMLIB_NOT_IMPORTED;
+    wrong += normlib_instance_norm_backward(&x, &x, NULL, &x, &x, 1, 1, &x, NULL, NULL, 1) != NORMLIB_NOT_IMPORTED;
+    wrong += normlib->call(NULL) != NORMLIB_NOT_IMPORTED || normlib->set_num_threads(1) != NORMLIB_NOT_IMPORTED;
+    wrong += normlib->get_num_threads() != 0;
     *text = normlib->error_text(NORMLIB_NOT_IMPORTED);
     return wrong + (row[0] != 1);
 }
@@ -54,7 +56,7 @@ static void *run(void *argument)
     y.data = w->y;
     for (int i = 0; i < w->times; i++) {
         memset(w->y, 255, w->bytes);
-        w->wrong += normlib->layer_norm(w->x, NULL, NULL, -1, 1e-5, &y, NULL, NULL, w->threads) != NORMLIB_OK;
+        w->wrong += normlib_layer_norm(w->x, NULL, NULL, -1, 1e-5, &y, NULL, NULL, w->threads) != NORMLIB_OK;
         w->wrong += memcmp(w->y, w->expected, w->bytes) != 0;
     }
     return NULL;
@@ -188,7 +190,7 @@ def test_a_table_of_another_version_is_refused(caller):
     take = ctypes.CDLL(str(caller)).take
     take.argtypes = [ctypes.c_void_p]
     version, size = (ctypes.c_int * 2).from_address(table_address())
-    assert size == 8 + 13 * ctypes.sizeof(ctypes.c_void_p)
+    assert size == 8 + 4 * ctypes.sizeof(ctypes.c_void_p)
     for given, taken in [((0, 0), True), ((0, 8), True), ((0, -8), False), ((1, 0), False), ((-1, 0), False)]:
         status = take((ctypes.c_int * 2)(version + given[0], size + given[1]))
         assert (status == 0) == taken, given
@@ -257,26 +259,76 @@ def test_numba():
     assert "largest difference from the same in NumPy: 0.0" in python(str(EXAMPLES / "numba_rows.py"))
 
 
-@needs_compiler
-def test_the_program_in_cpp(tmp_path):
-    """It embeds the interpreter, for the table alone."""
-    compiler, config = shutil.which("g++") or shutil.which("clang++"), sysconfig.get_config_vars()
+CMAKE = shutil.which("cmake") or shutil.which("cmake", path=sysconfig.get_path("scripts"))
+WITH_NORMLIB = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (str(PACKAGES), *sys.path) if p)}
+
+
+def told(*options):
+    """What the command line prints."""
+    return python("-m", "normlib", *options, PYTHONPATH=WITH_NORMLIB["PYTHONPATH"]).strip()
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The program in C++, built by CMake, which finds normlib's header."""
+    config = sysconfig.get_config_vars()
     folders, library = [Path(config[name]) for name in ("LIBDIR", "LIBPL")], f"python{config['LDVERSION']}"
-    if not compiler or not any(list(folder.glob(f"lib{library}.*")) for folder in folders):
+    if not (shutil.which("g++") or shutil.which("clang++")) or not any(
+        list(folder.glob(f"lib{library}.*")) for folder in folders
+    ):
         pytest.skip("needs a C++ compiler and the library of Python")
-    link = [flag for folder in folders for flag in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
-    link += [f"-l{library}", *config["LIBS"].split(), "-pthread"]
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]
-    compiled(compiler, *flags, EXAMPLES / "program.cpp", *INCLUDES, *link, "-o", tmp_path / "program")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (str(PACKAGES), *sys.path) if p)}
-    out = subprocess.run([tmp_path / "program"], env=environment, capture_output=True, text=True, check=False)
+    folder = tmp_path_factory.mktemp("program")
+    flags = f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Werror"
+    for command in ([CMAKE, "-S", EXAMPLES, "-B", folder, *flags], [CMAKE, "--build", folder]):
+        done = subprocess.run(command, env=WITH_NORMLIB, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    return folder / "program"
+
+
+@needs_compiler
+def test_the_program_in_cpp(program):
+    """It embeds the interpreter, for the table alone."""
+    out = subprocess.run([program], env=WITH_NORMLIB, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert "group_norm in 4 threads: largest difference from the formula" in out.stdout
 
 
+@pytest.mark.parametrize(("asked", "found"), [("0.1", True), (normlib.__version__, True), ("99.0", False)])
+def test_cmake_finds_the_version_that_it_asks_for(asked, found, tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.18)
+project(asks LANGUAGES NONE)
+find_package(normlib {asked} CONFIG REQUIRED)
+get_target_property(folder normlib::normlib INTERFACE_INCLUDE_DIRECTORIES)
+message(STATUS "found ${{normlib_VERSION}} in ${{folder}}")
+""")
+    command = [CMAKE, "-S", tmp_path, "-B", tmp_path / "build", f"-Dnormlib_DIR={told('--cmakedir')}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == found, done.stderr
+    assert not found or f"found {normlib.__version__} in {normlib.get_include()}\n" in done.stdout
+
+
+def test_pkg_config():
+    """By reading what it reads; and by itself, where it is installed."""
+    folder = Path(told("--pkgconfigdir"))
+    fields = dict(line.split(": ", 1) for line in (folder / "normlib.pc").read_text().splitlines() if ": " in line)
+    includes = fields["Cflags"].replace("${includedir}", "${prefix}/include").replace("${prefix}", f"{folder}/../..")
+    assert Path(includes.removeprefix("-I")).resolve() == Path(normlib.get_include()).resolve()
+    assert fields["Version"] == normlib.__version__
+    if command := shutil.which("pkg-config"):
+        environment = os.environ | {"PKG_CONFIG_PATH": str(folder)}
+        asked = [command, "--cflags", "normlib"]
+        flags = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
+        assert Path(flags.strip().removeprefix("-I")).resolve() == Path(normlib.get_include()).resolve()
+
+
+def test_the_flags_for_the_compiler():
+    assert told("--includes").split() == [INCLUDES[1], INCLUDES[0]]
+
+
 @needs_compiler
 def test_an_extension_built_for_another_version_does_not_import(tmp_path):
-    (tmp_path / "normlib.h").write_text(HEADER.replace("NORMLIB_ABI_VERSION 1", "NORMLIB_ABI_VERSION 2"))
+    (tmp_path / "normlib.h").write_text(HEADER.replace("NORMLIB_ABI_VERSION 2", "NORMLIB_ABI_VERSION 3"))
     library = tmp_path / f"extension{sysconfig.get_config_var('EXT_SUFFIX')}"
     link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     compiled(COMPILER, "-shared", "-fPIC", EXAMPLES / "extension.c", f"-I{tmp_path}", INCLUDES[1], *link, "-o", library)
@@ -288,4 +340,4 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert "has version 1 of its C interface (112 bytes), expected version 2" in python("-c", code)
+    assert "has version 2 of its C interface (40 bytes), expected version 3" in python("-c", code)

@@ -19,7 +19,7 @@ def _load():
     """Choose the best level that is built and that the processor has, or the one that NORMLIB_ISA names."""
     global backend, _level, _built
     try:
-        probe, arguments = (import_module(f"{__name__}.{name}") for name in ("probe", "arguments"))
+        probe, call = (import_module(f"{__name__}.{name}") for name in ("probe", "call"))
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(_why_not_built(error), name=error.name) from None
 
@@ -39,7 +39,7 @@ def _load():
             raise ImportError(f"NORMLIB_ISA is {forced!r}, but this processor has {', '.join(runs)}")
         kernels = module(level)
         if kernels is not None:
-            arguments.choose(kernels.kernels())
+            call.choose(kernels.kernels())
             _level = level
             backend = import_module(f"{__name__}.backend")
             return
@@ -79,13 +79,13 @@ except ImportError as error:
 
 def copy(dst, src, streaming, threads):
     """dst = src for contiguous arrays of float32, past the caches or through them; what benchmarks measure against."""
-    from . import calls
+    from . import from_python
 
-    calls.copy(dst, src, None, streaming, threads)
+    from_python.copy(dst, src, None, streaming, threads)
 
 
 def copy2(dst, a, b, streaming, threads):
     """dst = a + b for contiguous arrays of float32: two reads and a write."""
-    from . import calls
+    from . import from_python
 
-    calls.copy(dst, a, b, streaming, threads)
+    from_python.copy(dst, a, b, streaming, threads)

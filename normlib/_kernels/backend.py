@@ -7,7 +7,7 @@ norms; samples, channels, space for channel norms. `copies` says when.
 import numpy as np
 
 from ..description import FUNCTIONS
-from . import calls
+from . import from_python as calls
 
 COPY_BYTES = 1 << 26  # copied at once
 

@@ -131,10 +131,14 @@ cdef int default_threads() noexcept nogil:
     return max(1, _threads)
 
 
+cdef void set_default_threads(int n) noexcept nogil:
+    global _threads
+    _threads = n
+
+
 def get_num_threads():
     return current_threads()
 
 
 def set_num_threads(int n):
-    global _threads
-    _threads = n
+    set_default_threads(n)

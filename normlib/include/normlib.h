@@ -1,12 +1,10 @@
 /* The C interface of normlib: layer, RMS, batch, group and instance normalization on raw memory, forward and backward.
 
-   The functions are members of one table, `normlib`, for the vector level of this processor:
-
        #include <Python.h>
-       #include <normlib.h>                            // its folder: python -c "import normlib; print(normlib.get_include())"
+       #include <normlib.h>                            // flags: python -m normlib --includes
 
        if (normlib_import() < 0) return NULL;          // once, holding the GIL; on failure an ImportError is set
-       int status = normlib->rms_norm_rows(NORMLIB_F32, rows, cols, x, weight, 1e-6, y, 1);
+       int status = normlib_rms_norm_rows(NORMLIB_F32, rows, cols, x, weight, 1e-6, y, 1);
        if (status) fprintf(stderr, "%s\n", normlib->error_text(status));
 
    From then on nothing of Python is used: no objects, no exceptions, no GIL. All functions may be called from any thread,
@@ -14,10 +12,13 @@
    name, and do not depend on the number of threads. Code that does not know Python.h is handed the table by code that does,
    and calls normlib_use(table).
 
+   There is one entry, `normlib->call`, which takes a struct: the op, its arrays by role, its options. The functions by name
+   fill that struct. A new array or option is a new member at its end, so that what is compiled today goes on working.
+
    What holds for all functions:
 
-   - They return NORMLIB_OK, or what is wrong; then nothing has been written (after NORMLIB_NO_MEMORY outputs may hold
-     anything). `error_text` says it in words.
+   - They return NORMLIB_OK, or what is wrong and with which argument; then nothing has been written (after
+     NORMLIB_NO_MEMORY outputs may hold anything). `error_text` says it in words.
    - Arguments have the order and meaning of the Python function of the same name, whose documentation has the formulas.
      Outputs follow the inputs, `threads` is last.
    - An array that says "or NULL" may be left out; an output that is left out is not computed.
@@ -27,7 +28,7 @@
      the span from their first to their last byte, so that two interleaved arrays count as overlapping).
    - threads: at most so many threads compute, the calling one included; fewer where the work is not worth them, one inside a
      parallel region of the same OpenMP runtime, in a forked child, and in a build without OpenMP. 0: what
-     normlib.set_num_threads says.
+     normlib->get_num_threads says, and normlib.set_num_threads in Python.
    - The calling thread needs 128 kB of stack.
    - An array without elements is fine: statistics of nothing are NaN, gradients of nothing 0.
 
@@ -37,13 +38,36 @@
 #define NORMLIB_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+/* generated: version */
+#define NORMLIB_VERSION "0.1.0"
+#define NORMLIB_VERSION_MAJOR 0
+#define NORMLIB_VERSION_MINOR 1
+#define NORMLIB_VERSION_PATCH 0
+/* end */
+
 /* Tables of the same version hold what this header declares; newer ones may hold more at their end. */
-#define NORMLIB_ABI_VERSION 1
+#define NORMLIB_ABI_VERSION 2
+
+/* generated: ops */
+enum { /* op */
+    NORMLIB_LAYER_NORM,
+    NORMLIB_LAYER_NORM_BACKWARD,
+    NORMLIB_RMS_NORM,
+    NORMLIB_RMS_NORM_BACKWARD,
+    NORMLIB_BATCH_NORM,
+    NORMLIB_BATCH_NORM_BACKWARD,
+    NORMLIB_GROUP_NORM,
+    NORMLIB_GROUP_NORM_BACKWARD,
+    NORMLIB_INSTANCE_NORM,
+    NORMLIB_INSTANCE_NORM_BACKWARD
+};
+/* end */
 
 enum { /* dtype */
     NORMLIB_F64,
@@ -64,7 +88,8 @@ enum { /* status: what is wrong, plus 256 times the number of the argument; see 
     NORMLIB_ONE_VALUE,   /* one value a channel has no variance to learn from */
     NORMLIB_NO_MEMORY,   /* no scratch memory */
     NORMLIB_BAD_VERSION, /* normlib_use: the table is not of this header's version */
-    NORMLIB_NOT_IMPORTED /* a call before normlib_import() or normlib_use() */
+    NORMLIB_NOT_IMPORTED, /* a call before normlib_import() or normlib_use() */
+    NORMLIB_NOT_TAKEN /* this op has no such argument, or a normlib_call has members that the library does not know */
 };
 
 static inline int normlib_kind(int status) { return status & 255; }
@@ -89,114 +114,88 @@ typedef struct normlib_array {
     const ptrdiff_t *strides; /* in bytes; NULL: C order without gaps */
 } normlib_array;
 
+/* A call. Members that an op does not use are 0; so are those that an older header does not know.
+
+   x: any dtype, 1 to 64 axes. y, dy, dx: shape and dtype of x. Parameters: the dtype of x, or float32 where that has 16 bits
+   (which saves converting them each time). mean and rstd as outputs: float64; as inputs: float64 or float32. dweight,
+   dbias: any of the four dtypes; they are written, not added to. eps: finite, >= 0.
+
+   Layer and RMS norm: over the axes from `axis` to the last (-1: the last alone), or over those that have a bit in `axes`.
+   weight, bias, dweight, dbias: the shape of x over these axes. mean, rstd: the shape of x over the others.
+
+   Batch norm, group norm and instance norm: x has 2 axes or more; channels lie along `axis` (-1: the last), samples along the
+   first other axis. All parameters: (channels,). mean, rstd: (channels,) in batch norm, (samples, num_groups) in group
+   norm, (samples, channels) in instance norm. running_mean, running_var: (channels,), float64 or float32, both or neither.
+
+   mode, which is `training` in batch norm and `use_input_stats` in instance norm: not 0 normalizes with the statistics of x and
+   moves the running ones, if given, towards them: running += momentum * (new - running), with the unbiased variance;
+   0 <= momentum <= 1. 0 normalizes with the running ones (without any, batch norm takes those of x). In the backward
+   functions 0 says that mean and rstd were not computed from x. */
+typedef struct normlib_call {
+    size_t size; /* sizeof(normlib_call) */
+    int op;
+    int threads;
+    int axis;
+    int mode;
+    uint64_t axes; /* bit i for axis i; 0: see axis */
+    ptrdiff_t num_groups;
+    double momentum;
+    double eps;
+    /* generated: roles */
+    const normlib_array *x;
+    const normlib_array *dy;
+    const normlib_array *weight;
+    const normlib_array *bias;
+    const normlib_array *running_mean;
+    const normlib_array *running_var;
+    const normlib_array *mean;
+    const normlib_array *rstd;
+    const normlib_array *y;
+    const normlib_array *dx;
+    const normlib_array *dweight;
+    const normlib_array *dbias;
+    /* end */
+} normlib_call;
+
 typedef struct normlib_api {
     int abi_version;
     int size; /* of the table in bytes */
-
     /* What a status means: "weight: the number of axes or a size does not fit". Never NULL; the text stays valid. */
     const char *(*error_text)(int status);
-
-    /* ---- the everyday call: contiguous rows ----
-
-       x and y: rows * cols elements of `dtype`. weight and bias: cols elements, or NULL; of double where dtype is NORMLIB_F64,
-       else of float, also for 16-bit rows. */
-
-    int (*layer_norm_rows)(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, const void *bias,
-                           double eps, void *y, int threads);
-    int (*rms_norm_rows)(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, double eps, void *y,
-                         int threads);
-
-    /* ---- the ten functions on arrays of any shape ----
-
-       x: any dtype, 1 to 32 axes. y, dy, dx: shape and dtype of x. Parameters: the dtype of x, or float32 where that has 16
-       bits (which saves converting them each time). mean and rstd as outputs: float64; as inputs: float64 or float32.
-       dweight, dbias: any of the four dtypes; they are written, not added to. eps: finite, >= 0.
-
-       Layer and RMS norm: over the axes from `axis` to the last (-1: the last alone); to normalize over others, describe the
-       array with its axes in another order: shape and strides are free. weight, bias, dweight, dbias: x.shape[axis:]. mean,
-       rstd: x.shape[:axis]. */
-
-    int (*layer_norm)(const normlib_array *x, const normlib_array *weight /* or NULL: ones */,
-                      const normlib_array *bias /* or NULL: zeros */, int axis, double eps, const normlib_array *y,
-                      const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */, int threads);
-    int (*layer_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
-                               const normlib_array *mean, const normlib_array *rstd, int axis, const normlib_array *dx,
-                               const normlib_array *dweight /* or NULL */, const normlib_array *dbias /* or NULL */,
-                               int threads);
-
-    int (*rms_norm)(const normlib_array *x, const normlib_array *weight /* or NULL */, int axis, double eps,
-                    const normlib_array *y, const normlib_array *rstd /* or NULL */, int threads);
-    int (*rms_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
-                             const normlib_array *rstd, int axis, const normlib_array *dx,
-                             const normlib_array *dweight /* or NULL */, int threads);
-
-    /* Batch norm, group norm and instance norm: x has 2 axes or more; channels lie along `channel_axis` (1; -1: the last),
-       samples along the first other axis. All parameters: (channels,). mean, rstd: (channels,) in batch norm, (samples,
-       num_groups) in group norm, (samples, channels) in instance norm. running_mean, running_var: (channels,), float64 or
-       float32, both or neither.
-
-       training (use_input_stats): not 0 normalizes with the statistics of x and moves the running ones, if given, towards
-       them: running += momentum * (new - running), with the unbiased variance; 0 <= momentum <= 1. 0 normalizes with the
-       running ones (without any, batch norm takes those of x). In the backward functions 0 says that mean and rstd were
-       not computed from x. */
-
-    int (*batch_norm)(const normlib_array *x, const normlib_array *weight /* or NULL */, const normlib_array *bias /* or NULL */,
-                      const normlib_array *running_mean /* or NULL */, const normlib_array *running_var /* or NULL */,
-                      int training, double momentum, double eps, int channel_axis, const normlib_array *y,
-                      const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */, int threads);
-    int (*batch_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
-                               const normlib_array *mean, const normlib_array *rstd, int training, int channel_axis,
-                               const normlib_array *dx, const normlib_array *dweight /* or NULL */,
-                               const normlib_array *dbias /* or NULL */, int threads);
-
-    int (*group_norm)(const normlib_array *x, ptrdiff_t num_groups, const normlib_array *weight /* or NULL */,
-                      const normlib_array *bias /* or NULL */, double eps, int channel_axis, const normlib_array *y,
-                      const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */, int threads);
-    int (*group_norm_backward)(const normlib_array *dy, const normlib_array *x, ptrdiff_t num_groups,
-                               const normlib_array *weight /* or NULL */, const normlib_array *mean,
-                               const normlib_array *rstd, int channel_axis, const normlib_array *dx,
-                               const normlib_array *dweight /* or NULL */, const normlib_array *dbias /* or NULL */,
-                               int threads);
-
-    int (*instance_norm)(const normlib_array *x, const normlib_array *weight /* or NULL */,
-                         const normlib_array *bias /* or NULL */, const normlib_array *running_mean /* or NULL */,
-                         const normlib_array *running_var /* or NULL */, int use_input_stats, double momentum, double eps,
-                         int channel_axis, const normlib_array *y, const normlib_array *mean /* or NULL */,
-                         const normlib_array *rstd /* or NULL */, int threads);
-    int (*instance_norm_backward)(const normlib_array *dy, const normlib_array *x, const normlib_array *weight /* or NULL */,
-                                  const normlib_array *mean, const normlib_array *rstd, int use_input_stats,
-                                  int channel_axis, const normlib_array *dx, const normlib_array *dweight /* or NULL */,
-                                  const normlib_array *dbias /* or NULL */, int threads);
+    int (*call)(const normlib_call *call);
+    int (*get_num_threads)(void);        /* the default of all calls that give 0, from C and Python; 0 before normlib_import() */
+    int (*set_num_threads)(int threads); /* NORMLIB_BAD_VALUE unless 1 <= threads <= 4096 */
 } normlib_api;
 
-/* Until a table is taken, all functions are one that says so. */
-static inline int normlib_not_imported(void) { return NORMLIB_NOT_IMPORTED; }
+/* Until a table is taken, these stand in. */
 static inline const char *normlib_no_text(int status)
 {
     (void)status;
     return "normlib_import() or normlib_use() has not been called";
 }
+static inline int normlib_no_call(const normlib_call *call)
+{
+    (void)call;
+    return NORMLIB_NOT_IMPORTED;
+}
+static inline int normlib_no_threads(void) { return 0; }
+static inline int normlib_not_set(int threads)
+{
+    (void)threads;
+    return NORMLIB_NOT_IMPORTED;
+}
 
-#define NORMLIB_NONE (void (*)(void)) normlib_not_imported
 #ifdef __GNUC__
 __attribute__((unused))
 #endif
-static const union {
-    struct {
-        int abi_version, size;
-        void (*functions[13])(void);
-    } none;
-    normlib_api api;
-} normlib_without = {{NORMLIB_ABI_VERSION, 0, {
-    (void (*)(void)) normlib_no_text, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE,
-    NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE, NORMLIB_NONE}}};
-#undef NORMLIB_NONE
+static const normlib_api normlib_without = {NORMLIB_ABI_VERSION, 0, normlib_no_text, normlib_no_call, normlib_no_threads,
+                                            normlib_not_set};
 
 /* The table; each source file that includes this header has its own pointer, and fills it once. */
 #ifdef __GNUC__
 __attribute__((unused))
 #endif
-static const normlib_api *normlib = &normlib_without.api;
+static const normlib_api *normlib = &normlib_without;
 
 /* Take a table that normlib_import() or normlib.capi.table_address() gave elsewhere. NORMLIB_OK or NORMLIB_BAD_VERSION. */
 static inline int normlib_use(const void *table)
@@ -206,6 +205,147 @@ static inline int normlib_use(const void *table)
         return NORMLIB_BAD_VERSION;
     normlib = api;
     return NORMLIB_OK;
+}
+
+/* ---- the ten functions ---- */
+
+/* generated: functions */
+static inline int normlib_layer_norm(const normlib_array *x, const normlib_array *weight /* or NULL */,
+                                     const normlib_array *bias /* or NULL */, int axis, double eps,
+                                     const normlib_array *y, const normlib_array *mean /* or NULL */,
+                                     const normlib_array *rstd /* or NULL */, int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
+                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL};
+    return normlib->call(&call);
+}
+
+static inline int normlib_layer_norm_backward(const normlib_array *dy, const normlib_array *x,
+                                              const normlib_array *weight /* or NULL */, const normlib_array *mean,
+                                              const normlib_array *rstd, int axis, const normlib_array *dx,
+                                              const normlib_array *dweight /* or NULL */,
+                                              const normlib_array *dbias /* or NULL */, int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
+                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias};
+    return normlib->call(&call);
+}
+
+static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *weight /* or NULL */, int axis,
+                                   double eps, const normlib_array *y, const normlib_array *rstd /* or NULL */,
+                                   int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
+                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL};
+    return normlib->call(&call);
+}
+
+static inline int normlib_rms_norm_backward(const normlib_array *dy, const normlib_array *x,
+                                            const normlib_array *weight /* or NULL */, const normlib_array *rstd,
+                                            int axis, const normlib_array *dx,
+                                            const normlib_array *dweight /* or NULL */, int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
+                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL};
+    return normlib->call(&call);
+}
+
+static inline int normlib_batch_norm(const normlib_array *x, const normlib_array *weight /* or NULL */,
+                                     const normlib_array *bias /* or NULL */,
+                                     const normlib_array *running_mean /* or NULL */,
+                                     const normlib_array *running_var /* or NULL */, int training, double momentum,
+                                     double eps, int channel_axis, const normlib_array *y,
+                                     const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */,
+                                     int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
+                               eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL};
+    return normlib->call(&call);
+}
+
+static inline int normlib_batch_norm_backward(const normlib_array *dy, const normlib_array *x,
+                                              const normlib_array *weight /* or NULL */, const normlib_array *mean,
+                                              const normlib_array *rstd, int training, int channel_axis,
+                                              const normlib_array *dx, const normlib_array *dweight /* or NULL */,
+                                              const normlib_array *dbias /* or NULL */, int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
+                               0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias};
+    return normlib->call(&call);
+}
+
+static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_groups,
+                                     const normlib_array *weight /* or NULL */, const normlib_array *bias /* or NULL */,
+                                     double eps, int channel_axis, const normlib_array *y,
+                                     const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */,
+                                     int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
+                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL};
+    return normlib->call(&call);
+}
+
+static inline int normlib_group_norm_backward(const normlib_array *dy, const normlib_array *x, ptrdiff_t num_groups,
+                                              const normlib_array *weight /* or NULL */, const normlib_array *mean,
+                                              const normlib_array *rstd, int channel_axis, const normlib_array *dx,
+                                              const normlib_array *dweight /* or NULL */,
+                                              const normlib_array *dbias /* or NULL */, int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
+                               num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias};
+    return normlib->call(&call);
+}
+
+static inline int normlib_instance_norm(const normlib_array *x, const normlib_array *weight /* or NULL */,
+                                        const normlib_array *bias /* or NULL */,
+                                        const normlib_array *running_mean /* or NULL */,
+                                        const normlib_array *running_var /* or NULL */, int use_input_stats,
+                                        double momentum, double eps, int channel_axis, const normlib_array *y,
+                                        const normlib_array *mean /* or NULL */, const normlib_array *rstd /* or NULL */,
+                                        int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
+                               momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
+                               NULL, NULL};
+    return normlib->call(&call);
+}
+
+static inline int normlib_instance_norm_backward(const normlib_array *dy, const normlib_array *x,
+                                                 const normlib_array *weight /* or NULL */, const normlib_array *mean,
+                                                 const normlib_array *rstd, int use_input_stats, int channel_axis,
+                                                 const normlib_array *dx, const normlib_array *dweight /* or NULL */,
+                                                 const normlib_array *dbias /* or NULL */, int threads)
+{
+    const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
+                               use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
+                               dweight, dbias};
+    return normlib->call(&call);
+}
+/* end */
+
+/* ---- the everyday call: contiguous rows ----
+
+   x and y: rows * cols elements of `dtype`. weight and bias: cols elements, or NULL; of double where dtype is NORMLIB_F64,
+   else of float, also for 16-bit rows. */
+
+static inline int normlib_layer_norm_rows(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight,
+                                          const void *bias, double eps, void *y, int threads)
+{
+    const ptrdiff_t shape[2] = {rows, cols};
+    const int working = dtype == NORMLIB_F64 ? NORMLIB_F64 : NORMLIB_F32;
+    const normlib_array from = {(void *)x, dtype, 2, shape, NULL}, to = {y, dtype, 2, shape, NULL};
+    const normlib_array scale = {(void *)weight, working, 1, shape + 1, NULL}, shift = {(void *)bias, working, 1, shape + 1, NULL};
+    return normlib_layer_norm(&from, weight ? &scale : NULL, bias ? &shift : NULL, -1, eps, &to, NULL, NULL, threads);
+}
+
+static inline int normlib_rms_norm_rows(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight,
+                                        double eps, void *y, int threads)
+{
+    const ptrdiff_t shape[2] = {rows, cols};
+    const int working = dtype == NORMLIB_F64 ? NORMLIB_F64 : NORMLIB_F32;
+    const normlib_array from = {(void *)x, dtype, 2, shape, NULL}, to = {y, dtype, 2, shape, NULL};
+    const normlib_array scale = {(void *)weight, working, 1, shape + 1, NULL};
+    return normlib_rms_norm(&from, weight ? &scale : NULL, -1, eps, &to, NULL, threads);
 }
 
 #ifdef PY_VERSION_HEX /* Python.h was included */

@@ -18,11 +18,11 @@ import numpy as np
 
 from .. import _arguments as a
 from .._call import Call
-from ..description import FUNCTIONS
+from ..description import FUNCTIONS, ROLES
 from ..ops import OPS
 
 try:
-    from .._kernels import xla
+    from .._kernels import from_xla as xla
 except ImportError:  # there are no compiled kernels
     xla = None
 
@@ -362,29 +362,21 @@ def _has_handler():
 
 
 def _through_xla(spec, operands, results):
-    """The call by the handler of `_kernels/xla.pyx`, which documents the numbers."""
+    """The call by the handler of `_kernels/from_xla.pyx`, which documents the numbers."""
     op, ndim = OPS[spec.op], operands[spec.operands.index("x")].ndim
-    order = []
-    if op.kind == "channel":
-        axis = spec.axis + ndim
-    else:
-        last = [i + ndim for i in spec.axis]
-        order = [i for i in range(ndim) if i not in last] + last
-        axis = ndim - len(last)
-    reordered = order != sorted(order)
+    of_channels = op.kind == "channel"
     numbers = [
-        xla.OPS.index(spec.op + "_backward" * spec.backward),
-        sum(1 << xla.OPERANDS.index(name) for name in spec.operands),
-        sum(1 << xla.RESULTS.index(name) for name in spec.results),
-        axis,
+        list(FUNCTIONS).index(spec.op + "_backward" * spec.backward),
+        sum(1 << ROLES.index(name) for name in spec.operands),
+        sum(1 << ROLES.index(name) for name in spec.results),
+        spec.axis + ndim if of_channels else 0,
+        0 if of_channels else sum(1 << (i + ndim) for i in spec.axis),
         spec.num_groups or 0,
         spec.mode,
-        reordered,
         *np.array([spec.momentum, spec.eps]).view(np.int64).tolist(),
-        *(order if reordered else ()),
     ]
-    sent = sorted(range(len(operands)), key=lambda i: xla.OPERANDS.index(spec.operands[i]))
-    got = sorted(range(len(results)), key=lambda i: xla.RESULTS.index(spec.results[i]))
+    sent = sorted(range(len(operands)), key=lambda i: ROLES.index(spec.operands[i]))
+    got = sorted(range(len(results)), key=lambda i: ROLES.index(spec.results[i]))
     aliases = {
         at: got.index(spec.results.index(spec.operands[i]))
         for at, i in enumerate(sent)

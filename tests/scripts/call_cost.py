@@ -34,7 +34,7 @@ def built():
 def main():
     costs = built().costs
     kernels = import_module(f"normlib._kernels.isa_{_kernels.info()['isa']}").kernels()
-    print("| norm | rows | kernel alone | `..._rows` | on arrays |\n|---|---|---|---|---|")
+    print("| norm | rows | kernel alone | `..._rows` | on arrays | with strides |\n|---|---|---|---|---|---|")
     for rows, cols in SHAPES:
         x = np.random.default_rng(0).normal(size=(rows, cols)).astype(np.float32)
         weight, y = x[0].copy(), np.empty_like(x)

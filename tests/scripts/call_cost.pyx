@@ -20,35 +20,37 @@ cdef double now() noexcept nogil:
     return 1e9 * t.tv_sec + t.tv_nsec
 
 
-cdef normlib_array described(float* data, int ndim, Py_ssize_t* shape) noexcept nogil:
+cdef normlib_array described(float* data, int ndim, Py_ssize_t* shape, Py_ssize_t* strides) noexcept nogil:
     cdef normlib_array a
-    a.data, a.dtype, a.ndim, a.shape, a.strides = data, NORMLIB_F32, ndim, shape, NULL
+    a.data, a.dtype, a.ndim, a.shape, a.strides = data, NORMLIB_F32, ndim, shape, strides
     return a
 
 
 def costs(kernels, bint centered, float[:, ::1] x, float[::1] w, float[:, ::1] y, int rounds):
-    """The best times of: the bare kernel, the function for rows, the function for arrays."""
+    """The best times of: the bare kernel, the function for rows, the function for arrays, that on arrays with strides."""
     cdef Run run = <Run>PyCapsule_GetPointer(kernels, "normlib.kernels")
     cdef Plan p
-    cdef Py_ssize_t shape[2]
+    cdef Py_ssize_t[2] shape, strides
     cdef Py_ssize_t rows = x.shape[0], cols = x.shape[1], times
-    cdef double best[3]
+    cdef double[4] best
     cdef double start
     cdef normlib_array ax, aw, ay
     cdef int way
-    shape[0], shape[1] = rows, cols
-    ax, ay, aw = described(&x[0, 0], 2, &shape[0]), described(&y[0, 0], 2, &shape[0]), described(&w[0], 1, &shape[1])
+    shape[0], shape[1], strides[0], strides[1] = rows, cols, 4 * cols, 4
+    aw = described(&w[0], 1, &shape[1], NULL)
     memset(&p, 0, sizeof(p))
     p.form, p.dtype, p.itemsize, p.bytes, p.centered, p.eps = FEATURE_ROWS, F32, 4, 4 * rows * cols, centered, 1e-5
     p.samples, p.groups, p.length, p.batch, p.parameters = rows, 1, cols, rows, cols
     p.xs.sample = p.ys.sample = p.ds.sample = cols
     p.x, p.y, p.weight = <const char*>&x[0, 0], <char*>&y[0, 0], <const char*>&w[0]
     p.bias = p.weight if centered else NULL
-    best[0] = best[1] = best[2] = 1e30
+    best[0] = best[1] = best[2] = best[3] = 1e30
     times = max(<Py_ssize_t>1, 100_000 // (rows * cols))
     with nogil:
         for _round in range(rounds):
-            for way in range(3):
+            for way in range(4):
+                ax = described(&x[0, 0], 2, shape, strides if way == 3 else NULL)
+                ay = described(&y[0, 0], 2, shape, strides if way == 3 else NULL)
                 start = now()
                 for _call in range(times):
                     if way == 0:

@@ -21,7 +21,7 @@ static PyObject *residual(PyObject *self, PyObject *args)
             float *stream = (float *)x.buf + r * cols, *next = (float *)branch.buf + r * cols;
             for (ptrdiff_t i = 0; i < cols; i++)
                 stream[i] += next[i];
-            status = normlib->rms_norm_rows(NORMLIB_F32, 1, cols, stream, weight.buf, eps, next, 1);
+            status = normlib_rms_norm_rows(NORMLIB_F32, 1, cols, stream, weight.buf, eps, next, 1);
         }
         Py_END_ALLOW_THREADS
         if (status)

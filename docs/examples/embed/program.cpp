@@ -1,6 +1,6 @@
 // A C++ program that takes normlib's functions from the Python interpreter once, and then computes in threads of its own
-// that know nothing of Python. Build: c++ -std=c++17 program.cpp $(python3-config --includes --ldflags --embed) -I"$INCLUDE" -pthread
-// where INCLUDE is what python3 -c "import normlib; print(normlib.get_include())" prints.
+// that know nothing of Python. Build it with CMakeLists.txt, or by
+// c++ -std=c++17 program.cpp $(python3 -m normlib --includes) $(python3-config --ldflags --embed) -pthread
 
 #include <Python.h>
 #include <normlib.h>
@@ -48,7 +48,7 @@ int main()
             ptrdiff_t groups[2] = {2, 8};
             normlib_array from = x.array(), to = y.array();
             normlib_array means = {mean, NORMLIB_F64, 2, groups, nullptr}, rstds = {rstd, NORMLIB_F64, 2, groups, nullptr};
-            check(normlib->group_norm(&from, 8, nullptr, nullptr, 1e-5, 1, &to, &means, &rstds, 1));
+            check(normlib_group_norm(&from, 8, nullptr, nullptr, 1e-5, 1, &to, &means, &rstds, 1));
             for (int n = 0; n < 2; n++)
                 for (int c = 0; c < 32; c++)
                     for (int i = 0; i < 63; i++) {

@@ -1,0 +1,188 @@
+"""The computation of a call that has been checked. Nothing here needs the GIL.
+
+    clear(&call, op)                                    and fill in what is asked for
+    shapes(&call) or check(&call) or compute(&call)     each 0, or the status that ends the call
+    learn(&call)                                        if all went well
+    finish(&call)                                       in any case
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
+from libc.math cimport NAN
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from normlib._kernels.check cimport check, op_of, shapes, untaken
+from normlib._kernels.convert cimport move, narrow, repeat, widen
+from normlib._kernels.header cimport (
+    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT,
+)
+from normlib._kernels.parallel cimport default_threads
+from normlib._kernels.plan cimport F64, ROOTS
+from normlib._kernels.schedule cimport execute, free_gradients
+
+cdef Run _run = NULL
+
+
+def choose(capsule):
+    """Take the kernels of an ISA level, as its module's ``kernels()`` gives them."""
+    global _run
+    if <size_t>PyCapsule_GetContext(capsule) != sizeof(Plan):
+        raise ImportError("the kernels were built from other sources than their callers; build them again")
+    _run = <Run>PyCapsule_GetPointer(capsule, "normlib.kernels")
+
+
+cdef Run kernels_in_use() noexcept nogil:
+    return _run
+
+
+cdef void* own(Call* call, Py_ssize_t bytes) noexcept nogil:
+    cdef void* memory = malloc(max(<Py_ssize_t>1, bytes))
+    call.memory[call.owned] = memory
+    call.owned += 1
+    return memory
+
+
+cdef int compute(Call* call) noexcept nogil:
+    """The pass: outputs, statistics and gradients."""
+    cdef const Op* op = op_of(call)
+    cdef Plan* p = &call.plan
+    if not (parameter(call, WEIGHT, &p.weight) and parameter(call, BIAS, &p.bias) and (not op.feature or ones(call))
+            and (given_statistics(call) if op.backward else new_statistics(call, op.moving))):
+        return wrong(NORMLIB_NO_MEMORY, NOTHING)
+    if call.count:
+        if execute(_run, p, call.threads if call.threads else default_threads()):
+            return wrong(NORMLIB_NO_MEMORY, NOTHING)
+    elif not op.backward:
+        statistics_of_nothing(call)
+    if call.at[DWEIGHT] != NULL:
+        give(call, False, call.at[DWEIGHT])
+    if call.at[DBIAS] != NULL:
+        give(call, True, call.at[DBIAS])
+    return 0
+
+
+cdef bint parameter(Call* call, int role, const char** to) noexcept nogil:
+    """A weight or bias in the working type; NULL stays NULL. False where memory is short."""
+    cdef const normlib_array* a = call.at[role]
+    cdef float* wide
+    if a == NULL:
+        return True
+    to[0] = <const char*>a.data
+    if size_of(a.dtype) == 2:
+        wide = <float*>own(call, call.parameter.count * sizeof(float))
+        if wide == NULL:
+            return False
+        widen(_run, a.dtype, a.data, call.parameter.count, wide)
+        to[0] = <const char*>wide
+    return True
+
+
+cdef bint ones(Call* call) noexcept nogil:
+    """The weight, where a kernel that takes no bias without one is given a bias alone."""
+    cdef Py_ssize_t i
+    cdef void* memory
+    if call.plan.weight != NULL or call.plan.bias == NULL:
+        return True
+    memory = own(call, call.parameter.count * (8 if call.plan.dtype == F64 else 4))
+    if memory == NULL:
+        return False
+    for i in range(call.parameter.count):
+        if call.plan.dtype == F64:
+            (<double*>memory)[i] = 1
+        else:
+            (<float*>memory)[i] = 1
+    call.plan.weight = <const char*>memory
+    return True
+
+
+cdef bint given_statistics(Call* call) noexcept nogil:
+    return given_statistic(call, MEAN, &call.plan.mean) and given_statistic(call, RSTD, &call.plan.rstd)
+
+
+cdef bint given_statistic(Call* call, int role, double** to) noexcept nogil:
+    """A given mean or rstd as float64."""
+    cdef const normlib_array* a = call.at[role]
+    if a == NULL:
+        return True
+    to[0] = <double*>a.data
+    if a.dtype == F64:
+        return True
+    to[0] = <double*>own(call, call.statistic.count * sizeof(double))
+    if to[0] == NULL:
+        return False
+    repeat(a.dtype, a.data, 1, call.statistic.count, to[0])
+    return True
+
+
+cdef bint new_statistics(Call* call, bint moving) noexcept nogil:
+    """Where statistics are written to, and the values of those that are given."""
+    cdef Plan* p = &call.plan
+    cdef Py_ssize_t samples, bytes = call.statistic.count * sizeof(double)
+    if call.at[MEAN] != NULL:
+        p.mean = <double*>call.at[MEAN].data
+    if call.at[RSTD] != NULL:
+        p.rstd = <double*>call.at[RSTD].data
+    if not moving:
+        return True
+    if p.mean == NULL:
+        p.mean = <double*>own(call, bytes)
+    if p.rstd == NULL:
+        p.rstd = <double*>own(call, bytes)
+    p.var = p.rstd if p.given else call.var if call.var != NULL else <double*>own(call, bytes)
+    if p.mean == NULL or p.rstd == NULL or p.var == NULL:
+        return False
+    if p.given:
+        samples = call.statistic.count // max(<Py_ssize_t>1, call.parameter.count)
+        repeat(call.at[RUNNING_MEAN].dtype, call.at[RUNNING_MEAN].data, samples, call.parameter.count, p.mean)
+        repeat(call.at[RUNNING_VAR].dtype, call.at[RUNNING_VAR].data, samples, call.parameter.count, p.var)
+    return True
+
+
+cdef void statistics_of_nothing(Call* call) noexcept nogil:
+    cdef Plan* p = &call.plan
+    cdef Py_ssize_t i
+    if p.given:
+        p.samples, p.groups = 1, call.statistic.count
+        _run(ROOTS, p, 0)
+        return
+    for i in range(call.statistic.count):
+        if p.mean != NULL:
+            p.mean[i] = NAN
+        if p.rstd != NULL:
+            p.rstd[i] = NAN
+
+
+cdef void give(Call* call, bint bias, const normlib_array* a) noexcept nogil:
+    """The gradient of a parameter in the dtype of its array."""
+    if call.count:
+        narrow(_run, &call.plan, bias, a.dtype, a.data)
+    elif call.parameter.count:
+        memset(a.data, 0, call.parameter.count * size_of(a.dtype))
+
+
+cdef void learn(Call* call) noexcept nogil:
+    """Move the running statistics, if there are any, towards those of x."""
+    cdef const normlib_array* mean = call.at[RUNNING_MEAN]
+    cdef const normlib_array* var = call.at[RUNNING_VAR]
+    cdef Py_ssize_t channels = call.parameter.count, samples, n
+    if mean == NULL or not call.mode or call.count == 0:
+        return
+    samples = call.statistic.count // channels
+    n = call.count // call.statistic.count
+    move(_run, mean.dtype, mean.data, call.plan.mean, samples, channels, call.momentum, 1)
+    move(_run, var.dtype, var.data, call.plan.var, samples, channels, call.momentum, <double>n / (n - 1))
+
+
+cdef void finish(Call* call) noexcept nogil:
+    cdef int i
+    for i in range(call.owned):
+        free(call.memory[i])
+    free_gradients(&call.plan)
+
+
+cdef int perform(Call* call) noexcept nogil:
+    """All of it."""
+    cdef int status = shapes(call) or untaken(call) or check(call) or compute(call)
+    if status == 0:
+        learn(call)
+    finish(call)
+    return status

@@ -1,0 +1,391 @@
+"""What is wrong with a call: found once, for Python, C and XLA. Which arrays an op takes is data: normlib/description.py."""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+from normlib._kernels.call cimport (
+    AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, size_of, wrong,
+)
+from normlib._kernels.header cimport (
+    NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
+    NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
+    BIAS, DBIAS, DWEIGHT, DX, DY, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
+)
+from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, lay_out, magnitude, same_strides
+from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan
+from normlib import description
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef enum:
+    WIDE = 1 << F64 | 1 << F32          # sets of dtypes: one bit each
+    ANY = WIDE | 1 << F16 | 1 << BF16
+    DATA = 1 << X | 1 << DY | 1 << Y | 1 << DX      # sets of roles
+    PARAMETERS = 1 << WEIGHT | 1 << BIAS
+    STATISTICS = 1 << MEAN | 1 << RSTD
+    RUNNING = 1 << RUNNING_MEAN | 1 << RUNNING_VAR
+
+cdef Op ops[OPS]
+
+
+def _describe():
+    """The table of ops."""
+    cdef Op* op
+    for number, function in enumerate(description.FUNCTIONS.values()):
+        op, norm = &ops[number], function.op
+        op.feature, op.backward, op.centered = norm.of_features, function.backward, "mean" in norm.statistics
+        op.per_sample, op.grouped, op.moving, op.required = norm.per_sample, norm.has_groups, bool(norm.mode), norm.needs_running
+        for role in (*function.roles, *function.results):
+            if role.name == "out":      # which is y or dx
+                continue
+            place = X + description.ROLES.index(role.name)
+            bit = 1 << place
+            op.takes |= bit
+            op.role[op.roles] = place
+            op.roles += 1
+            if not role.optional:
+                op.needs |= bit
+            if role in function.results:
+                op.writes |= bit
+
+
+_describe()
+
+
+cdef const Op* op_of(const Call* call) noexcept nogil:
+    return &ops[call.op]
+
+
+cdef bint uses_running(const Call* call) noexcept nogil:
+    """Whether a forward pass normalizes with the running statistics."""
+    return call.at[RUNNING_MEAN] != NULL and not call.mode
+
+
+cdef void clear(Call* call, int op) noexcept nogil:
+    memset(call, 0, <char*>&call.memory[0] - <char*>call)
+    call.op = op
+
+
+# ---- x, the numbers, and the shapes that follow ----
+
+cdef inline bint too_many(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    """Whether a x b elements of float64 are more bytes than can be counted."""
+    return (a | b) >> 30 != 0 and b > 0 and a > PY_SSIZE_T_MAX // 8 // b
+
+
+cdef int shapes(Call* call) noexcept nogil:
+    """x, the numbers that are given, and which shapes parameters and statistics have."""
+    cdef const normlib_array* x = call.at[X]
+    cdef Py_ssize_t sizes = 1       # of the axes that have elements
+    cdef const Op* op
+    cdef int i
+    if not 0 <= call.op < OPS:
+        return wrong(NORMLIB_BAD_VALUE, OP)
+    op = &ops[call.op]
+    if x == NULL:
+        return wrong(NORMLIB_NULL, X)
+    if not is_dtype(x.dtype):
+        return wrong(NORMLIB_BAD_DTYPE, X)
+    if not 1 <= x.ndim <= AXES:
+        return wrong(NORMLIB_BAD_SHAPE, X)
+    if x.shape == NULL:
+        return wrong(NORMLIB_NULL, X)
+    if not op.backward and not 0 <= call.eps < INFINITY:
+        return wrong(NORMLIB_BAD_VALUE, EPS)
+    if op.moving and not op.backward and not 0 <= call.momentum <= 1:
+        return wrong(NORMLIB_BAD_VALUE, MOMENTUM)
+    if call.threads < 0:
+        return wrong(NORMLIB_BAD_VALUE, THREADS)
+    call.ndim = x.ndim
+    call.count = 1
+    for i in range(x.ndim):
+        if x.shape[i] < 0 or too_many(sizes, x.shape[i]):
+            return wrong(NORMLIB_BAD_SHAPE, X)
+        sizes *= x.shape[i] if x.shape[i] else 1
+        call.count *= x.shape[i]
+    call.plan.dtype = <Dtype>x.dtype
+    call.plan.itemsize = size_of(x.dtype)
+    call.plan.bytes = call.count * call.plan.itemsize
+    call.plan.eps = call.eps
+    call.plan.groups = 1
+    call.plan.centered = op.centered
+    return features(call) if op.feature else channels(call, op)
+
+
+cdef inline void extend(Shape* shape, Py_ssize_t n) noexcept nogil:
+    shape.sizes[shape.ndim] = n
+    shape.ndim += 1
+    shape.count *= n
+
+
+cdef int features(Call* call) noexcept nogil:
+    """Parameters extend over the axes that are normalized over, statistics over the others."""
+    cdef const Py_ssize_t* shape = call.at[X].shape
+    cdef int i, axis = call.axis
+    cdef uint64_t axes = call.axes
+    if axes == 0:
+        if axis < 0:
+            axis += call.ndim
+        if not 0 <= axis < call.ndim:
+            return wrong(NORMLIB_BAD_VALUE, AXIS)
+        axes = <uint64_t>-1 << axis
+    elif call.ndim < 64 and axes >> call.ndim:
+        return wrong(NORMLIB_BAD_VALUE, AXIS)
+    call.parameter.ndim = call.statistic.ndim = 0
+    call.parameter.count = call.statistic.count = 1
+    call.trailing = True
+    for i in range(call.ndim):
+        if axes >> i & 1:
+            call.kinds[i] = REDUCED
+            extend(&call.parameter, shape[i])
+        else:
+            call.kinds[i] = KEPT
+            call.trailing &= call.parameter.ndim == 0
+            extend(&call.statistic, shape[i])
+    return 0
+
+
+cdef int channels(Call* call, const Op* op) noexcept nogil:
+    """Parameters a channel; statistics a channel, or a sample and a channel or group."""
+    cdef const Py_ssize_t* shape = call.at[X].shape
+    cdef Py_ssize_t groups
+    cdef int sample, axis = call.axis
+    if call.ndim < 2:
+        return wrong(NORMLIB_BAD_SHAPE, X)
+    if op.grouped and call.num_groups < 1:
+        return wrong(NORMLIB_BAD_VALUE, NUM_GROUPS)
+    if axis < 0:
+        axis += call.ndim
+    if not 0 <= axis < call.ndim:
+        return wrong(NORMLIB_BAD_VALUE, CHANNEL_AXIS)
+    groups = call.num_groups if op.grouped else shape[axis]
+    memset(call.kinds, SPACE, call.ndim)
+    call.kinds[axis] = CHANNEL
+    call.plan.groups = groups
+    call.parameter.ndim = call.statistic.ndim = 0
+    call.parameter.count = call.statistic.count = 1
+    extend(&call.parameter, shape[axis])
+    if op.per_sample:
+        sample = 0 if axis else 1
+        call.kinds[sample] = SAMPLE
+        if too_many(shape[sample], groups):
+            return wrong(NORMLIB_BAD_VALUE, NUM_GROUPS)
+        extend(&call.statistic, shape[sample])
+    extend(&call.statistic, groups)
+    if op.grouped and shape[axis] % groups:
+        return wrong(NORMLIB_BAD_VALUE, NUM_GROUPS)
+    return 0
+
+
+# ---- the arrays ----
+
+cdef int check(Call* call) noexcept nogil:
+    """Each array by its role, then what they are together; afterwards the plan is complete."""
+    cdef const Op* op = &ops[call.op]
+    cdef const normlib_array* a
+    cdef int i, role, status, writes = op.writes | (RUNNING if op.moving and call.mode else 0)
+    cdef bint own = call.mode or not op.moving      # the statistics are those of x
+    for i in range(op.roles):
+        role = op.role[i]
+        a = call.at[role]
+        if a != NULL:
+            status = check_array(call, a, role, writes >> role & 1)
+            if status:
+                return status
+        elif op.needs >> role & 1:
+            return wrong(NORMLIB_NULL, role)
+    if op.moving and not op.backward:
+        if (call.at[RUNNING_MEAN] == NULL) != (call.at[RUNNING_VAR] == NULL):
+            return wrong(NORMLIB_NULL, RUNNING_MEAN if call.at[RUNNING_MEAN] == NULL else RUNNING_VAR)
+        if op.required and not own and call.at[RUNNING_MEAN] == NULL:
+            return wrong(NORMLIB_NULL, RUNNING_MEAN)
+        if own and call.count and call.count == call.statistic.count:
+            return wrong(NORMLIB_ONE_VALUE, X)
+    call.plan.given = not own if op.backward else op.moving and uses_running(call)
+    call.plan.weight_grads = call.at[DWEIGHT] != NULL or call.at[DBIAS] != NULL
+    return apart(call) or arrange(call, call.at[X], call.at[DX if op.backward else Y], call.at[DY if op.backward else X])
+
+
+cdef int check_array(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
+    cdef int dtypes, bit = 1 << role
+    if bit & DATA:
+        return like_x(call, a, role, written)
+    if bit & PARAMETERS:
+        dtypes = 1 << call.plan.dtype | (1 << F32 if call.plan.itemsize == 2 else 0)
+        return dense(call, a, role, written, dtypes, &call.parameter)
+    if bit & STATISTICS:
+        return dense(call, a, role, written, 1 << F64 if written else WIDE, &call.statistic)
+    return dense(call, a, role, written, WIDE if bit & RUNNING else ANY, &call.parameter)
+
+
+cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) noexcept nogil:
+    cdef int i
+    if a.ndim != ndim:
+        return False
+    if a.shape == NULL:
+        return ndim == 0
+    for i in range(ndim):
+        if a.shape[i] != shape[i]:
+            return False
+    return True
+
+
+cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
+    """An array of the shape and dtype of x: its address and strides."""
+    cdef Py_ssize_t mask = call.plan.itemsize - 1
+    cdef const Py_ssize_t* shape = call.at[X].shape
+    cdef Region* region
+    cdef int i
+    if a.dtype != <int>call.plan.dtype:
+        return wrong(NORMLIB_BAD_DTYPE, role)
+    if not has_shape(a, call.ndim, shape):
+        return wrong(NORMLIB_BAD_SHAPE, role)
+    if call.count == 0:
+        return 0
+    if a.data == NULL:
+        return wrong(NORMLIB_NULL, role)
+    if <size_t>a.data & mask:
+        return wrong(NORMLIB_BAD_ALIGN, role)
+    region = register(call, role, written)
+    if a.strides == NULL:
+        region.extent.low = <const char*>a.data
+        region.extent.high = region.extent.low + call.plan.bytes
+        return 0
+    for i in range(call.ndim):
+        if shape[i] > 1 and a.strides[i] & mask:
+            return wrong(NORMLIB_BAD_ALIGN, role)
+    if written and not apart_from_itself(call, shape, a.strides):
+        return wrong(NORMLIB_OVERLAP, role)
+    region.extent = extent_of(a.data, call.plan.itemsize, call.ndim, shape, a.strides)
+    return 0
+
+
+cdef int dense(Call* call, const normlib_array* a, int role, bint written, int dtypes, const Shape* shape) noexcept nogil:
+    """A parameter or statistic, without gaps."""
+    cdef Py_ssize_t stride
+    cdef Region* region
+    cdef int i
+    if not is_dtype(a.dtype) or not dtypes >> a.dtype & 1:
+        return wrong(NORMLIB_BAD_DTYPE, role)
+    if not has_shape(a, shape.ndim, shape.sizes):
+        return wrong(NORMLIB_BAD_SHAPE, role)
+    if shape.count == 0:
+        return 0
+    if a.data == NULL:
+        return wrong(NORMLIB_NULL, role)
+    stride = size_of(a.dtype)
+    if <size_t>a.data & (stride - 1):
+        return wrong(NORMLIB_BAD_ALIGN, role)
+    region = register(call, role, written)
+    region.extent.low = <const char*>a.data
+    region.extent.high = region.extent.low + shape.count * stride
+    if a.strides != NULL:
+        for i in range(shape.ndim - 1, -1, -1):
+            if shape.sizes[i] > 1 and a.strides[i] != stride:
+                return wrong(NORMLIB_BAD_LAYOUT, role)
+            stride *= shape.sizes[i]
+    return 0
+
+
+cdef inline Region* register(Call* call, int role, bint written) noexcept nogil:
+    cdef Region* region = &call.region[call.regions]
+    region.role, region.written = role, written
+    call.regions += 1
+    return region
+
+
+cdef bint apart_from_itself(const Call* call, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
+    """Whether no two elements share memory: each axis, by the size of its stride, steps over all that the smaller ones span."""
+    cdef Py_ssize_t size, span = call.plan.itemsize
+    cdef int order[AXES]
+    cdef int i, j, n = 0
+    for i in range(call.ndim):
+        if shape[i] > 1:
+            j = n
+            while j > 0 and magnitude(strides[order[j - 1]]) > magnitude(strides[i]):
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = i
+            n += 1
+    for i in range(n):
+        size = magnitude(strides[order[i]])
+        if size < span:
+            return False
+        span += size * (shape[order[i]] - 1)
+    return True
+
+
+cdef int apart(Call* call) noexcept nogil:
+    """Whether no output shares memory with another array, y or dx with x or dy aside if they are the same elements."""
+    cdef int i, j
+    cdef Region* a
+    cdef Region* b
+    for i in range(call.regions):
+        a = &call.region[i]
+        if not a.written:
+            continue
+        for j in range(call.regions):
+            b = &call.region[j]
+            if a.extent.low >= b.extent.high or b.extent.low >= a.extent.high or i == j:
+                continue
+            if not (DATA >> a.role & 1 and DATA >> b.role & 1 and same_elements(call, call.at[a.role], call.at[b.role])):
+                return wrong(NORMLIB_OVERLAP, a.role)
+    return 0
+
+
+cdef bint same_elements(Call* call, const normlib_array* a, const normlib_array* b) noexcept nogil:
+    return a.data == b.data and same_strides(call.ndim, call.at[X].shape, strides_of(call, a), strides_of(call, b))
+
+
+cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept nogil:
+    """Strides of an array of x's shape and dtype."""
+    cdef int i
+    cdef Py_ssize_t stride = call.plan.itemsize
+    if a.strides != NULL:
+        return a.strides
+    if not call.has_dense:
+        call.has_dense = True
+        for i in range(call.ndim - 1, -1, -1):
+            call.dense[i] = stride
+            stride *= call.at[X].shape[i]
+    return call.dense
+
+
+# ---- the loops ----
+
+cdef int arrange(Call* call, const normlib_array* x, const normlib_array* y, const normlib_array* dy) noexcept nogil:
+    """Choose the loops; dy is x in a forward pass."""
+    cdef Plan* p = &call.plan
+    if call.count == 0:
+        return 0
+    p.x, p.y = <const char*>x.data, <char*>y.data
+    if dy != x:
+        p.dy = <const char*>dy.data
+    if call.trailing and x.strides == NULL and y.strides == NULL and dy.strides == NULL:
+        rows_without_gaps(p, call.statistic.count, call.parameter.count)
+        return 0
+    return 0 if walks(call, x, y, dy) else refused(call, x, y)
+
+
+cdef bint walks(Call* call, const normlib_array* x, const normlib_array* y, const normlib_array* dy) noexcept nogil:
+    """Whether a family of loops takes x, y and dy as they lie."""
+    return lay_out(&call.plan, call.kinds, call.ndim, x.shape, strides_of(call, x), strides_of(call, y), strides_of(call, dy))
+
+
+cdef int refused(Call* call, const normlib_array* x, const normlib_array* y) noexcept nogil:
+    """The array whose strides no loop takes."""
+    if not walks(call, x, x, x):
+        return wrong(NORMLIB_BAD_LAYOUT, X)
+    if not walks(call, x, y, x):
+        return wrong(NORMLIB_BAD_LAYOUT, DX if ops[call.op].backward else Y)
+    return wrong(NORMLIB_BAD_LAYOUT, DY)
+
+
+cdef int untaken(const Call* call) noexcept nogil:
+    """Whether an array is given that the op does not take: what else is checked is what it takes."""
+    cdef int role
+    for role in range(X, ROLES):
+        if call.at[role] != NULL and not ops[call.op].takes >> role & 1:
+            return wrong(NORMLIB_NOT_TAKEN, role)
+    return 0

@@ -1,0 +1,159 @@
+"""The table of normlib.h: calls that come as a normlib_call, and the words of a status."""
+
+from cpython.bytes cimport PyBytes_AsString
+from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport INFINITY
+from libc.string cimport memcpy, memset
+from normlib._kernels.call cimport ARGUMENTS, STRUCT, THREADS, Call, is_dtype, kernels_in_use, perform, rows_without_gaps, size_of, wrong
+from normlib._kernels.check cimport clear
+from normlib._kernels.header cimport (
+    NORMLIB_ABI_VERSION, NORMLIB_BAD_VALUE, NORMLIB_LAYER_NORM, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN, NORMLIB_NULL, NORMLIB_RMS_NORM,
+    NOTHING, arrays_of, normlib_api, normlib_array, normlib_call,
+)
+from normlib._kernels.parallel cimport default_threads, set_default_threads
+from normlib._kernels.plan cimport F32, F64, Dtype, Plan, Run
+from normlib._kernels.schedule cimport execute
+from normlib import description
+
+cdef Run _run = kernels_in_use()
+if _run == NULL:
+    raise ImportError("normlib.capi: no compiled kernels are in use")
+
+cdef enum:
+    MOST_THREADS = 4096
+
+
+cdef int call_of(const normlib_call* given) noexcept nogil:
+    """A call of this version, or of another: 0 stands for what it does not have."""
+    cdef normlib_call complete
+    cdef size_t i
+    if given == NULL:
+        return wrong(NORMLIB_NULL, STRUCT)
+    if given.size == sizeof(normlib_call):
+        return one_pass(given) if plain(given) else answer(given)
+    if given.size < sizeof(size_t) + sizeof(int):
+        return wrong(NORMLIB_BAD_VALUE, STRUCT)
+    for i in range(sizeof(normlib_call), given.size):
+        if (<const char*>given)[i]:
+            return wrong(NORMLIB_NOT_TAKEN, STRUCT)
+    memset(&complete, 0, sizeof(normlib_call))
+    memcpy(&complete, given, min(given.size, sizeof(normlib_call)))
+    return answer(&complete)
+
+
+cdef inline bint plain(const normlib_call* c) noexcept nogil:
+    """Whether this is the everyday call: rows without gaps, nothing wrong, nothing asked for but y. All others, and all that is
+    wrong, go the way of `check`, which takes longer than a row should wait."""
+    cdef const normlib_array* x = c.x
+    cdef const normlib_array* y = c.y
+    if c.op != NORMLIB_LAYER_NORM and (c.op != NORMLIB_RMS_NORM or c.bias != NULL):
+        return False
+    if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx
+            | <size_t>c.dweight | <size_t>c.dbias | c.axes) or x == NULL or y == NULL:
+        return False
+    if x.ndim != 2 or y.ndim != 2 or (c.axis != -1 and c.axis != 1) or x.strides != NULL or y.strides != NULL:
+        return False
+    if x.shape == NULL or y.shape == NULL or x.shape[0] != y.shape[0] or x.shape[1] != y.shape[1] or x.dtype != y.dtype:
+        return False
+    if x.shape[0] <= 0 or x.shape[1] <= 0 or (x.shape[0] | x.shape[1]) >> 29 or not is_dtype(x.dtype):
+        return False
+    if x.data == NULL or y.data == NULL or (<size_t>x.data | <size_t>y.data) & (size_of(x.dtype) - 1):
+        return False
+    if not 0 <= c.eps < INFINITY or c.threads < 0 or (c.bias != NULL and c.weight == NULL):
+        return False
+    return ((x.data == y.data or apart(y, x, x.shape[0] * x.shape[1] * size_of(x.dtype)))
+            and plain_parameter(c.weight, x, y) and plain_parameter(c.bias, x, y))
+
+
+cdef inline bint plain_parameter(const normlib_array* a, const normlib_array* x, const normlib_array* y) noexcept nogil:
+    cdef int working = F64 if x.dtype == F64 else F32
+    return a == NULL or (a.dtype == working and a.ndim == 1 and a.strides == NULL and a.shape != NULL and a.shape[0] == x.shape[1]
+                         and a.data != NULL and not <size_t>a.data & (size_of(working) - 1)
+                         and apart(y, a, x.shape[1] * size_of(working)))
+
+
+cdef inline bint apart(const normlib_array* y, const normlib_array* a, Py_ssize_t bytes) noexcept nogil:
+    cdef const char* to = <const char*>y.data
+    return (<const char*>a.data + bytes <= to
+            or to + y.shape[0] * y.shape[1] * size_of(y.dtype) <= <const char*>a.data)
+
+
+cdef int one_pass(const normlib_call* c) noexcept nogil:
+    cdef Plan p
+    memset(&p, 0, sizeof(Plan))
+    p.dtype, p.itemsize = <Dtype>c.x.dtype, size_of(c.x.dtype)
+    rows_without_gaps(&p, c.x.shape[0], c.x.shape[1])
+    p.bytes = p.samples * p.length * p.itemsize
+    p.centered, p.eps, p.groups = c.op == NORMLIB_LAYER_NORM, c.eps, 1
+    p.x, p.y = <const char*>c.x.data, <char*>c.y.data
+    if c.weight != NULL:
+        p.weight = <const char*>c.weight.data
+    if c.bias != NULL:
+        p.bias = <const char*>c.bias.data
+    return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, &p, c.threads if c.threads else default_threads()) else 0
+
+
+cdef int answer(const normlib_call* given) noexcept nogil:
+    cdef Call call
+    clear(&call, given.op)
+    call.threads, call.axis, call.mode, call.axes = given.threads, given.axis, given.mode, given.axes
+    call.num_groups, call.momentum, call.eps = given.num_groups, given.momentum, given.eps
+    arrays_of(given, call.at)
+    return perform(&call)
+
+
+cdef int set_threads(int threads) noexcept nogil:
+    if not 1 <= threads <= MOST_THREADS:
+        return wrong(NORMLIB_BAD_VALUE, THREADS)
+    set_default_threads(threads)
+    return 0
+
+
+# ---- the words of a status ----
+
+_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "threads", "call")
+_KINDS = (
+    "no error",
+    "NULL, but it is needed here",
+    "not a dtype that is taken here",
+    "the number of axes or a size does not fit",
+    "an address or stride is no multiple of the size of an element",
+    "these strides are not taken: make a copy without gaps",
+    "an output shares memory with another argument or with itself",
+    "outside its range",
+    "one value a channel has no variance to learn from: more are needed",
+    "no memory for scratch space",
+    "the table is of another version than the header",
+    "normlib_import() or normlib_use() has not been called",
+    "not an argument of this function in this version",
+)
+cdef enum:
+    KINDS = NORMLIB_NOT_TAKEN + 1
+_TEXTS = [f"{name}: {kind}".removeprefix(": ").encode() for name in _NAMES for kind in _KINDS]
+cdef const char* texts[ARGUMENTS * KINDS]   # into _TEXTS
+
+
+cdef object point_at_texts():
+    cdef int i
+    for i in range(ARGUMENTS * KINDS):
+        texts[i] = PyBytes_AsString(_TEXTS[i])
+
+
+point_at_texts()
+
+
+cdef const char* error_text(int status) noexcept nogil:
+    cdef int argument = status // 256, kind = status % 256
+    if status < 0 or argument >= ARGUMENTS or kind >= KINDS:
+        return "not a status of normlib"
+    return texts[argument * KINDS + kind]
+
+
+api.abi_version = NORMLIB_ABI_VERSION
+api.size = sizeof(normlib_api)
+api.error_text = error_text
+api.call = call_of
+api.get_num_threads = default_threads
+api.set_num_threads = set_threads
+
+table = PyCapsule_New(&api, "normlib.capi.table", NULL)

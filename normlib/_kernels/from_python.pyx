@@ -1,0 +1,385 @@
+"""The direct functions of the compiled backend: the public arguments, in their order, from Python to a Call.
+
+A call of one row must not cost more than the row, so arrays are read through NumPy's C API. Whatever is not the ordinary case
+(another type, a wrong shape, overlapping memory) makes a function return NotImplemented; the general way, which knows
+how to convert and to complain, then takes over."""
+
+cimport numpy as cnp
+from cpython.exc cimport PyErr_Occurred
+from cpython.float cimport PyFloat_AS_DOUBLE
+from cpython.long cimport PyLong_AsLongAndOverflow
+from libc.math cimport isinf
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+from normlib._kernels.call cimport Call, Shape, compute, finish, kernels_in_use, learn
+from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
+from normlib._kernels.header cimport (
+    NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
+    NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
+    BIAS, DBIAS, DWEIGHT, DX, DY, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
+)
+from normlib._kernels.layout cimport lay_out
+from normlib._kernels.outputs cimport new_like
+from normlib._kernels.parallel cimport current_threads, parallel_for
+from normlib._kernels.plan cimport BF16, COPY, F16, F32, F64, Plan
+from normlib._arguments import zero_by_zero
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    int PyDataType_ISNOTSWAPPED "PyArray_ISNOTSWAPPED"(cnp.ndarray)
+
+cdef enum:
+    USER_DEFINED = 256      # the first number of a dtype that another package registers
+    KEEP_GIL = 1 << 15      # bytes of x up to which letting the lock go costs more than it gives
+
+cdef int _bfloat16 = -1     # NumPy's number of the bfloat16 dtype, once an array of it has been seen
+
+# A return_stats: statistics, the variance too where there is one, and no warning, which the general way gives.
+cdef object _canonical = object()
+CANONICAL = _canonical
+
+
+# ---- arguments into a call; False where they are not ordinary ----
+
+cdef int dtype_of(cnp.ndarray a) except -2:
+    """The dtype of an array, -1 for others."""
+    global _bfloat16
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_FLOAT32:
+        return F32
+    if number == cnp.NPY_FLOAT64:
+        return F64
+    if number == cnp.NPY_FLOAT16:
+        return F16
+    if number == _bfloat16:
+        return BF16
+    if _bfloat16 < 0 and number >= USER_DEFINED and a.dtype.name == "bfloat16":
+        _bfloat16 = number
+        return BF16
+    return -1
+
+
+cdef bint fill(Call* call, int role, object given) except -1:
+    """An exact ndarray, aligned and in native byte order, or None."""
+    cdef normlib_array* view = &call.view[role]
+    cdef cnp.ndarray a
+    if given is None:
+        return True
+    if not cnp.PyArray_CheckExact(given):
+        return False
+    a = given
+    if not cnp.PyArray_ISALIGNED(a) or not PyDataType_ISNOTSWAPPED(a):
+        return False
+    view.data = cnp.PyArray_DATA(a)
+    view.dtype = dtype_of(a)
+    view.ndim = cnp.PyArray_NDIM(a)
+    view.shape = <const Py_ssize_t*>cnp.PyArray_DIMS(a)
+    view.strides = NULL
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a):
+        view.strides = <const Py_ssize_t*>cnp.PyArray_STRIDES(a)
+    call.at[role] = view
+    return True
+
+
+cdef bint begin(Call* call, int op, object x) except -1:
+    """An empty call on x."""
+    clear(call, op)
+    return fill(call, X, x) and call.at[X] != NULL
+
+
+cdef inline bint is_bool(object a) noexcept:
+    return a is True or a is False
+
+
+cdef inline bint number(object a, double* to) except -1:
+    if type(a) is float:
+        to[0] = PyFloat_AS_DOUBLE(a)
+        return True
+    if not isinstance(a, float) and type(a) is not int:
+        return False
+    try:
+        to[0] = a
+    except OverflowError:
+        return False
+    return True
+
+
+cdef inline bint integer(object a, Py_ssize_t* to) except -1:
+    """An int of a size that an axis may have."""
+    cdef int overflow = 0
+    if type(a) is not int:
+        return False
+    to[0] = PyLong_AsLongAndOverflow(a, &overflow)
+    return overflow == 0
+
+
+cdef inline bint over(Call* call, object a) except -1:
+    """Normalize over one more axis."""
+    cdef Py_ssize_t axis
+    cdef int n = call.view[X].ndim
+    if not integer(a, &axis):
+        return False
+    if axis < 0:
+        axis += n
+    if not 0 <= axis < n or call.axes >> axis & 1:
+        return False
+    call.axes |= <uint64_t>1 << axis
+    return True
+
+
+cdef bint over_axes(Call* call, object axis) except -1:
+    if type(axis) is not tuple:
+        return over(call, axis)
+    for a in axis:
+        if not over(call, a):
+            return False
+    return call.axes != 0
+
+
+cdef bint along(Call* call, object channel_axis) except -1:
+    cdef Py_ssize_t axis
+    if not integer(channel_axis, &axis) or not -call.view[X].ndim <= axis < call.view[X].ndim:
+        return False
+    call.axis = <int>axis
+    return True
+
+
+# ---- results ----
+
+cdef cnp.ndarray output(Call* call, int role, cnp.ndarray x, object out):
+    """The given array, a new one in x's memory order for None; None where it is not ordinary."""
+    cdef cnp.ndarray y
+    cdef int i
+    if out is None:
+        for i in range(cnp.PyArray_NDIM(x)):
+            if cnp.PyArray_STRIDE(x, i) == 0 and cnp.PyArray_DIM(x, i) > 1:
+                return None     # broadcast: no memory order to keep
+        y = new_like(x)
+        call.plan.fresh = <char*>cnp.PyArray_DATA(y)
+        fill(call, role, y)
+        return y
+    if not fill(call, role, out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+        return None
+    return out
+
+
+cdef cnp.ndarray new_array(const Shape* shape, int type_number):
+    return cnp.PyArray_EMPTY(shape.ndim, <cnp.npy_intp*>shape.sizes, type_number, 0)
+
+
+cdef cnp.ndarray new_statistic(Call* call, int role):
+    cdef cnp.ndarray a = new_array(&call.statistic, cnp.NPY_FLOAT64)
+    fill(call, role, a)
+    return a
+
+
+cdef bint run(Call* call) except -1:
+    """Check and compute; False where something is wrong."""
+    cdef int status
+    call.threads = current_threads()
+    if check(call):
+        return False
+    call.plan.interruptible = True
+    if call.plan.bytes <= KEEP_GIL:
+        status = compute(call)
+    else:
+        with nogil:
+            status = compute(call)
+    if status and PyErr_Occurred() == NULL:     # else a signal came
+        raise MemoryError("normlib: no memory for the scratch space of a call")
+    return -1 if status else True
+
+
+cdef object forward(Call* call, object x, object weight, object bias, object eps, object out, object return_stats):
+    """The rest of a forward call, whose options are filled in."""
+    cdef Py_ssize_t i
+    cdef cnp.ndarray y
+    cdef cnp.ndarray mean = None, rstd = None, var = None
+    cdef bint canonical = return_stats is _canonical, stats = return_stats is not False
+    if not (is_bool(return_stats) or canonical) or not number(eps, &call.eps):
+        return NotImplemented
+    if not fill(call, WEIGHT, weight) or not fill(call, BIAS, bias) or shapes(call) or call.count == 0:
+        return NotImplemented
+    y = output(call, Y, x, out)
+    if y is None:
+        return NotImplemented
+    if stats and call.plan.centered:
+        mean = new_statistic(call, MEAN)
+    if stats or call.eps == 0:
+        rstd = new_statistic(call, RSTD)
+    if canonical and op_of(call).moving and not uses_running(call):
+        var = new_array(&call.statistic, cnp.NPY_FLOAT64)
+        call.var = <double*>cnp.PyArray_DATA(var)
+    try:
+        if not run(call):
+            return NotImplemented
+        if call.eps == 0 and not canonical:     # NumPy's error state hears of a row that was constant
+            for i in range(call.statistic.count):
+                if isinf((<const double*>cnp.PyArray_DATA(rstd))[i]):
+                    zero_by_zero()
+                    break
+        if call.at[RUNNING_MEAN] != NULL:
+            learn(call)     # last: from here on nothing fails
+    finally:
+        finish(call)
+    if not stats:
+        return y
+    if not call.plan.centered:
+        return y, rstd
+    return (y, mean, rstd) if var is None else (y, mean, rstd, var)
+
+
+cdef object backward(Call* call, object dy, object x, object weight, object mean, object rstd, object weight_grads, object out):
+    cdef cnp.ndarray dx, dweight = None, dbias = None
+    cdef int type_number
+    cdef bint wanted = weight is not None if weight_grads is None else weight_grads is True
+    if not (is_bool(weight_grads) or weight_grads is None) or not fill(call, DY, dy) or not fill(call, WEIGHT, weight):
+        return NotImplemented
+    if not fill(call, MEAN, mean) or not fill(call, RSTD, rstd) or shapes(call) or call.count == 0:
+        return NotImplemented
+    dx = output(call, DX, x, out)
+    if dx is None:
+        return NotImplemented
+    if wanted:
+        type_number = cnp.PyArray_TYPE(<cnp.ndarray>(x if weight is None else weight))
+        dweight = new_array(&call.parameter, type_number)
+        fill(call, DWEIGHT, dweight)
+        if call.plan.centered:
+            dbias = new_array(&call.parameter, type_number)
+            fill(call, DBIAS, dbias)
+    try:
+        if not run(call):
+            return NotImplemented
+    finally:
+        finish(call)
+    return (dx, dweight, dbias) if call.plan.centered else (dx, dweight)
+
+
+# ---- the functions ----
+
+def layer_norm(x, weight, bias, axis, eps, out, return_stats):
+    cdef Call call
+    if not begin(&call, NORMLIB_LAYER_NORM, x) or not over_axes(&call, axis):
+        return NotImplemented
+    return forward(&call, x, weight, bias, eps, out, return_stats)
+
+
+def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
+    cdef Call call
+    if not begin(&call, NORMLIB_LAYER_NORM_BACKWARD, x) or not over_axes(&call, axis):
+        return NotImplemented
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+
+
+def rms_norm(x, weight, axis, eps, out, return_stats):
+    cdef Call call
+    if not begin(&call, NORMLIB_RMS_NORM, x) or not over_axes(&call, axis):
+        return NotImplemented
+    return forward(&call, x, weight, None, eps, out, return_stats)
+
+
+def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
+    cdef Call call
+    if not begin(&call, NORMLIB_RMS_NORM_BACKWARD, x) or not over_axes(&call, axis):
+        return NotImplemented
+    return backward(&call, dy, x, weight, None, rstd, weight_grads, out)
+
+
+def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats):
+    cdef Call call
+    if not begin(&call, NORMLIB_GROUP_NORM, x) or not along(&call, channel_axis) or not integer(num_groups, &call.num_groups):
+        return NotImplemented
+    return forward(&call, x, weight, bias, eps, out, return_stats)
+
+
+def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
+    cdef Call call
+    if not begin(&call, NORMLIB_GROUP_NORM_BACKWARD, x) or not along(&call, channel_axis) or not integer(num_groups, &call.num_groups):
+        return NotImplemented
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+
+
+cdef bint running(Call* call, object mean, object var, bint mode) except -1:
+    """Statistics that are used, or that move: then they are written to."""
+    call.mode = mode
+    if not fill(call, RUNNING_MEAN, mean) or not fill(call, RUNNING_VAR, var):
+        return False
+    return not mode or mean is None or var is None or (
+        cnp.PyArray_ISWRITEABLE(<cnp.ndarray>mean) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>var))
+
+
+cdef object moving_norm(int op, tuple arguments):
+    cdef Call call
+    x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats = arguments
+    if not begin(&call, op, x) or not along(&call, channel_axis) or not is_bool(mode) or type(momentum) is not float:
+        return NotImplemented
+    call.momentum = momentum
+    if not running(&call, running_mean, running_var, mode):
+        return NotImplemented
+    return forward(&call, x, weight, bias, eps, out, return_stats)
+
+
+def batch_norm(*arguments):
+    """x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats"""
+    return moving_norm(NORMLIB_BATCH_NORM, arguments)
+
+
+def instance_norm(*arguments):
+    """x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats"""
+    return moving_norm(NORMLIB_INSTANCE_NORM, arguments)
+
+
+def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+    cdef Call call
+    if not begin(&call, NORMLIB_BATCH_NORM_BACKWARD, x) or not along(&call, channel_axis) or not is_bool(training):
+        return NotImplemented
+    call.mode = training
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+
+
+def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+    cdef Call call
+    if not begin(&call, NORMLIB_INSTANCE_NORM_BACKWARD, x) or not along(&call, channel_axis) or not is_bool(use_input_stats):
+        return NotImplemented
+    call.mode = use_input_stats
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+
+
+# ---- what the canonical functions need beside these ----
+
+def moving_statistics(batch, x, weight, bias, running_mean, running_var, channel_axis, eps, out):
+    """Batch norm or instance norm that returns (y, mean, rstd) where the statistics are given, else with var appended."""
+    cdef bint own = running_mean is None and not batch
+    arguments = x, weight, bias, running_mean, running_var, own, 0.0, eps, channel_axis, out, _canonical
+    return moving_norm(NORMLIB_BATCH_NORM if batch else NORMLIB_INSTANCE_NORM, arguments)
+
+
+def takes(kinds, groups, cnp.ndarray x not None):
+    """Whether an array of this layout is taken as it lies; kinds: a byte for each axis, see layout.pxd."""
+    cdef Plan p
+    cdef const Py_ssize_t* strides = <const Py_ssize_t*>cnp.PyArray_STRIDES(x)
+    memset(&p, 0, sizeof(p))
+    p.groups = groups
+    p.itemsize = cnp.PyArray_ITEMSIZE(x)
+    return lay_out(&p, kinds, cnp.PyArray_NDIM(x), <const Py_ssize_t*>cnp.PyArray_DIMS(x), strides, strides, strides)
+
+
+def copy(cnp.ndarray dst not None, cnp.ndarray a not None, b, bint streaming, int threads):
+    """dst = a, or a + b, on contiguous arrays of float32."""
+    cdef Plan p
+    memset(&p, 0, sizeof(p))
+    if kernels_in_use() == NULL:
+        raise RuntimeError("copy: no compiled kernels are in use")
+    for array in (dst, a) if b is None else (dst, a, b):
+        if array.dtype != "float32" or not array.flags.c_contiguous or array.size != dst.size:
+            raise ValueError("copy: expected contiguous float32 arrays of one size")
+    p.x = <const char*>cnp.PyArray_DATA(a)
+    if b is not None:
+        p.dy = <const char*>cnp.PyArray_DATA(<cnp.ndarray>b)
+    p.y = <char*>cnp.PyArray_DATA(dst)
+    p.length = cnp.PyArray_SIZE(dst)
+    p.streaming = streaming
+    p.batch = max(<Py_ssize_t>1, (p.length + threads - 1) // threads)
+    with nogil:
+        parallel_for(kernels_in_use(), COPY, &p, (p.length + p.batch - 1) // p.batch, threads)

@@ -1,0 +1,126 @@
+# Written by .ci/generate_c.py from normlib/description.py.
+
+"""normlib.h for Cython; the roles of arrays."""
+
+from libc.stdint cimport uint64_t
+
+cdef extern from "normlib.h" nogil:
+    int NORMLIB_ABI_VERSION
+    enum:
+        NORMLIB_F64, NORMLIB_F32, NORMLIB_F16, NORMLIB_BF16
+    enum:
+        NORMLIB_OK, NORMLIB_NULL, NORMLIB_BAD_DTYPE, NORMLIB_BAD_SHAPE, NORMLIB_BAD_ALIGN, NORMLIB_BAD_LAYOUT
+        NORMLIB_OVERLAP, NORMLIB_BAD_VALUE, NORMLIB_ONE_VALUE, NORMLIB_NO_MEMORY, NORMLIB_BAD_VERSION
+        NORMLIB_NOT_IMPORTED, NORMLIB_NOT_TAKEN
+    enum:
+        NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD, NORMLIB_BATCH_NORM
+        NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM
+        NORMLIB_INSTANCE_NORM_BACKWARD
+    ctypedef struct normlib_array:
+        void* data
+        int dtype
+        int ndim
+        const Py_ssize_t* shape     # ptrdiff_t, which is the same
+        const Py_ssize_t* strides
+    ctypedef struct normlib_call:
+        size_t size
+        int op, threads, axis, mode
+        uint64_t axes
+        ptrdiff_t num_groups
+        double momentum, eps
+        const normlib_array* x
+        const normlib_array* dy
+        const normlib_array* weight
+        const normlib_array* bias
+        const normlib_array* running_mean
+        const normlib_array* running_var
+        const normlib_array* mean
+        const normlib_array* rstd
+        const normlib_array* y
+        const normlib_array* dx
+        const normlib_array* dweight
+        const normlib_array* dbias
+    ctypedef struct normlib_api:
+        int abi_version, size
+        const char* (*error_text)(int status) noexcept nogil
+        int (*call)(const normlib_call* call) noexcept nogil
+        int (*get_num_threads)() noexcept nogil
+        int (*set_num_threads)(int threads) noexcept nogil
+    const normlib_api* normlib
+    int normlib_use(const void* table)
+    int normlib_kind(int status)
+    int normlib_layer_norm_rows(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void* x, const void* weight, const void* bias, double eps,
+                                void* y, int threads) noexcept
+    int normlib_rms_norm_rows(int dtype, ptrdiff_t rows, ptrdiff_t cols, const void* x, const void* weight, double eps, void* y,
+                              int threads) noexcept
+    int normlib_layer_norm(const normlib_array* x, const normlib_array* weight, const normlib_array* bias, int axis, double eps,
+                           const normlib_array* y, const normlib_array* mean, const normlib_array* rstd, int threads) noexcept
+    int normlib_layer_norm_backward(const normlib_array* dy, const normlib_array* x, const normlib_array* weight, const normlib_array* mean,
+                                    const normlib_array* rstd, int axis, const normlib_array* dx, const normlib_array* dweight,
+                                    const normlib_array* dbias, int threads) noexcept
+    int normlib_rms_norm(const normlib_array* x, const normlib_array* weight, int axis, double eps, const normlib_array* y,
+                         const normlib_array* rstd, int threads) noexcept
+    int normlib_rms_norm_backward(const normlib_array* dy, const normlib_array* x, const normlib_array* weight, const normlib_array* rstd,
+                                  int axis, const normlib_array* dx, const normlib_array* dweight, int threads) noexcept
+    int normlib_batch_norm(const normlib_array* x, const normlib_array* weight, const normlib_array* bias,
+                           const normlib_array* running_mean, const normlib_array* running_var, int training, double momentum, double eps,
+                           int channel_axis, const normlib_array* y, const normlib_array* mean, const normlib_array* rstd, int threads) noexcept
+    int normlib_batch_norm_backward(const normlib_array* dy, const normlib_array* x, const normlib_array* weight, const normlib_array* mean,
+                                    const normlib_array* rstd, int training, int channel_axis, const normlib_array* dx,
+                                    const normlib_array* dweight, const normlib_array* dbias, int threads) noexcept
+    int normlib_group_norm(const normlib_array* x, ptrdiff_t num_groups, const normlib_array* weight, const normlib_array* bias, double eps,
+                           int channel_axis, const normlib_array* y, const normlib_array* mean, const normlib_array* rstd, int threads) noexcept
+    int normlib_group_norm_backward(const normlib_array* dy, const normlib_array* x, ptrdiff_t num_groups, const normlib_array* weight,
+                                    const normlib_array* mean, const normlib_array* rstd, int channel_axis, const normlib_array* dx,
+                                    const normlib_array* dweight, const normlib_array* dbias, int threads) noexcept
+    int normlib_instance_norm(const normlib_array* x, const normlib_array* weight, const normlib_array* bias,
+                              const normlib_array* running_mean, const normlib_array* running_var, int use_input_stats, double momentum,
+                              double eps, int channel_axis, const normlib_array* y, const normlib_array* mean, const normlib_array* rstd,
+                              int threads) noexcept
+    int normlib_instance_norm_backward(const normlib_array* dy, const normlib_array* x, const normlib_array* weight,
+                                       const normlib_array* mean, const normlib_array* rstd, int use_input_stats, int channel_axis,
+                                       const normlib_array* dx, const normlib_array* dweight, const normlib_array* dbias, int threads) noexcept
+
+cdef enum:
+    OPS = 10
+    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ROLES
+
+
+cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:
+    at[X] = call.x
+    at[DY] = call.dy
+    at[WEIGHT] = call.weight
+    at[BIAS] = call.bias
+    at[RUNNING_MEAN] = call.running_mean
+    at[RUNNING_VAR] = call.running_var
+    at[MEAN] = call.mean
+    at[RSTD] = call.rstd
+    at[Y] = call.y
+    at[DX] = call.dx
+    at[DWEIGHT] = call.dweight
+    at[DBIAS] = call.dbias
+
+
+cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:
+    """A call without arrays; member by member, which takes less time than memset."""
+    call.size = sizeof(normlib_call)
+    call.op = op
+    call.threads = threads
+    call.axis = axis
+    call.mode = 0
+    call.axes = 0
+    call.num_groups = 0
+    call.momentum = 0
+    call.eps = 0
+    call.x = NULL
+    call.dy = NULL
+    call.weight = NULL
+    call.bias = NULL
+    call.running_mean = NULL
+    call.running_var = NULL
+    call.mean = NULL
+    call.rstd = NULL
+    call.y = NULL
+    call.dx = NULL
+    call.dweight = NULL
+    call.dbias = NULL
