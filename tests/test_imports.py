@@ -47,7 +47,7 @@ def graph(package):
 def test_there_is_no_circle():
     edges = graph(PACKAGE)
     assert "normlib.backends" in edges["normlib._general"]  # relative imports are seen
-    assert "normlib._arguments" in edges["normlib._kernels.calls"]  # and those of what is compiled
+    assert "normlib._arguments" in edges["normlib._kernels.from_python"]  # and those of what is compiled
     assert not edges["normlib.description"]
     TopologicalSorter(edges).prepare()  # a CycleError names the circle
 

@@ -79,6 +79,7 @@ cdef inline void rows_without_gaps(Plan* p, Py_ssize_t rows, Py_ssize_t cols) no
     p.samples, p.length = rows, cols
     p.segments = p.channels = p.width = 1
     p.xs.sample = p.ys.sample = p.ds.sample = cols
+    p.xs.position = p.ys.position = p.ds.position = 1
 
 
 cdef inline int wrong(int kind, int argument) noexcept nogil:

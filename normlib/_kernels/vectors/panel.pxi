@@ -1,4 +1,4 @@
-# The panel: at most PANEL elements in the working type, in L1 (vectorised execution: Boncz, Zukowski, Nes 2005). `take` reads
+# The panel: PANEL_BYTES of elements in the working type, in L1 (vectorised execution: Boncz, Zukowski, Nes 2005). `take` reads
 # elements of any dtype and strides into it, `give` writes them to any. Where elements of the working type lie side by side, the
 # panel is where they are.
 #
@@ -6,7 +6,9 @@
 # are staged in L1 and leave in whole lines, while the next loads are under way.
 
 cdef enum:
-    PANEL = 4096        # elements
+    PANEL = 4096        # elements of rows that are taken together
+    PANEL_BYTES = 1 << 14
+    OUT_BYTES = PANEL_BYTES // 2    # of what is computed at once that does not lie in y as it is
     STAGE_BYTES = 1024  # bytes staged before they leave
     STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
     PAGE = 4096
@@ -34,6 +36,16 @@ cdef struct Writer:
     char* stage             # a line; the staged bytes lie to it as they belong to the lines of the output
     Py_ssize_t staged
     char room[2 * STAGE + LINE]
+
+
+cdef inline Py_ssize_t panel_of(work zero) noexcept nogil:
+    """Elements of a panel."""
+    return PANEL_BYTES // <Py_ssize_t>sizeof(work)
+
+
+cdef inline Py_ssize_t out_of_panel(work zero) noexcept nogil:
+    """Elements that are computed at once."""
+    return OUT_BYTES // <Py_ssize_t>sizeof(work)
 
 
 cdef inline char* line_of(void* memory) noexcept nogil:
@@ -289,11 +301,11 @@ cdef inline void close_writer(Writer* writer) noexcept nogil:
         stream_fence()
 
 
-cdef inline Py_ssize_t portion(const Array* x, const Array* y, const Writer* writer, Py_ssize_t n) noexcept nogil:
+cdef inline Py_ssize_t portion(const Array* x, const Array* y, const Writer* writer, Py_ssize_t n, work zero) noexcept nogil:
     """How many elements of n to compute at once: all of them where nothing is copied, else what a stage or a panel takes."""
     if writer.streaming:
         return STAGE_BYTES // y.itemsize
-    return n if x.plain and y.plain else PANEL // 2
+    return n if x.plain and y.plain else out_of_panel(zero)
 
 
 cdef inline work* target(const Array* y, char* at, Writer* writer, const work* room) noexcept nogil:

@@ -12,33 +12,6 @@ cdef enum:
     WAY = 4096      # bytes from a line to the next in the same set of L1
 
 
-cdef struct Tile:
-    # One task: a block of positions of a sample, a strip of channels.
-    Py_ssize_t sample, block, position, positions, column, width
-
-
-cdef inline void tile_of(const Plan* p, Py_ssize_t task, Tile* tile) noexcept nogil:
-    cdef Py_ssize_t strips = (p.width - 1) // p.strip + 1
-    tile.column = task % strips * p.strip
-    tile.width = min(p.strip, p.width - tile.column)
-    tile.block = task // strips % p.blocks
-    tile.position = tile.block * p.block
-    tile.positions = min(p.block, p.length - tile.position)
-    tile.sample = task // strips // p.blocks
-
-
-cdef inline char* start_of(const Tile* tile, const Array* a) noexcept nogil:
-    return a.data + tile.sample * a.sample + tile.position * a.apart + tile.column * a.position
-
-
-cdef inline work* table_of(const Plan* p, Py_ssize_t sample, int entry, work zero) noexcept nogil:
-    return <work*>p.table + (sample * TABLE + entry) * p.padded
-
-
-cdef inline double* sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t block) noexcept nogil:
-    return p.sums + (sample * p.blocks + block) * 2 * p.width
-
-
 cdef inline void pack(const Array* x, const char* at, Py_ssize_t n, Py_ssize_t many, work* packed, Py_ssize_t row) noexcept nogil:
     """The next n positions of each of `many` chunks: a row of those that come first in their chunk, then those that come second."""
     cdef work room[CHUNK * HALF]
@@ -55,14 +28,6 @@ cdef inline void pack(const Array* x, const char* at, Py_ssize_t n, Py_ssize_t m
 cdef inline Py_ssize_t chunks_abreast(const Plan* p, Py_ssize_t positions) noexcept nogil:
     """Chunks to sum side by side, of so many positions: where half of the lanes would be idle in one."""
     return max(<Py_ssize_t>1, min(p.abreast, positions // CHUNK)) if 2 * p.width <= LANES else 1
-
-
-cdef inline void repeat_channels(const Plan* p, work* entry) noexcept nogil:
-    """The table begins again behind its end, as often as there is room: twice as much each time."""
-    cdef Py_ssize_t filled = p.width
-    while filled < p.padded:
-        memcpy(entry + filled, entry, min(filled, p.padded - filled) * sizeof(work))
-        filled *= 2
 
 
 cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
@@ -91,7 +56,7 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noe
 
 cdef inline Py_ssize_t summed_at_once(const Array* x) noexcept nogil:
     """Columns; of those that are taken to a panel, so many as it has room for."""
-    return WHOLE if x.plain else OUT // ROUND
+    return WHOLE if x.plain else WIDE
 
 
 cdef void packed_moments(const Plan* p, const Array* x, const char* at, Py_ssize_t many, const work* shift, work* a) noexcept nogil:
@@ -110,7 +75,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     """Sums about the first mean; task: a tile."""
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
-    cdef work room[OUT]
+    cdef work room[ROUND * WIDE]
     cdef const work* shift
     cdef const work* t
     cdef const char* at
@@ -146,84 +111,6 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
                 add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
             i += many * CHUNK
         end_sums(s, s + p.width, lost, m, zero)
-
-
-cdef inline void share_out(const Plan* p, work* entry) noexcept nogil:
-    """Values of the groups become those of their channels; the last first, for they lie in the same place."""
-    cdef Py_ssize_t g, c
-    if p.channels > 1:
-        for g in range(p.groups - 1, -1, -1):
-            for c in range((g + 1) * p.channels - 1, g * p.channels - 1, -1):
-                entry[c] = entry[g]
-
-
-cdef inline void complete(const Plan* p, Py_ssize_t sample, const work* factor, const work* offset, work default) noexcept nogil:
-    """Parameters to the table: a factor of the scale, an offset."""
-    cdef work* scale = table_of(p, sample, SCALE, default)
-    cdef work* to = table_of(p, sample, OFFSET, default)
-    cdef Py_ssize_t e, c
-    if factor != NULL:
-        for c in range(p.width):
-            scale[c] *= factor[c]
-    for c in range(p.width):
-        to[c] = offset[c] if offset != NULL else default
-    for e in range(TABLE):
-        repeat_channels(p, table_of(p, sample, e, default))
-
-
-cdef inline void group_sums_of(const Plan* p, Py_ssize_t sample, Py_ssize_t g, Py_ssize_t m, const work* w, double* s, double* q,
-                               work zero) noexcept nogil:
-    """The sums of m groups from g on, from those of their channels, which end up in the first block; weighted by w if it is given"""
-    cdef const double* sums = sums_of(p, sample, 0)
-    cdef const double* squares = sums + p.width
-    cdef double lost[2]
-    cdef double u
-    cdef Py_ssize_t k, c
-    if p.channels == 1:
-        for k in range(m):
-            u = w[g + k] if w != NULL else 1
-            s[k], q[k] = 0 + u * sums[g + k], 0 + u * squares[g + k]    # -0 becomes 0, as where more are added
-        return
-    for k in range(m):
-        s[k] = q[k] = lost[0] = lost[1] = 0
-        for c in range((g + k) * p.channels, (g + k + 1) * p.channels):
-            u = w[c] if w != NULL else 1
-            add_up(&s[k], &lost[0], u * sums[c], zero)
-            add_up(&q[k], &lost[1], u * squares[c], zero)
-        s[k], q[k] = regain(s[k], lost[0], zero), regain(q[k], lost[1], zero)
-
-
-cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
-    """Add the sums of all blocks to those of the first."""
-    cdef double* sums = sums_of(p, sample, 0)
-    cdef double lost[WIDE]
-    cdef Py_ssize_t block, c, first, stop
-    if p.blocks == 1:
-        return
-    for first from 0 <= first < 2 * p.width by WIDE:
-        stop = min(first + WIDE, 2 * p.width)
-        memset(lost, 0, sizeof(lost))
-        for block in range(1, p.blocks):
-            for c in range(first, stop):
-                add_up(sums + c, lost + c - first, sums_of(p, sample, block)[c], zero)
-        for c in range(first, stop):
-            sums[c] = regain(sums[c], lost[c - first], zero)
-
-
-cdef void complete_forward(const Plan* p, Py_ssize_t sample, const work* w, bint scaled) noexcept nogil:
-    """`complete`; the products of scales and weights may need factors of their own."""
-    cdef work* scale = table_of(p, sample, SCALE, <work>0)
-    cdef work* factor = table_of(p, sample, FACTOR, <work>0)
-    cdef Py_ssize_t c
-    if w != NULL:
-        for c in range(p.width):
-            scaled |= beyond(scale[c], w[c])
-    if scaled:
-        p.state[sample] = SCALED
-        for c in range(p.width):
-            if factor[c] != 1 or beyond(scale[c], w[c] if w != NULL else 1):
-                balance(table_of(p, sample, SHIFT, <work>0) + c, table_of(p, sample, DELTA, <work>0) + c, scale + c, factor + c)
-    complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
 
 
 cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, double s, Settled* found, Py_ssize_t k, int state, work* shift,
@@ -340,7 +227,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     """Sums of dy and dy * (x - shift) * scale; task: a tile."""
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
-    cdef work room[2 * OUT]
+    cdef work room[2 * ROUND * WIDE]
     cdef const work* table
     cdef const work* t
     cdef const work* g
@@ -374,7 +261,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
                 for k from 0 <= k < last by step:
                     c.n, c.begin = min(step, last - k), k == 0
                     t = take_positions(&x, at + k * x.apart, c.n, m, room, &c.x)
-                    g = take_positions(&dy, dy_at + k * dy.apart, c.n, m, room + OUT, &c.dy)
+                    g = take_positions(&dy, dy_at + k * dy.apart, c.n, m, room + ROUND * WIDE, &c.dy)
                     chunk_gradients(&c, t, g, table + j, p.padded, <const work*>NULL, a)
             for k in range(many):
                 add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
@@ -428,7 +315,7 @@ cdef struct Cut:
     Py_ssize_t positions, width, rest
     Writer writer
     char* room
-    char memory[OUT * 8 + LINE]
+    char memory[OUT_BYTES + LINE]
 
 
 cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept nogil:
@@ -449,12 +336,12 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     c.room = line_of(c.memory)
 
 
-cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied) noexcept nogil:
+cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, work zero) noexcept nogil:
     """Positions to compute while the statistics of their columns stay in registers: two of each array in a set of L1; of what goes by
     way of a panel, so many as have room, and nearly in the order of memory."""
     cdef Py_ssize_t apart = x.apart | WAY
     if copied:
-        return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, min(<Py_ssize_t>OUT // 2, NEAR if x.plain else OUT // 2) // width))
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, min(out_of_panel(zero) // 2, <Py_ssize_t>NEAR if x.plain else out_of_panel(zero)) // width))
     return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
 
 
@@ -462,7 +349,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
     """`width` columns of so many positions from the first on"""
     cdef bint direct = s.y.plain and not s.writer.streaming and not scaled
     cdef bint copied = not (direct and s.x.plain)
-    cdef Py_ssize_t step = min(width, <Py_ssize_t>OUT // 2) if copied else width, window, i, j
+    cdef Py_ssize_t step = min(width, out_of_panel(table[0]) // 2) if copied else width, window, i, j
     cdef const work* t
     cdef char* to
     cdef Block b
@@ -471,7 +358,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
         c.of_bias = table + OFFSET * p.padded + j
-        window = window_of(&s.x, b.width, copied)
+        window = window_of(&s.x, b.width, copied, table[0])
         for i from first <= i < first + positions by window:
             b.rows = min(window, first + positions - i)
             t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, <work*>s.room, &b.x)
@@ -505,7 +392,7 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
     """As cut_normalize."""
     cdef bint direct = s.y.plain and not s.writer.streaming
     cdef bint copied = not (direct and s.x.plain and s.dy.plain)
-    cdef Py_ssize_t step = min(width, <Py_ssize_t>OUT // 2) if copied else width, window, i, j
+    cdef Py_ssize_t step = min(width, out_of_panel(table[0]) // 2) if copied else width, window, i, j
     cdef work* room = <work*>s.room
     cdef const work* t
     cdef const work* g
@@ -516,13 +403,13 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
         c.of_weight = table + OFFSET * p.padded + j
-        window = window_of(&s.x, b.width, copied)
+        window = window_of(&s.x, b.width, copied, table[0])
         for i from first <= i < first + positions by window:
             b.rows = min(window, first + positions - i)
             g = take_positions(&s.dy, s.dy_at + i * s.dy.apart + j * s.dy.position, b.rows, b.width, room, &b.dy)
             t, b.x = g, b.dy
             if c.through != ABSENT:
-                t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, room + OUT // 2, &b.x)
+                t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, room + out_of_panel(table[0]) // 2, &b.x)
             to = s.y_at + i * s.y.apart + j * s.y.position
             b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
             descend(c, &b, t, g, <work*>to if direct else room)

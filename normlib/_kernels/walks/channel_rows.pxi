@@ -110,7 +110,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, P
     """The runs of many channels, each with coefficients of its own."""
     cdef Affine row
     cdef Block b
-    cdef Py_ssize_t n = x.length, per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * n) // n), k
+    cdef Py_ssize_t n = x.length, per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * n, zero) // n), k
     cdef const work* t
     cdef work* u
     b.width, b.ahead = n, 0
@@ -220,7 +220,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
             scaled = given_statistics(p, r, m, table, True)
         else:
             if not s.x.plain:
-                x = take_rows(&s.x, r, m, n, &taken, <work*>s.room, PANEL)
+                x = take_rows(&s.x, r, m, n, &taken, <work*>s.room, panel_of(zero))
             scaled = rows_statistics(p, x, r, m, table)
         if scaled or ((far or far_from_1(table + SCALE * TOGETHER, m))
                       and not products_normal(p, r % p.groups, m, table + SCALE * TOGETHER, w)):
@@ -279,7 +279,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* fir
     """As runs_normalize."""
     cdef Affine row
     cdef Block b
-    cdef Py_ssize_t n = x.length, per = min(portion(x, &s.y, &s.writer, many * n), portion(dy, &s.y, &s.writer, many * n)), k
+    cdef Py_ssize_t n = x.length, per = min(portion(x, &s.y, &s.writer, many * n, zero), portion(dy, &s.y, &s.writer, many * n, zero)), k
     cdef const work* t
     cdef const work* g
     cdef work* u
@@ -289,7 +289,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* fir
         descend(c, &b, <const work*>first, <const work*>dfirst, <work*>to)
         return
     b.x = b.dy = b.y = n
-    per = max(<Py_ssize_t>1, min(per, OUT // 2) // n)
+    per = max(<Py_ssize_t>1, min(per, out_of_panel(zero) // 2) // n)
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
         if per == 1:
@@ -297,7 +297,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* fir
             continue
         b.rows = min(per, many - k)
         t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
-        g = take_runs(dy, dfirst + k * dy.channel, b.rows, <work*>s.out + OUT // 2)
+        g = take_runs(dy, dfirst + k * dy.channel, b.rows, <work*>(s.out + OUT_BYTES // 2))
         u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out)
         descend(&row, &b, t, g, u)
         give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
@@ -381,9 +381,9 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             r = sample * p.groups + g
             x, dy = &s.x, &s.dy
             if not s.x.plain:
-                x = take_rows(x, r, m, n, &x_taken, <work*>s.room, PANEL // 2)
+                x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
             if not s.dy.plain:
-                dy = take_rows(dy, r, m, n, &dy_taken, <work*>s.room + ROOM // 2, PANEL // 2)
+                dy = take_rows(dy, r, m, n, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
             given_statistics(p, r, m, of_groups, False)
             for e from SHIFT <= e <= SCALE:
                 spread(p, m, of_groups + e * TOGETHER, of_runs + e * TOGETHER)

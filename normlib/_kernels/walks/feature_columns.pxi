@@ -17,7 +17,7 @@ cdef struct Strip:
     Writer writer
     char* room
     char* dy_room
-    char memory[2 * OUT * 8 + LINE]
+    char memory[2 * WINDOW * WIDE * 8 + LINE]
 
 
 cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
@@ -28,7 +28,7 @@ cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
     open_writer(&s.writer, p.streaming)
     s.n, s.kept, s.taken = p.length, NULL, 0
     s.room = line_of(s.memory)
-    s.dy_room = s.room + OUT * sizeof(work)
+    s.dy_room = s.room + WINDOW * WIDE * sizeof(work)
 
 
 cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width) noexcept nogil:

@@ -43,7 +43,7 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
     feature_kinds(&c, p, <const work*>p.weight, table)
     while r < stop:
         m = min(most, stop - r)
-        x = take_rows(&s.x, r, m, round_up(n, LINE // sizeof(work)), &taken, <work*>s.room, PANEL)
+        x = take_rows(&s.x, r, m, round_up(n, LINE // sizeof(work)), &taken, <work*>s.room, panel_of(zero))
         rows_normalize(&s, x, r, m, table, &c, rows_statistics(p, x, r, m, table))
         r += m
     close_writer(&s.writer)
@@ -159,8 +159,8 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     memset(table, 0, sizeof(table))
     while r < stop:
         m = min(most, stop - r, LANES - (r - first) % LANES)
-        x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, PANEL // 2)
-        dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>s.room + ROOM // 2, PANEL // 2)
+        x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
+        dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
         rows_slopes(p, x, dy, r, m, w, dw, table)
         rows_descend(&s, x, dy, r, m, &c, zero)
         r += m

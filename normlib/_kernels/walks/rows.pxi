@@ -10,8 +10,7 @@ cdef enum:
     MEAN_G = 4          # backward
     SLOPE = 5
     TABLE = 6
-    ROOM = PANEL + TOGETHER * LINE // 4     # elements of a lot, each row from a line on
-    OUT = PANEL // 2    # elements computed at once that do not lie in y as they are
+    ROOM_BYTES = PANEL_BYTES + TOGETHER * LINE  # of a lot, each row from a line on
 
 # What a task works with.
 cdef struct Pass:
@@ -20,7 +19,7 @@ cdef struct Pass:
     Writer writer
     char* room          # for the elements of a lot
     char* out
-    char memory[(ROOM + OUT) * 8 + LINE]
+    char memory[ROOM_BYTES + OUT_BYTES + LINE]
 
 
 cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
@@ -31,7 +30,7 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
         open_array(&s.dy, p, p.dy, &p.ds, zero)
     open_writer(&s.writer, p.streaming)
     s.room = line_of(s.memory)
-    s.out = s.room + ROOM * sizeof(work)
+    s.out = s.room + ROOM_BYTES
 
 
 cdef inline void beside(Affine* c, const work* table, Py_ssize_t entry) noexcept nogil:
@@ -119,11 +118,11 @@ cdef void normalize_pieces(Pass* s, const Array* x, const char* run, char* to, P
     """A run of n elements times a factor, in pieces: taken, normalised, given."""
     cdef Affine k = c[0]
     cdef Block b
-    cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n), i, l
+    cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n, factor), i, l
     cdef const work* t
     cdef work* u
     if factor != 1:
-        step = min(step, <Py_ssize_t>OUT)
+        step = min(step, out_of_panel(factor))
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
@@ -147,15 +146,17 @@ cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* r
     """As normalize_pieces."""
     cdef Affine k = c[0]
     cdef Block b
-    cdef Py_ssize_t step = min(portion(x, &s.y, &s.writer, n), portion(dy, &s.y, &s.writer, n), n if x.plain and dy.plain else OUT // 2), i
+    cdef Py_ssize_t step = min(portion(x, &s.y, &s.writer, n, zero), portion(dy, &s.y, &s.writer, n, zero)), i
     cdef const work* t
     cdef const work* g
     cdef work* u
+    if not (x.plain and dy.plain):
+        step = min(step, out_of_panel(zero) // 2)
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
         t = take_run(x, run + i * x.position, b.width, <work*>s.out)
-        g = take_run(dy, drun + i * dy.position, b.width, <work*>s.out + OUT // 2)
+        g = take_run(dy, drun + i * dy.position, b.width, <work*>(s.out + OUT_BYTES // 2))
         u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out)
         descend(&k, &b, t, g, u)
         give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
