@@ -80,6 +80,11 @@ def _has_dtype(value):
     return not isinstance(value, (list, tuple, int, float))
 
 
+@functools.lru_cache(64)
+def _is_taken(dtype):
+    return dtype.name in DTYPES  # NumPy composes the name anew each time
+
+
 def computed(dtype):
     """The dtype of the result for an x of `dtype`: integers promote as beside a float32."""
     return np.result_type(dtype, np.float32) if dtype.kind in "biu" else dtype
@@ -89,7 +94,7 @@ def array(op, x, name="x", ndim=1):
     """`x` as an array of one of the four dtypes."""
     x = convert(op, name, x)
     dtype = computed(x.dtype)
-    if dtype.name not in DTYPES:
+    if not _is_taken(dtype):
         raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected {_WORDS}, or integers")
     if x.ndim < ndim:
         words = "one axis" if ndim == 1 else f"{ndim} axes"
@@ -112,7 +117,7 @@ def weight_and_dtype(op, name, value, x, shape, meaning):
     if value is None:
         return None, x.dtype
     value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
-    if value.dtype.name not in DTYPES:
+    if not _is_taken(value.dtype):
         raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {_WORDS}")
     if value.shape != shape:
         raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")

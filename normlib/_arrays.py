@@ -11,37 +11,36 @@ import numpy as np
 
 from ._arguments import computed, convert
 
-_PLAIN = {np.ndarray, type(None), list, tuple, float, int}
+_PLAIN = {np.ndarray, type(None), list, tuple, float, int, bool}
 
 
 def taken(function, values):
     """The arguments of `function` with arrays of NumPy for those of other libraries, and the kinds of these by name."""
     kinds = {}
-    given = dict(zip(function.names, values, strict=True))
-    for role in function.roles:
-        value = given[role.name]
-        if type(value) not in _PLAIN and (kind := _kind(value)) is not None:
-            kinds[role.name] = kind
-    if not kinds:
+    if _PLAIN.issuperset(map(type, values)):
         return values, kinds
-    given |= {name: kind.taken(function.name, name, given[name]) for name, kind in kinds.items()}
-    if given["out"] is None:
-        given["out"] = kinds.get("x", _Plain).output(given["x"])
-    return tuple(given.values()), kinds
+    arrays = list(values)
+    for name, at in function.places.items():
+        if type(values[at]) not in _PLAIN and (kind := _kind(values[at])) is not None:
+            kinds[name] = kind
+            arrays[at] = kind.taken(function.name, name, values[at])
+    if "x" in kinds and values[function.places["out"]] is None:
+        arrays[function.places["out"]] = kinds["x"].output(arrays[function.places["x"]])
+    return arrays, kinds
 
 
 def returned(function, values, kinds, results):
     """The results in the kind of x, after telling the libraries of the arrays that were written to."""
-    given = dict(zip(function.names, values, strict=True))
-    for role in function.roles:
-        moves = role.direction == "both" and given[function.op.mode]
-        if role.name in kinds and (role.direction == "out" or moves):
-            kinds[role.name].written(given[role.name])
-    kind, x, out = kinds.get("x", _Plain), given["x"], given["out"]
-    first, *rest = results if isinstance(results, tuple) else (results,)
+    places = function.places
+    for role in function.written:
+        if role.name in kinds and (role.direction == "out" or values[function.names.index(function.op.mode)]):
+            kinds[role.name].written(values[places[role.name]])
+    kind, x, out = kinds.get("x", _Plain), values[places["x"]], values[places["out"]]
+    if not isinstance(results, tuple):
+        return kind.returned(results, x) if out is None else out
+    first, *rest = results
     first = kind.returned(first, x) if out is None else out
-    rest = [None if r is None else kind.returned(r, x) for r in rest]
-    return (first, *rest) if isinstance(results, tuple) else first
+    return (first, *(None if r is None else kind.returned(r, x) for r in rest))
 
 
 def as_array(op, name, value):

@@ -1,10 +1,9 @@
 """A call of a public function, checked: its arguments in the canonical form in which backends get them."""
 
 import math
-from functools import cached_property
 
 from . import _arguments as a
-from .description import Role
+from .description import FUNCTIONS, Role
 
 FLOAT64 = ("float64",)
 
@@ -17,61 +16,27 @@ class Call:
 
     def __init__(self, function, values, in_place=True):
         self.function, self.op, self.name = function, function.op, function.name
-        self.given = dict(zip(function.names, values, strict=True))
-        self.x = a.array(self.name, self.given["x"], ndim=1 if self.op.of_features else 2)
-        self.values = {"x": self.x}
-        self.dtype = self.x.dtype  # of the gradients of parameters
+        op, name = self.op, self.name
+        self.given = given = dict(zip(function.names, values, strict=True))
+        self.x = x = a.array(name, given["x"], ndim=1 if op.of_features else 2)
+        self.dtype = x.dtype  # of the gradients of parameters
+        self.values = found = {"x": x}
         if function.backward:
-            self.values["dy"] = a.gradient(self.name, self.given["dy"], self.x)
-        self.axis = self.values[self.op.axis_name] = self._axis(self.given[self.op.axis_name])
-        if "axis" in self.values and not function.backward:
-            a.not_sizes(self.name, self.given["weight"], self.x)
-        for argument in function.arguments:
-            if argument.name not in self.values:
-                self.values[argument.name] = self._checked(argument, self.given[argument.name])
+            found["dy"] = a.gradient(name, given["dy"], x)
+        self.axis, self.words = (_axes if op.of_features else _channel_axis)(name, given, x.ndim)
+        found[op.axis_name] = self.axis
+        if op.has_groups:
+            found["num_groups"] = a.groups(name, given["num_groups"], x.shape[self.axis])
+        if op.of_features and not function.backward:
+            a.not_sizes(name, given["weight"], x)
+        self.parameter_shape = op.parameter_shape(x.shape, self.axis)
+        self.statistics_shape = op.statistics_shape(x.shape, self.axis, found.get("num_groups"))
+        for argument, check in _CHECKS[name]:
+            found[argument] = check(self, argument, given[argument])
         self.moves = False  # whether there are running statistics, which the call updates
-        if self.op.mode and not function.backward:
+        if op.mode and not function.backward:
+            self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
             self._choose_statistics(in_place)
-
-    @cached_property
-    def parameter_shape(self):
-        return self.op.parameter_shape(self.x.shape, self.axis)
-
-    @cached_property
-    def statistics_shape(self):
-        return self.op.statistics_shape(self.x.shape, self.axis, self.values.get("num_groups"))
-
-    @cached_property
-    def count(self):
-        """How many values share a statistic."""
-        return self.x.size // max(math.prod(self.statistics_shape), 1)
-
-    def _axis(self, given):
-        """The canonical axis or axes; and in `words` how parameters lie along them."""
-        if self.op.of_channels:
-            axis = a.channel(self.name, given, self.x.ndim)
-            self.words = f"the size of x along channel_axis={int(given)}"
-            return axis
-        axis = a.axes(self.name, given, self.x.ndim)
-        self.words = f"the shape of x over axis={given if isinstance(given, (tuple, list)) else int(given)}"
-        return axis
-
-    def _checked(self, argument, value):
-        op, name = self.name, argument.name
-        if isinstance(argument, Role):
-            if argument.kind == "parameter":
-                value, dtype = a.weight_and_dtype(op, name, value, self.x, self.parameter_shape, self.words)
-                self.dtype = dtype if name == "weight" else self.dtype
-            elif argument.kind == "statistic":
-                value = a.statistic(op, name, value, self.statistics_shape, self.op.statistics_words)
-            return value  # the others are looked at when the rest is known
-        if name == "num_groups":
-            return a.groups(op, value, self.x.shape[self.axis])
-        if name == "weight_grads":
-            return a.weight_grads(op, value, self.values["weight"])
-        if name == "momentum":
-            return a.fraction(op, value)
-        return a.epsilon(op, value) if name == "eps" else a.flag(op, name, value)
 
     def _choose_statistics(self, in_place):
         """mean and var: None where those of x are wanted, else the running ones."""
@@ -90,8 +55,7 @@ class Call:
 
     def output(self):
         """The array to fill, and the one that the caller sees."""
-        names = [name for name in self.function.canonical if name != "out"]
-        large = [self.values[name] for name in names if name in ("x", "dy")]
+        large = [self.values[name] for name in ("x", "dy") if name in self.values]
         small = [self.values[role.canonical or role.name] for role in self.function.roles if role.kind != "data"]
         return a.output(self.name, self.given["out"], self.x, large, small)
 
@@ -107,3 +71,50 @@ class Call:
         shape = self.parameter_shape if self.values["weight_grads"] else None
         dtypes = tuple(dict.fromkeys(("float64", "float32", self.dtype.name)))
         return [(name, shape, dtypes) for name in self.function.returned]
+
+
+def _axes(op, given, ndim):
+    """The canonical axes, and how parameters lie along them in words."""
+    axis = given["axis"]
+    axes = a.axes(op, axis, ndim)
+    return axes, f"the shape of x over axis={axis if isinstance(axis, (tuple, list)) else int(axis)}"
+
+
+def _channel_axis(op, given, ndim):
+    axis = given["channel_axis"]
+    return a.channel(op, axis, ndim), f"the size of x along channel_axis={int(axis)}"
+
+
+def _parameter(call, name, value):
+    value, dtype = a.weight_and_dtype(call.name, name, value, call.x, call.parameter_shape, call.words)
+    if name == "weight":
+        call.dtype = dtype
+    return value
+
+
+def _statistic(call, name, value):
+    return a.statistic(call.name, name, value, call.statistics_shape, call.op.statistics_words)
+
+
+def _option(call, name, value):
+    if name == "eps":
+        return a.epsilon(call.name, value)
+    if name == "momentum":
+        return a.fraction(call.name, value)
+    if name == "weight_grads":
+        return a.weight_grads(call.name, value, call.values["weight"])
+    return a.flag(call.name, name, value)
+
+
+def _checks(function):
+    """How each argument is checked, but for those that others hang on, which come first, and those that come last."""
+    of_roles = {"parameter": _parameter, "statistic": _statistic}
+    for argument in function.arguments:
+        if isinstance(argument, Role):
+            if argument.kind in of_roles:
+                yield argument.name, of_roles[argument.kind]
+        elif argument.name not in ("axis", "channel_axis", "num_groups"):
+            yield argument.name, _option
+
+
+_CHECKS = {name: tuple(_checks(function)) for name, function in FUNCTIONS.items()}

@@ -11,19 +11,7 @@ statistics contiguous and float64; never an empty array. Each function fills ``o
 shape and dtype of ``x``, may have any memory layout and may be exactly ``x`` or ``dy``, and returns the
 rest as a tuple::
 
-    layer_norm(x, weight, bias, axis, eps, out) -> (mean, rstd)
-    layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out) -> (dweight, dbias)
-    rms_norm(x, weight, axis, eps, out) -> (rstd,)
-    rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out) -> (dweight,)
-    batch_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, rstd, var)
-    batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
-        -> (dweight, dbias)
-    group_norm(x, num_groups, weight, bias, channel_axis, eps, out) -> (mean, rstd)
-    group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out)
-        -> (dweight, dbias)
-    instance_norm(x, weight, bias, mean, var, channel_axis, eps, out) -> (mean, rstd, var)
-    instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out)
-        -> (dweight, dbias)
+    {functions}
 
 Statistics are float64 in the shape of ``x`` without the reduced axes: ``(C,)`` for batch norm,
 ``(N, num_groups)`` and ``(N, C)`` for group and instance norm, whose sample axis is the first axis other
@@ -70,6 +58,8 @@ __all__ = [
 
 OPERATIONS = tuple(FUNCTIONS)
 GROUP = "normlib.backends"
+BUILT_IN = ("cython", "numpy")
+__doc__ = (__doc__ or "").replace("{functions}", "\n    ".join(map(str, FUNCTIONS.values())))
 
 _registry: dict[str, object] = {"numpy": numpy_backend}
 _reported: set[str] = set()  # the plugins that `available` has warned of
@@ -184,7 +174,7 @@ def _entry_points():
 
     found, surplus = {}, []
     for point in entry_points(group=GROUP):
-        if point.name in ("cython", "numpy") or point.name in found:
+        if point.name in BUILT_IN or point.name in found:
             surplus.append(point)
         else:
             found[point.name] = point
@@ -266,7 +256,7 @@ def register(name: str, backend: object) -> None:
 def unregister(name: str) -> None:
     """Remove a backend that was registered; a table that is in use keeps it."""
     with _lock:
-        if name in ("cython", "numpy"):
+        if name in BUILT_IN:
             raise ValueError(f"backend {name!r} is built in and stays")
         if name not in _registry:
             raise ValueError(f"backend {name!r} is not registered")
@@ -375,7 +365,8 @@ def run(call, out):
         except Exception as error:
             _results.blame(op, name, error)
         if returned is not NotImplemented:
-            _results.check(op, name, returned, call.expected)
+            if name not in BUILT_IN:
+                _results.check(op, name, returned, call.expected)
             _taken.set(name)
             return returned
     raise NotImplementedError(f"{op}: backend {table.name!r} does not take this call, and strict=True")

@@ -18,11 +18,12 @@ those that apply to it. An argument for all norms is one line in such a list.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 __all__ = ["BACKWARD", "DTYPES", "FORWARD", "FUNCTIONS", "OPS", "REQUIRED", "ROLES", "Function", "Op", "Option", "Role"]
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-REQUIRED = object()  # the default of an argument that has none
+REQUIRED: object = object()  # the default of an argument that has none
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,24 @@ class Role:
     of: str = ""
 
     @property
-    def default(self):
+    def default(self) -> object:
         """None where it may be left out, else `REQUIRED`."""
         return None if self.optional else REQUIRED
 
     @property
-    def python(self):
+    def python(self) -> str:
         """Its type in the stubs."""
         if self.name == "out":
             return "_Array | None"
         return "ArrayLike | None" if self.optional else "ArrayLike"
 
     @property
-    def c(self):
+    def c(self) -> str:
         """Its type in C; empty for `out`, in whose place C has the output itself."""
         return "" if self.name == "out" else "const normlib_array *"
 
     @property
-    def torch(self):
+    def torch(self) -> str:
         """Its type in the schemas of torch, which return outputs."""
         if self.name == "out":
             return ""
@@ -221,23 +222,23 @@ class Op:
     needs_running: bool = False
     eps: float = 1e-5
 
-    @property
-    def of_features(self):
+    @cached_property
+    def of_features(self) -> bool:
         """Whether it takes an ``axis``."""
         return self.kind == "feature"
 
-    @property
-    def of_channels(self):
+    @cached_property
+    def of_channels(self) -> bool:
         """Whether it takes a ``channel_axis``."""
         return self.kind == "channel"
 
-    @property
-    def axis_name(self):
+    @cached_property
+    def axis_name(self) -> str:
         """The keyword for the axes: "axis" or "channel_axis"."""
         return "axis" if self.of_features else "channel_axis"
 
     @property
-    def formula(self):
+    def formula(self) -> str:
         """What the forward function computes."""
         center = "(x - mean)" if "mean" in self.statistics else "x"
         square = "var" if "mean" in self.statistics else "mean(x**2)"
@@ -245,20 +246,20 @@ class Op:
         return f"y = {center} * rstd * weight{bias}, rstd = 1 / sqrt({square} + eps)"
 
     @property
-    def gradient(self):
+    def gradient(self) -> str:
         """What the backward function computes, with z = (x - mean) * rstd and g = dy * weight."""
         mean = " - mean(g)" if "mean" in self.statistics else ""
         sums = ", dbias = sum(dy)" if "bias" in self.parameters else ""
         return f"dx = rstd * (g{mean} - z * mean(g * z)), dweight = sum(dy * z){sums}"
 
-    @property
-    def statistics_words(self):
+    @cached_property
+    def statistics_words(self) -> str:
         """The shape of the statistics in words."""
         if self.of_features:
             return "the shape of x without the reduced axes"
         return f"one value for each {self.row}" if self.per_sample else f"one value a {self.row}"
 
-    def reduced_axes(self, ndim, axis):
+    def reduced_axes(self, ndim: int, axis: Any) -> tuple[int, ...]:
         """The axes over which statistics are taken, in an array of `ndim` axes, as a sorted tuple.
 
         A group norm also takes them over the channels of a group.
@@ -270,13 +271,15 @@ class Op:
             kept.add(0 if axis % ndim else 1)
         return tuple(a for a in range(ndim) if a not in kept)
 
-    def parameter_shape(self, shape, axis):
+    def parameter_shape(self, shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
         """The shape of the parameters for an ``x`` of `shape`."""
         if self.of_features:
             return tuple(shape[a] for a in self.reduced_axes(len(shape), axis))
         return (shape[axis],)
 
-    def statistics_shape(self, shape, axis, num_groups=None):
+    def statistics_shape(
+        self, shape: tuple[int, ...], axis: Any, num_groups: int | None = None
+    ) -> tuple[int, ...]:
         """The shape of the statistics for an ``x`` of `shape`."""
         if self.of_features:
             reduced = self.reduced_axes(len(shape), axis)
@@ -287,7 +290,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Function:
-    """One of the two functions of a norm.
+    """One of the two functions of a norm; as a string, what a backend calls.
 
     Attributes
     ----------
@@ -300,44 +303,58 @@ class Function:
     op: Op
     backward: bool
 
+    def __str__(self) -> str:
+        comma = "," if len(self.returned) == 1 else ""
+        return f"{self.name}({', '.join(self.canonical)}) -> ({', '.join(self.returned)}{comma})"
+
     @property
-    def name(self):
+    def name(self) -> str:
         """The name of the public function."""
         return self.op.name + "_backward" * self.backward
 
     @cached_property
-    def arguments(self):
+    def arguments(self) -> tuple[Role | Option, ...]:
         """The arguments of the public function in its order, each a :class:`Role` or an :class:`Option`."""
         return tuple(map(self._own, filter(self._has, BACKWARD if self.backward else FORWARD)))
 
     @cached_property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """The names of the arguments."""
         return tuple(a.name for a in self.arguments)
 
     @cached_property
-    def results(self):
+    def results(self) -> tuple[Role, ...]:
         """What the public function returns, as roles: with ``return_stats``, if it has that."""
         return tuple(filter(self._has, BACKWARD_RESULTS if self.backward else FORWARD_RESULTS))
 
     @cached_property
-    def roles(self):
+    def roles(self) -> tuple[Role, ...]:
         """The arguments that are arrays."""
         return tuple(a for a in self.arguments if isinstance(a, Role))
 
     @cached_property
-    def options(self):
+    def written(self) -> tuple[Role, ...]:
+        """The arrays that it may write to."""
+        return tuple(role for role in self.roles if role.direction != "in")
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each array comes among the arguments."""
+        return {role.name: self.names.index(role.name) for role in self.roles}
+
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
         """The arguments that are none."""
         return tuple(a for a in self.arguments if isinstance(a, Option))
 
     @cached_property
-    def canonical(self):
+    def canonical(self) -> tuple[str, ...]:
         """The names of the arguments that the function of a backend gets, in its order."""
         names = [a.name if a.canonical is None else a.canonical for a in self.arguments]
         return tuple(sorted(filter(None, names), key=("eps", "out").__contains__))
 
     @cached_property
-    def returned(self):
+    def returned(self) -> tuple[str, ...]:
         """The names of what the function of a backend returns."""
         variance = ("var",) if self.op.mode and not self.backward else ()
         return (*(role.name for role in self.results[1:]), *variance)

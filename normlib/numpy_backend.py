@@ -15,20 +15,9 @@ from functools import partial
 import numpy as np
 
 from ._arguments import quietly
+from .description import FUNCTIONS
 
-__all__ = [  # noqa: RUF022 - in the order of the file; the registry takes the names of the operations from here
-    "layer_norm",
-    "layer_norm_backward",
-    "rms_norm",
-    "rms_norm_backward",
-    "batch_norm",
-    "batch_norm_backward",
-    "group_norm",
-    "group_norm_backward",
-    "instance_norm",
-    "instance_norm_backward",
-]
-
+__all__ = list(FUNCTIONS)
 
 BLOCK = 1 << 24  # elements of a block of rows
 
@@ -225,9 +214,9 @@ def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     return mean, rstd, var
 
 
-def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+def batch_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     lay_out = partial(_channels, channel_axis=channel_axis)
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, training)
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, mode)
 
 
 def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
@@ -247,6 +236,6 @@ def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
     return mean, rstd, var
 
 
-def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+def instance_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, use_input_stats)
+    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, mode)

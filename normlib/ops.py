@@ -21,7 +21,7 @@ What holds for all of them:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from . import _arguments, _general, description
 from .backends import active as _active
@@ -683,6 +683,10 @@ class Op(description.Op):
 
 
 OPS = {
-    name: Op(**vars(op), forward=globals()[name], backward=globals()[f"{name}_backward"])
+    name: Op(
+        **{field.name: getattr(op, field.name) for field in fields(op)},
+        forward=globals()[name],
+        backward=globals()[f"{name}_backward"],
+    )
     for name, op in description.OPS.items()
 }

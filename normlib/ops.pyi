@@ -1,9 +1,13 @@
+# Generated from normlib/description.py by .ci/generate.py
+
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from . import description
 
 _D = TypeVar("_D", bound=np.floating[Any])  # an array of floats gives an array of the same
 _Array: TypeAlias = NDArray[Any]
@@ -225,25 +229,8 @@ def instance_norm_backward(
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 
 @dataclass(frozen=True)
-class Op:
-    name: str
-    title: str
-    source: str
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
-    kind: str
-    parameters: tuple[str, ...] = ("weight", "bias")
-    statistics: tuple[str, ...] = ("mean", "rstd")
-    per_sample: bool = False
-    has_groups: bool = False
-    mode: str | None = None
-
-    @property
-    def axis_name(self) -> str: ...
-    def reduced_axes(self, ndim: int, axis: _Axis) -> tuple[int, ...]: ...
-    def parameter_shape(self, shape: tuple[int, ...], axis: _Axis) -> tuple[int, ...]: ...
-    def statistics_shape(
-        self, shape: tuple[int, ...], axis: _Axis, num_groups: int | None = None
-    ) -> tuple[int, ...]: ...
+class Op(description.Op):
+    forward: Callable[..., Any] = field(kw_only=True)
+    backward: Callable[..., Any] = field(kw_only=True)
 
 OPS: dict[str, Op]

@@ -58,7 +58,7 @@ def _no_mean_of_gradient(dy, x, weight, mean, rstd, axis, weight_grads, out):
     return dweight, dbias
 
 
-def _always_through(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
+def _always_through(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
     return _sound("instance_norm_backward")(dy, x, weight, mean, rstd, True, channel_axis, weight_grads, out)
 
 

@@ -11,6 +11,7 @@ from normlib.ops import OPS
 
 FUNCTIONS = [function.__name__ for op in OPS.values() for function in (op.forward, op.backward)]
 SHAPE = (2, 4, 3)
+MODE = OPS["instance_norm"].mode
 TAKEN = "float64, float32, float16 or bfloat16"
 OR_INTEGERS = f"{TAKEN}, or integers"
 
@@ -103,7 +104,7 @@ EVERYWHERE = [
     ("return_stats", None, TypeError, "return_stats is None, expected True or False"),
     ("weight_grads", "no", TypeError, "weight_grads is 'no', expected True, False or None"),
     ("training", "False", TypeError, "training is 'False', expected True or False"),
-    ("use_input_stats", None, TypeError, "use_input_stats is None, expected True or False"),
+    (MODE, None, TypeError, f"{MODE} is None, expected True or False"),
     ("momentum", 1.5, ValueError, "momentum is 1.5, expected a number from 0 to 1"),
     ("momentum", -0.1, ValueError, "momentum is -0.1, expected a number from 0 to 1"),
     ("momentum", None, TypeError, "momentum is None, expected a number"),
@@ -201,13 +202,13 @@ def test_instance_norm_of_one_value(backend, shape):
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         normlib.instance_norm(np.ones(shape, np.float32))
     running = {"running_mean": np.ones(4), "running_var": np.ones(4)}
-    normlib.instance_norm(np.ones(shape, np.float32), use_input_stats=False, **running)
+    normlib.instance_norm(np.ones(shape, np.float32), **{MODE: False}, **running)
 
 
 def test_instance_norm_without_any_statistics(backend):
-    text = "instance_norm: use_input_stats is False, expected running_mean and running_var, which are None"
+    text = f"instance_norm: {MODE} is False, expected running_mean and running_var, which are None"
     with pytest.raises(ValueError, match=f"^{text}$"):
-        normlib.instance_norm(np.ones(SHAPE, np.float32), use_input_stats=False)
+        normlib.instance_norm(np.ones(SHAPE, np.float32), **{MODE: False})
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

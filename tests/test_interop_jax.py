@@ -16,6 +16,7 @@ import jax.numpy as jnp  # noqa: E402
 from normlib.interop import jax as interop  # noqa: E402
 
 DTYPES = ["float32", "float16", "bfloat16"]
+MODE = OPS["instance_norm"].mode
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -314,7 +315,7 @@ def test_an_empty_batch_is_fine():
         (lambda x: interop.batch_norm(x[:1], training=True), "ValueError: batch_norm: x has shape (1, 3), expected"),
         (lambda x: interop.batch_norm(x, running_mean=x[0]), "ValueError: batch_norm: running_var is None, expected"),
         (lambda x: interop.instance_norm(x), "ValueError: instance_norm: x has shape (2, 3), expected more than one"),
-        (lambda x: interop.instance_norm(x, use_input_stats=False), "ValueError: instance_norm: use_input_stats is"),
+        (lambda x: interop.instance_norm(x, **{MODE: False}), f"ValueError: instance_norm: {MODE} is"),
     ],
 )
 def test_wrong_arguments_name_function_and_argument(call, message):

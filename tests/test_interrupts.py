@@ -26,15 +26,14 @@ class Stubborn(np.ndarray):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("function", [normlib.batch_norm, normlib.instance_norm])
+@pytest.mark.parametrize("op", [op for op in normlib.ops.OPS.values() if op.mode], ids=lambda op: op.name)
 @pytest.mark.parametrize("assignment", [1, 2])
-def test_between_two_updates(function, assignment):
+def test_between_two_updates(op, assignment):
     x = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
     running = {name: np.ones(3).view(Stubborn) for name in ("running_mean", "running_var")}
-    mode = "training" if function is normlib.batch_norm else "use_input_stats"
     Stubborn.left = assignment
     with pytest.raises(KeyboardInterrupt):
-        function(x, **running, **{mode: True})
+        op.forward(x, **running, **{op.mode: True})
     for array in running.values():
         assert (np.asarray(array) == 1).all()
 

@@ -15,6 +15,8 @@ import pytest
 import normlib
 from normlib.ops import OPS
 
+MODE = OPS["instance_norm"].mode
+
 
 @pytest.fixture(autouse=True)
 def numpy_backend():
@@ -133,7 +135,7 @@ class TestByHand:
 
     def test_instance_norm_with_running_statistics(self):
         y, mean, rstd = normlib.instance_norm(
-            [[[4.0]], [[7.0]]], running_mean=[1.0], running_var=[9.0], use_input_stats=False, eps=0, return_stats=True
+            [[[4.0]], [[7.0]]], running_mean=[1.0], running_var=[9.0], **{MODE: False}, eps=0, return_stats=True
         )
         same(y, [[[1]], [[2]]])
         same(mean, [[1], [1]])
@@ -147,7 +149,7 @@ class TestByHand:
         same(dx, [[[0.5, -0.5, 0, 0]], [[0, 2, 0, -2]]])
         same(dweight, [1])
         same(dbias, [7])
-        dx, *_ = normlib.instance_norm_backward(dy, x, mean=[[3], [2]], rstd=[[1 / 3], [1]], use_input_stats=False)
+        dx, *_ = normlib.instance_norm_backward(dy, x, mean=[[3], [2]], rstd=[[1 / 3], [1]], **{MODE: False})
         same(dx, [[[1, 0, 0, 0]], [[0, 4, 0, 0]]])
 
 
@@ -291,7 +293,7 @@ def test_narrow_results_are_rounded_once(dtype):
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [*CASES, ("batch_norm", (4, 3, 2), {"channel_axis": 1, "training": False}),
-     ("instance_norm", (2, 3, 5), {"channel_axis": 1, "use_input_stats": False})],
+     ("instance_norm", (2, 3, 5), {"channel_axis": 1, MODE: False})],
     ids=lambda v: str(v),
 )  # fmt: skip
 def test_gradients_against_finite_differences(name, shape, options):

@@ -44,7 +44,7 @@ def peer(case, x, weight, bias, running):
     elif case.op == "group_norm":
         y = F.group_norm(x, case.options["num_groups"], weight, bias, eps=case.eps)
     else:
-        y = F.instance_norm(x, mean, var, weight, bias, use_input_stats=mode, momentum=0.3, eps=case.eps)
+        y = F.instance_norm(x, mean, var, weight, bias, mode, momentum=0.3, eps=case.eps)
     return back(y)
 
 

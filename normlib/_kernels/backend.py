@@ -6,15 +6,12 @@ norms; samples, channels, space for channel norms. `copies` says when.
 
 import numpy as np
 
+from ..description import FUNCTIONS
 from . import from_python as calls
 
 COPY_BYTES = 1 << 26  # copied at once
 
-direct = {
-    name: getattr(calls, name)
-    for norm in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
-    for name in (norm, f"{norm}_backward")
-}
+direct = {name: getattr(calls, name) for name in FUNCTIONS}
 
 
 def _memory_order(x, axis):
@@ -23,146 +20,117 @@ def _memory_order(x, axis):
     return (*sorted(kept, key=lambda i: -abs(x.strides[i])), *axis)
 
 
+def _in_c_order(a):
+    return np.empty(a.shape, a.dtype)
+
+
+def _orders(op, x, axis):
+    """Other orders of axes to try, each with the memory for copies, or None for no copies. That with the axes in the
+    order that they have in the memory of x comes first: it decides the last bits."""
+    axes = range(x.ndim)
+    if op.of_features:
+        view = _memory_order(x, axis)
+        views = [] if view == tuple(axes) else [(view, None)]
+        return [*views, (view, np.empty_like), ((*sorted(view[: x.ndim - len(axis)]), *axis), _in_c_order)]
+    order = [i for i in axes if i not in axis]
+    order.insert(1, *axis)
+    return [(order, np.empty_like), (order, _in_c_order)]
+
+
+def _kinds(op, ndim, axis):
+    """What each axis is to `lay_out`: kept or reduced; or channel, sample, space."""
+    if op.of_features:
+        return bytes(b"KR"[i in axis] for i in range(ndim))
+    kinds = bytearray(b"SC"[i in axis] for i in range(ndim))
+    if op.per_sample:
+        kinds[0 if axis[0] else 1] = ord("N")
+    return bytes(kinds)
+
+
+def _takes(kinds, x):
+    """Whether the kernels take an array that lies like x."""
+    return 0 in x.strides or calls.takes(kinds, 1, x)  # of a broadcast one they see it when they have the output
+
+
 def _copy(a, to):
     """to = a, in parts along its outermost axis in memory: between them Python looks for signals."""
     axis = max(range(a.ndim), key=lambda i: (a.shape[i] > 1, abs(to.strides[i])))
-    source, target = np.moveaxis(a, axis, 0), np.moveaxis(to, axis, 0)
+    source, target = a.swapaxes(axis, 0), to.swapaxes(axis, 0)
     part = max(1, len(source) * COPY_BYTES // a.nbytes)
     for first in range(0, len(source), part):
         target[first : first + part] = source[first : first + part]
     return to
 
 
-def _dense(arrays):
-    """Copies without gaps, with the axes in the order that they have in the memory of x: it decides the last bits."""
-    return [_copy(a, np.empty_like(arrays[-1])) for a in arrays]
+def _arranged(op, run, arrays, statistics, axis, out):
+    """The results of `run(arrays, statistics, axis, out)` beside `out`: on the arrays, on views, or on copies, of which
+    that of x becomes the output."""
+    x = arrays[-1]
+    kinds = _kinds(op, x.ndim, axis)
+    if _takes(kinds, x) and (result := run(arrays, statistics, axis, out)) is not NotImplemented:
+        return result[1:]
+    for order, memory in _orders(op, x, axis):
+        moved, to = [a.transpose(order) for a in arrays], out.transpose(order)
+        target = to if memory is None else memory(moved[-1])
+        if not _takes(bytes(map(kinds.__getitem__, order)), moved[-1] if memory is None else target):
+            continue
+        if memory is not None:
+            moved = [*(_copy(a, np.empty_like(target)) for a in moved[:-1]), _copy(moved[-1], target)]
+        kept = [i for i in order if i not in axis]  # the axes of the statistics of a feature norm
+        turned = op.of_features and kept != sorted(kept)
+        given = [s.transpose(np.argsort(np.argsort(kept))).copy() for s in statistics] if turned else statistics
+        result = run(moved, given, tuple(map(order.index, axis)), target)
+        if result is NotImplemented:
+            continue
+        if memory is not None:
+            _copy(target, to)
+        if turned and not statistics:
+            return [s.transpose(np.argsort(kept)) for s in result[1:]]
+        return result[1:]
+    raise NotImplementedError
 
 
-def _contiguous(arrays):
-    return [a if a.flags.c_contiguous else _copy(a, np.empty(a.shape, a.dtype)) for a in arrays]
+def _canonical(function):
+    """The canonical function over the direct one, of which it fills in what it knows better."""
+    op, names, call = function.op, function.names, direct[function.name]
+    of_x = [name for name in ("dy", "x") if name in names]
+    moved = op.statistics if op.of_features and function.backward else ()
+    at = [*of_x, *moved, op.axis_name, "out"]
+
+    def compute(*args):
+        values = dict(zip(function.canonical, args, strict=True), return_stats=calls.CANONICAL)
+        mean = _statistics(op, values) if op.mode and not function.backward else None
+
+        def run(arrays, statistics, axis, out):
+            values.update(zip(at, (*arrays, *statistics, axis if op.of_features else axis[0], out), strict=True))
+            return call(*[values[name] for name in names])
+
+        arrays, statistics = [values[name] for name in of_x], [values[name] for name in moved]
+        axis = values[op.axis_name]
+        found = _arranged(op, run, arrays, statistics, axis if op.of_features else (axis,), values["out"])
+        return found if mean is None else (mean, found[1], values["var"])
+
+    return compute
 
 
-def _feature(function, arrays, statistics, axis, out):
-    """Run `function(arrays, statistics, axis, out)` on the arrays, on a view of them in memory order, or on copies."""
-    result = function(arrays, statistics, axis, out)
-    kept = out.ndim - len(axis)
-    last = tuple(range(kept, out.ndim))
-    views = _memory_order(arrays[-1], axis)
-    for order, arranged in ((views, None), (views, _dense), ((*sorted(views[:kept]), *axis), _contiguous)):
-        if result is not NotImplemented:
-            return result
-        # Positions of the kept axes among themselves, for statistics
-        ranks = [sorted(order[:kept]).index(i) for i in order[:kept]]
-        moved = [a.transpose(order) for a in arrays]
-        target = out.transpose(order)
-        if arranged is not None:
-            moved = arranged(moved)
-            target = None
-        result = function(moved, [s.transpose(ranks).copy() for s in statistics], last, target)
-        if result is not NotImplemented:
-            if arranged is not None:
-                _copy(result[0], out.transpose(order))
-            if not statistics:
-                back = np.argsort(ranks)
-                result = (result[0], *(s.transpose(back) for s in result[1:]))
-    return _taken(result)
+def _statistics(op, values):
+    """Given statistics go in as running ones; returns the mean, or None where they are those of x."""
+    mean, var = (s[0] if op.per_sample and s is not None else s for s in (values["mean"], values["var"]))
+    values |= {"running_mean": mean, "running_var": var, "momentum": 0.0}
+    values[op.mode] = mean is None and op.needs_running
+    return values["mean"]
 
 
-def _channel(function, arrays, channel_axis, out):
-    """Run `function(arrays, channel_axis, out)` on the arrays, or on copies, at last with channels after samples."""
-    result = function(arrays, channel_axis, out)
-    for arranged in (_dense, _contiguous):
-        if result is not NotImplemented:
-            return result
-        moved = arranged([np.moveaxis(a, channel_axis, 1) for a in arrays])
-        result = function(moved, 1, None)
-        if result is not NotImplemented:
-            _copy(result[0], np.moveaxis(out, channel_axis, 1))
-    return _taken(result)
-
-
-def _taken(result):
-    """The result, which is not to be looked into or left aside where there is none."""
-    if result is NotImplemented:
-        raise NotImplementedError
-    return result
-
-
-def _ones(weight, bias):
-    return np.ones_like(bias) if weight is None and bias is not None else weight
-
-
-def layer_norm(x, weight, bias, axis, eps, out):
-    weight = _ones(weight, bias)
-    return _feature(lambda a, s, axis, out: calls.layer_norm(a[0], weight, bias, axis, eps, out, calls.CANONICAL),
-                    [x], [], axis, out)[1:]
-
-
-def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
-    return _feature(lambda a, s, axis, out: calls.layer_norm_backward(*a, weight, *s, axis, weight_grads, out),
-                    [dy, x], [mean, rstd], axis, out)[1:]
-
-
-def rms_norm(x, weight, axis, eps, out):
-    return _feature(lambda a, s, axis, out: calls.rms_norm(a[0], weight, axis, eps, out, calls.CANONICAL),
-                    [x], [], axis, out)[1:]
-
-
-def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
-    return _feature(lambda a, s, axis, out: calls.rms_norm_backward(*a, weight, *s, axis, weight_grads, out),
-                    [dy, x], [rstd], axis, out)[1:]
-
-
-def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
-    result = _channel(lambda a, axis, out: calls.moving_statistics(True, a[0], weight, bias, mean, var, axis, eps, out),
-                      [x], channel_axis, out)
-    return (mean, result[2], var) if mean is not None else result[1:]
-
-
-def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
-    def run(a, axis, out):
-        return calls.batch_norm_backward(*a, weight, mean, rstd, training, axis, weight_grads, out)
-
-    return _channel(run, [dy, x], channel_axis, out)[1:]
-
-
-def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
-    return _channel(lambda a, axis, out: calls.group_norm(a[0], num_groups, weight, bias, eps, axis, out,
-                                                          calls.CANONICAL),
-                    [x], channel_axis, out)[1:]
-
-
-def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
-    def run(a, axis, out):
-        return calls.group_norm_backward(*a, num_groups, weight, mean, rstd, axis, weight_grads, out)
-
-    return _channel(run, [dy, x], channel_axis, out)[1:]
-
-
-def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
-    of_all = (None, None) if mean is None else (np.ascontiguousarray(mean[0]), np.ascontiguousarray(var[0]))
-    result = _channel(lambda a, axis, out: calls.moving_statistics(False, a[0], weight, bias, *of_all, axis, eps, out),
-                      [x], channel_axis, out)
-    return (mean, result[2], var) if mean is not None else result[1:]
-
-
-def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
-    def run(a, axis, out):
-        return calls.instance_norm_backward(*a, weight, mean, rstd, use_input_stats, axis, weight_grads, out)
-
-    return _channel(run, [dy, x], channel_axis, out)[1:]
+globals().update({function.name: _canonical(function) for function in FUNCTIONS.values()})
 
 
 def copies(op, x, axis):
     """Whether an x of this layout is copied before `op` runs."""
-    if op.startswith(("layer_norm", "rms_norm")):
-        axes = {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
-        view = x.transpose(_memory_order(x, sorted(axes)))
-        kinds = bytes(b"R"[0] if i in axes else b"K"[0] for i in range(x.ndim))
-        return not (calls.takes(kinds, 1, x) or calls.takes(bytes(sorted(kinds)), 1, view))
-    axis %= x.ndim
-    kinds = bytearray(b"S" * x.ndim)
-    kinds[axis] = b"C"[0]
-    if not op.startswith("batch_norm"):
-        kinds[0 if axis else 1] = b"N"[0]
-    return not calls.takes(bytes(kinds), x.shape[axis] if op.startswith("batch_norm") else 1, x)
+    op = FUNCTIONS[op].op
+    axis = tuple(sorted({i % x.ndim for i in (axis if isinstance(axis, tuple) else (axis,))}))
+    kinds = _kinds(op, x.ndim, axis)
+    views = [order for order, memory in _orders(op, x, axis) if memory is None]
+    return not (
+        calls.takes(kinds, 1, x)
+        or any(calls.takes(bytes(map(kinds.__getitem__, order)), 1, x.transpose(order)) for order in views)
+    )

@@ -1,0 +1,131 @@
+"""What follows from the description of the norms but has to lie in a file.
+
+    python .ci/generate.py            write the files
+    python .ci/generate.py --check    fail where one differs from what would be written
+"""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from textwrap import fill
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 114
+
+
+def load_description():
+    """The module by itself: the package may not have been built yet."""
+    spec = spec_from_file_location("description", ROOT / "normlib/description.py")
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+description = load_description()
+FUNCTIONS = description.FUNCTIONS.values()
+
+STUB = """\
+# Generated from normlib/description.py by .ci/generate.py
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import description
+
+_D = TypeVar("_D", bound=np.floating[Any])  # an array of floats gives an array of the same
+_Array: TypeAlias = NDArray[Any]
+_Statistics: TypeAlias = NDArray[np.float64]
+_Axis: TypeAlias = int | tuple[int, ...] | list[int]
+_Gradient: TypeAlias = _Array | None
+
+__all__ = [
+{names}
+]
+
+{functions}
+
+@dataclass(frozen=True)
+class Op(description.Op):
+    forward: Callable[..., Any] = field(kw_only=True)
+    backward: Callable[..., Any] = field(kw_only=True)
+
+OPS: dict[str, Op]
+"""
+
+
+def parameter(argument, types):
+    """An argument of a signature; `types` may have another type for it, and whether it has its default."""
+    kind, has_default = types.get(argument.name, (argument.python, argument.default is not description.REQUIRED))
+    default = f"{argument.default:g}".replace("e-0", "e-") if argument.name == "eps" else argument.default
+    return f"{argument.name}: {kind}" + f" = {default}" * has_default
+
+
+def overload(function, types, result):
+    by_name = [argument.keyword for argument in function.arguments]
+    parts = [parameter(argument, types) for argument in function.arguments]
+    parts.insert(by_name.index(True), "*")
+    whole = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts]
+    body = fill(", ".join(whole) + ",", WIDTH, initial_indent="    ", subsequent_indent="    ")
+    body = body.replace("\N{NO-BREAK SPACE}", " ")
+    return f"@overload\ndef {function.name}(\n{body}\n) -> {result}: ..."
+
+
+def overloads(function):
+    """An array of floats gives an array of the same, anything else some array; statistics come if wanted."""
+    rest = ["_Gradient" if function.backward else "_Statistics"] * (len(function.results) - 1)
+    for x, y in (("NDArray[_D]", "NDArray[_D]"), ("ArrayLike", "_Array")):
+        both = f"tuple[{', '.join([y, *rest])}]"
+        if function.backward:
+            yield overload(function, {"x": (x, False)}, both)
+            continue
+        yield overload(function, {"x": (x, False), "return_stats": ("Literal[False]", True)}, y)
+        yield overload(function, {"x": (x, False), "return_stats": ("Literal[True]", False)}, both)
+    if not function.backward:
+        yield overload(function, {"return_stats": ("bool", False)}, f"{y} | {both}")
+
+
+def stub():
+    names = sorted(["OPS", "Op", *(function.name for function in FUNCTIONS)])
+    return STUB.format(
+        names="\n".join(f'    "{name}",' for name in names),
+        functions="\n".join(text for function in FUNCTIONS for text in overloads(function)),
+    )
+
+
+def table(function):
+    call, _, returned = str(function).partition(" -> ")
+    return f"| `{call}` | `{returned.strip('()')}` |"
+
+
+def between_marks(path, mark, lines):
+    """The text of a file with other lines between two marks."""
+    before, _, rest = path.read_text().partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {mark} -->\n")
+    return f"{before}<!-- {mark} -->\n" + "".join(f"{line}\n" for line in lines) + end + after
+
+
+def outputs():
+    """The files by path, with what they should hold."""
+    backends = ROOT / "docs/backends.md"
+    rows = ["| function | returns |", "|---|---|", *map(table, FUNCTIONS)]
+    return {
+        ROOT / "normlib/ops.pyi": stub(),
+        backends: between_marks(backends, "functions", rows),
+    }
+
+
+def main(arguments):
+    stale = {path: text for path, text in outputs().items() if not path.exists() or path.read_text() != text}
+    if "--check" in arguments:
+        return "".join(f"{path.relative_to(ROOT)} is not what .ci/generate.py writes\n" for path in stale) or 0
+    for path, text in stale.items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,0 @@
-handler: object
-VERSIONS: tuple[int, ...]
-
-def declare(version: int) -> None: ...
