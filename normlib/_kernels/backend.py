@@ -95,12 +95,11 @@ def _canonical(function):
     op, names, call = function.op, function.names, direct[function.name]
     of_x = [name for name in ("dy", "x") if name in names]
     moved = op.statistics if op.of_features and function.backward else ()
-    fill_in = _statistics if op.mode else _ones
     at = [*of_x, *moved, op.axis_name, "out"]
 
     def compute(*args):
         values = dict(zip(function.canonical, args, strict=True), return_stats=calls.CANONICAL)
-        mean = None if function.backward else fill_in(op, values)
+        mean = _statistics(op, values) if op.mode and not function.backward else None
 
         def run(arrays, statistics, axis, out):
             values.update(zip(at, (*arrays, *statistics, axis if op.of_features else axis[0], out), strict=True))
@@ -112,12 +111,6 @@ def _canonical(function):
         return found if mean is None else (mean, found[1], values["var"])
 
     return compute
-
-
-def _ones(op, values):
-    """The kernels of feature norms take no bias without a weight."""
-    if op.of_features and values["weight"] is None and values.get("bias") is not None:
-        values["weight"] = np.ones_like(values["bias"])
 
 
 def _statistics(op, values):

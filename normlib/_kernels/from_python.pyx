@@ -321,39 +321,35 @@ cdef object moving_norm(int op, tuple arguments):
 
 
 def batch_norm(*arguments):
-    """x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats"""
+    """x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats"""
     return moving_norm(NORMLIB_BATCH_NORM, arguments)
 
 
 def instance_norm(*arguments):
-    """x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats"""
+    """As those of `batch_norm`."""
     return moving_norm(NORMLIB_INSTANCE_NORM, arguments)
 
 
-def batch_norm_backward(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out):
+cdef object moving_norm_backward(int op, tuple arguments):
     cdef Call call
-    if not begin(&call, NORMLIB_BATCH_NORM_BACKWARD, x) or not along(&call, channel_axis) or not is_bool(training):
+    dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out = arguments
+    if not begin(&call, op, x) or not along(&call, channel_axis) or not is_bool(mode):
         return NotImplemented
-    call.mode = training
+    call.mode = mode
     return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
 
 
-def instance_norm_backward(dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out):
-    cdef Call call
-    if not begin(&call, NORMLIB_INSTANCE_NORM_BACKWARD, x) or not along(&call, channel_axis) or not is_bool(use_input_stats):
-        return NotImplemented
-    call.mode = use_input_stats
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+def batch_norm_backward(*arguments):
+    """dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out"""
+    return moving_norm_backward(NORMLIB_BATCH_NORM_BACKWARD, arguments)
 
 
-# ---- what the canonical functions need beside these ----
+def instance_norm_backward(*arguments):
+    """As those of `batch_norm_backward`."""
+    return moving_norm_backward(NORMLIB_INSTANCE_NORM_BACKWARD, arguments)
 
-def moving_statistics(batch, x, weight, bias, running_mean, running_var, channel_axis, eps, out):
-    """Batch norm or instance norm that returns (y, mean, rstd) where the statistics are given, else with var appended."""
-    cdef bint own = running_mean is None and not batch
-    arguments = x, weight, bias, running_mean, running_var, own, 0.0, eps, channel_axis, out, _canonical
-    return moving_norm(NORMLIB_BATCH_NORM if batch else NORMLIB_INSTANCE_NORM, arguments)
 
+# ---- what else is asked of the kernels ----
 
 def takes(kinds, groups, cnp.ndarray x not None):
     """Whether an array of this layout is taken as it lies; kinds: a byte for each axis, see layout.pxd."""
