@@ -78,7 +78,12 @@ def extensions():
 
 
 class BuildExt(build_ext):
-    """Adds the flags that the compiler at hand takes."""
+    """Adds the flags that the compiler at hand takes, and compiles as many modules at once as there are cores."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = os.cpu_count()
 
     def build_extensions(self):
         gnu = self.compiler.compiler_type != "msvc"

@@ -4,7 +4,7 @@
 # at the end.
 
 cdef enum:
-    WHOLE = 1024    # columns summed at once, at most
+    WHOLE = 512     # columns summed at once, at most
 
 # A pair of sums a column: `sum` is followed by `square`, or `product`, WHOLE later.
 cdef struct Ahead:

@@ -54,9 +54,9 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noe
     p.state[sample] = AGAIN
 
 
-cdef inline Py_ssize_t summed_at_once(const Array* x) noexcept nogil:
+cdef inline Py_ssize_t summed_at_once(const Array* x, work zero) noexcept nogil:
     """Columns; of those that are taken to a panel, so many as it has room for."""
-    return WHOLE if x.plain else WIDE
+    return WHOLE if x.plain else out_of_panel(zero) // ROUND
 
 
 cdef void packed_moments(const Plan* p, const Array* x, const char* at, Py_ssize_t many, const work* shift, work* a) noexcept nogil:
@@ -75,7 +75,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     """Sums about the first mean; task: a tile."""
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
-    cdef work room[ROUND * WIDE]
+    cdef char room[OUT_BYTES]
     cdef const work* shift
     cdef const work* t
     cdef const char* at
@@ -89,7 +89,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
         return
     shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
     open_columns(&x, p, p.x, &p.xs, zero)
-    columns, step = summed_at_once(&x), CHUNK if x.plain else ROUND
+    columns, step = summed_at_once(&x, zero), CHUNK if x.plain else ROUND
     c.centered, c.level = True, p.level if x.plain else 1
     for j from 0 <= j < tile.width by columns:
         m = c.width = min(columns, tile.width - j)
@@ -105,7 +105,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
             else:
                 for k from 0 <= k < last by step:
                     c.n, c.begin = min(step, last - k), k == 0
-                    t = take_positions(&x, at + k * x.apart, c.n, m, room, &c.x)
+                    t = take_positions(&x, at + k * x.apart, c.n, m, <work*>room, &c.x)
                     chunk_moments(&c, t, shift + j, a)
             for k in range(many):
                 add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
@@ -227,7 +227,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     """Sums of dy and dy * (x - shift) * scale; task: a tile."""
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
-    cdef work room[2 * ROUND * WIDE]
+    cdef char room[2 * OUT_BYTES]
     cdef const work* table
     cdef const work* t
     cdef const work* g
@@ -242,7 +242,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     table = table_of(p, tile.sample, SHIFT, zero) + tile.column
     open_columns(&x, p, p.x, &p.xs, zero)
     open_columns(&dy, p, p.dy, &p.ds, zero)
-    columns = min(summed_at_once(&x), summed_at_once(&dy))
+    columns = min(summed_at_once(&x, zero), summed_at_once(&dy, zero))
     step = CHUNK if columns == WHOLE else ROUND
     c.weighted, c.level = False, p.level if columns == WHOLE else 1
     for j from 0 <= j < tile.width by columns:
@@ -260,8 +260,8 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
             else:
                 for k from 0 <= k < last by step:
                     c.n, c.begin = min(step, last - k), k == 0
-                    t = take_positions(&x, at + k * x.apart, c.n, m, room, &c.x)
-                    g = take_positions(&dy, dy_at + k * dy.apart, c.n, m, room + ROUND * WIDE, &c.dy)
+                    t = take_positions(&x, at + k * x.apart, c.n, m, <work*>room, &c.x)
+                    g = take_positions(&dy, dy_at + k * dy.apart, c.n, m, <work*>(room + OUT_BYTES), &c.dy)
                     chunk_gradients(&c, t, g, table + j, p.padded, <const work*>NULL, a)
             for k in range(many):
                 add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
