@@ -9,6 +9,7 @@ cdef enum:
     PANEL = 4096        # elements of rows that are taken together
     PANEL_BYTES = 1 << 14
     OUT_BYTES = PANEL_BYTES // 2    # of what is computed at once that does not lie in y as it is
+    LONG = 512          # bytes from which on results are not computed in the stage, but sent past the caches from a panel
     STAGE_BYTES = 1024  # bytes staged before they leave
     STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
     PAGE = 4096
@@ -302,15 +303,15 @@ cdef inline void close_writer(Writer* writer) noexcept nogil:
 
 
 cdef inline Py_ssize_t portion(const Array* x, const Array* y, const Writer* writer, Py_ssize_t n, work zero) noexcept nogil:
-    """How many elements of n to compute at once: all of them where nothing is copied, else what a stage or a panel takes."""
-    if writer.streaming:
-        return STAGE_BYTES // y.itemsize
-    return n if x.plain and y.plain else out_of_panel(zero)
+    """How many elements of n to compute at once: all of them where nothing is copied, else what a panel takes."""
+    return n if x.plain and y.plain and not writer.streaming else out_of_panel(zero)
 
 
-cdef inline work* target(const Array* y, char* at, Writer* writer, const work* room) noexcept nogil:
-    """Where to compute what belongs at `at`: there, in the stage, or in room."""
-    return <work*>place(writer, at) if y.plain else <work*>room
+cdef inline work* target(const Array* y, char* at, Writer* writer, const work* room, Py_ssize_t n) noexcept nogil:
+    """Where to compute n elements that belong at `at`: there, in the stage if they are few, or in room."""
+    if not y.plain or (writer.streaming and n * <Py_ssize_t>sizeof(work) >= LONG):
+        return <work*>room
+    return <work*>place(writer, at)
 
 
 cdef void send(Writer* writer, char* at, const char* t, Py_ssize_t bytes) noexcept nogil:

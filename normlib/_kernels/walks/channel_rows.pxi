@@ -102,8 +102,8 @@ cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work*
         give(y, to + k * y.channel, writer, t + k * y.length, y.length)
 
 
-cdef inline work* out_of(const Array* y, char* to, Writer* writer, const work* room) noexcept nogil:
-    return target(y, to, writer, room) if adjacent(y) else <work*>room
+cdef inline work* out_of(const Array* y, char* to, Writer* writer, const work* room, Py_ssize_t m) noexcept nogil:
+    return target(y, to, writer, room, m * y.length) if adjacent(y) else <work*>room
 
 
 cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
@@ -126,7 +126,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, P
             continue
         b.rows = min(per, many - k)
         t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
-        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out)
+        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows)
         normalize(&row, &b, t, u)
         give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
 
@@ -179,7 +179,7 @@ cdef void groups_scaled(Pass* s, Py_ssize_t r, Py_ssize_t m, work* table, const 
     """groups_normalize where elements are taken times a factor, or should be, for a product of scale and weight that is out of range."""
     cdef const Plan* p = s.plan
     cdef const work* b = <const work*>p.bias
-    cdef work of_run[4]
+    cdef work of_run[TABLE]
     cdef work factor, weight
     cdef Affine c
     cdef Py_ssize_t channel = r % p.groups * p.channels, k, j, i
@@ -298,7 +298,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* fir
         b.rows = min(per, many - k)
         t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
         g = take_runs(dy, dfirst + k * dy.channel, b.rows, <work*>(s.out + OUT_BYTES // 2))
-        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out)
+        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows)
         descend(&row, &b, t, g, u)
         give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
 

@@ -132,7 +132,7 @@ cdef void normalize_pieces(Pass* s, const Array* x, const char* run, char* to, P
             for l in range(b.width):
                 u[l] = t[l] * factor
             t = u
-        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out)
+        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out, b.width)
         normalize(&k, &b, t, u)
         give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
         if k.weight == MANY:
@@ -157,7 +157,7 @@ cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* r
         b.width = min(step, n - i)
         t = take_run(x, run + i * x.position, b.width, <work*>s.out)
         g = take_run(dy, drun + i * dy.position, b.width, <work*>(s.out + OUT_BYTES // 2))
-        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out)
+        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out, b.width)
         descend(&k, &b, t, g, u)
         give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
         if k.weight == MANY:
