@@ -8,7 +8,7 @@
 
 cdef enum:
     PACKED = 2304   # elements of narrow positions that are summed side by side: ROUND rows of 16 x 16 channels and a lane's
-    NEAR = 256      # neighbouring elements that the hardware sees as one stream, whatever their order
+    NEAR = 1024     # elements computed at once on their way past the caches, nearly in the order of memory
     WAY = 4096      # bytes from a line to the next in the same set of L1
 
 
@@ -341,7 +341,7 @@ cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, 
     way of a panel, so many as have room, and nearly in the order of memory."""
     cdef Py_ssize_t apart = x.apart | WAY
     if copied:
-        return max(<Py_ssize_t>1, min(<Py_ssize_t>WINDOW, min(out_of_panel(zero) // 2, <Py_ssize_t>NEAR if x.plain else out_of_panel(zero)) // width))
+        return max(<Py_ssize_t>1, min(out_of_panel(zero) // 2, <Py_ssize_t>NEAR if x.plain else out_of_panel(zero)) // width)
     return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
 
 
