@@ -73,7 +73,7 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     channel norms; strides are in bytes."""
     cdef Axis axes[AXES]
     cdef int left = 0, right
-    cdef bint feature, unit
+    cdef bint feature
     cdef Span* xs = &p.xs
     cdef Span* ys = &p.ys
     cdef Span* ds = &p.ds
@@ -83,7 +83,6 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     if right < 0:
         return False
     feature = kinds[0] == b"K" or kinds[0] == b"R"
-    unit = right == 0 or (axes[right - 1].x == 1 and axes[right - 1].y == 1 and axes[right - 1].d == 1)
     if feature:
         p.segments = p.channels = 1
         if right > 1 and axes[right - 1].kind == b"K" and axes[right - 2].kind == b"R":
@@ -93,12 +92,11 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
             p.width = take(axes, &left, &right, b"K", True, &xs.channel, &ys.channel, &ds.channel)
             p.length = take(axes, &left, &right, b"R", True, &xs.position, &ys.position, &ds.position)
             p.samples = take(axes, &left, &right, b"K", True, &xs.sample, &ys.sample, &ds.sample)
-            return unit and left == right
+            return left == right
         p.form = FEATURE_ROWS
         p.width = 1
         if right and axes[right - 1].kind == b"K":
-            unit = True     # rows of one element
-            p.length = 1
+            p.length = 1    # rows of one element
         else:
             p.length = take(axes, &left, &right, b"R", True, &xs.position, &ys.position, &ds.position)
         p.groups = take(axes, &left, &right, b"K", True, &xs.channel, &ys.channel, &ds.channel)
@@ -107,7 +105,7 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
             # one outer axis is the sample's, so that its rows may be packed
             p.samples, p.groups = p.groups, 1
             xs.sample, ys.sample, ds.sample = xs.channel, ys.channel, ds.channel
-        return unit and left == right
+        return left == right
     p.segments = p.length = p.samples = p.width = 1
     if right and axes[right - 1].kind == b"C":
         p.form = CHANNEL_COLUMNS
@@ -115,20 +113,22 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
         p.length = take(axes, &left, &right, b"S", True, &xs.position, &ys.position, &ds.position)
         p.samples = take(axes, &left, &right, b"N", True, &xs.sample, &ys.sample, &ds.sample)
         p.channels = p.width // p.groups
-        return unit and left == right
+        return left == right
     p.form = CHANNEL_ROWS
     if right and axes[right - 1].kind == b"N":
-        unit = True         # one element a sample
+        pass                # one element a sample
     else:
         p.length = take(axes, &left, &right, b"S", True, &xs.position, &ys.position, &ds.position)
     p.channels = take(axes, &left, &right, b"N", False, &xs.sample, &ys.sample, &ds.sample)
     p.samples = p.channels
     p.segments = take(axes, &left, &right, b"S", False, &xs.segment, &ys.segment, &ds.segment)
     p.channels = take(axes, &left, &right, b"C", False, &xs.channel, &ys.channel, &ds.channel)
+    if p.segments == 1:
+        p.segments = take(axes, &left, &right, b"S", False, &xs.segment, &ys.segment, &ds.segment)
     if p.samples == 1:
         p.samples = take(axes, &left, &right, b"N", False, &xs.sample, &ys.sample, &ds.sample)
     p.channels //= p.groups
-    return unit and left == right
+    return left == right
 
 
 cdef Extent extent_of(const void* data, Py_ssize_t itemsize, int ndim, const Py_ssize_t* shape,

@@ -34,6 +34,13 @@ cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogi
     return parts_of(n, multiple) * multiple
 
 
+cdef inline bint dense_runs(const Plan* p) noexcept nogil:
+    """Whether the elements of y that are neighbours in a run lie side by side."""
+    if p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS:
+        return p.ys.position == 1 or p.length == 1
+    return p.ys.channel == 1 or p.width == 1
+
+
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     """Compute the pass; -1 where memory is short, and then no more than given statistics are written, or where a signal's handler
     has raised."""
@@ -67,7 +74,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         p.shared = True
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.level = 2 + (traffic >= SECOND_BYTES) + (traffic >= LAST_BYTES)
-    p.streaming = traffic >= STREAM_BYTES
+    p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0

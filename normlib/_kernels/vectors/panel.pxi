@@ -65,7 +65,8 @@ cdef inline void open_array(Array* a, const Plan* p, const char* data, const Spa
     a.level, a.far = p.level, False
     a.plain = size == sizeof(work) and a.position == size
     a.ahead = AHEAD_BYTES if p.level > 2 and not a.plain else 0
-    a.whole = (p.segments == 1 or span.segment == p.length) and (p.channels == 1 or span.channel == p.segments * p.length)
+    a.whole = ((p.segments == 1 or a.segment == p.length * a.position)
+               and (p.channels == 1 or a.channel == p.segments * p.length * a.position))
 
 
 cdef inline void open_columns(Array* a, const Plan* p, const char* data, const Span* span, work zero) noexcept nogil:
