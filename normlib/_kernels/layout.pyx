@@ -85,7 +85,7 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     feature = kinds[0] == b"K" or kinds[0] == b"R"
     if feature:
         p.segments = p.channels = 1
-        if right > 1 and axes[right - 1].kind == b"K" and axes[right - 2].kind == b"R":
+        if right > 1 and axes[right - 1].kind == b"K" and axes[right - 2].kind == b"R" and (right < 3 or axes[right - 3].kind == b"K"):
             # ..., positions, columns
             p.form = FEATURE_COLUMNS
             p.groups = 1
@@ -99,6 +99,7 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
             p.length = 1    # rows of one element
         else:
             p.length = take(axes, &left, &right, b"R", True, &xs.position, &ys.position, &ds.position)
+            p.segments = take(axes, &left, &right, b"R", True, &xs.segment, &ys.segment, &ds.segment)
         p.groups = take(axes, &left, &right, b"K", True, &xs.channel, &ys.channel, &ds.channel)
         p.samples = take(axes, &left, &right, b"K", True, &xs.sample, &ys.sample, &ds.sample)
         if p.samples == 1 and p.groups > 1:

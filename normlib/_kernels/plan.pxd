@@ -44,7 +44,7 @@ cdef struct Plan:
     int level               # of the cache that holds most of what the pass moves: 2, 3, or 4 for memory; 0 in a pass of one task
     bint streaming          # the output goes past the caches
     double eps
-    # feature rows:     samples x groups rows of `length` neighbouring elements
+    # feature rows:     samples x groups rows of `segments` runs of `length` neighbouring elements
     # feature columns:  samples x `length` positions x `width` neighbouring columns, a statistic a column
     # channel rows:     samples x groups x channels runs of `segments` x `length` elements, a statistic a group
     # channel columns:  samples x `length` positions x `width` neighbouring channels, a statistic a group of `channels`

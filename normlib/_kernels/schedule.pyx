@@ -57,14 +57,14 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     worth //= THREAD_BYTES
     if worth < 2 and not backward and p.form == FEATURE_ROWS:
         # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
-        p.parameters = p.length
+        p.parameters = p.segments * p.length
         p.batch = p.samples * p.groups
         run(FEATURE_ROWS_FORWARD, p, 0)
         return 0
     if p.given and not backward:
         run(ROOTS, p, 0)
     if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS:
-        p.parameters = p.length
+        p.parameters = p.segments * p.length
     else:
         p.parameters = p.groups * p.channels
     if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:

@@ -82,7 +82,7 @@ enum { /* status: what is wrong, plus 256 times the number of the argument; see 
     NORMLIB_BAD_DTYPE,   /* not a dtype, or not one that this argument may have */
     NORMLIB_BAD_SHAPE,   /* the number of axes or a size does not fit */
     NORMLIB_BAD_ALIGN,   /* the address or a stride is no multiple of the size of an element */
-    NORMLIB_BAD_LAYOUT,  /* no loop walks these strides beside those of x, or the array may have none */
+    NORMLIB_BAD_LAYOUT,  /* no loop walks this order of axes, or the array may have no strides */
     NORMLIB_OVERLAP,     /* an output shares memory with another argument, or with itself */
     NORMLIB_BAD_VALUE,   /* a number is outside its range */
     NORMLIB_ONE_VALUE,   /* one value a channel has no variance to learn from */
@@ -98,14 +98,13 @@ static inline int normlib_kind(int status) { return status & 255; }
 
    Parameters (weight, bias, their gradients) and statistics lie without gaps, in C order: their strides are NULL or say so.
 
-   x, y, dx, dy may have strides that a loop walks as it is. Sort the axes of more than one element by the size of x's strides.
-   The last of them, the innermost, lies without gaps and forwards in every array: its stride is the size of an element. So
-   a reversed last axis, every other element of it, and an x that is broadcast along it are refused, and so is a y in another
-   order of axes than x. The other strides may have gaps and may be negative, each array's its own. Sorted so, the axes that are
-   normalized over still have the order that they have in `shape`, and so have the others; the two kinds alternate only as in
-   (kept, normalized), (kept, normalized, kept) and, for channel norms, (samples, positions, channels), (samples, positions,
-   channels, positions) and what is left of these without some axes; neighbours of one kind count as one if no gap parts
-   them. What is refused comes back as NORMLIB_BAD_LAYOUT with the argument that does not fit: copy that one first. */
+   x, y, dx, dy may have any strides, each its own: with gaps, negative, 0 in what is read, and an output may have another order of
+   axes than x. Neighbours that lie side by side are fastest. What no loop walks is an order of axes: sort those of more than one
+   element by the size of x's strides. Sorted so, the axes that are normalized over still have the order that they have in
+   `shape`, and so have the others; the two kinds alternate only as in (kept, normalized), (kept, normalized, kept) and, for channel
+   norms, (samples, positions, channels), (samples, positions, channels, positions) and what is left of these without some
+   axes; neighbours of one kind count as one if no gap parts them. What is refused comes back as NORMLIB_BAD_LAYOUT with the
+   argument that does not fit: describe the axes in another order, or copy that one first. */
 typedef struct normlib_array {
     void *data;
     int dtype;

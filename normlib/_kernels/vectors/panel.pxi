@@ -308,11 +308,16 @@ cdef inline Py_ssize_t portion(const Array* x, const Array* y, const Writer* wri
     return n if x.plain and y.plain and not writer.streaming else out_of_panel(zero)
 
 
-cdef inline work* target(const Array* y, char* at, Writer* writer, const work* room, Py_ssize_t n) noexcept nogil:
-    """Where to compute n elements that belong at `at`: there, in the stage if they are few, or in room."""
-    if not y.plain or (writer.streaming and n * <Py_ssize_t>sizeof(work) >= LONG):
+cdef inline bint in_a_run(const Array* y, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Whether elements i to i + n of a row, or of a run that begins it, lie in one run."""
+    return y.whole or i + n <= y.length
+
+
+cdef inline work* target(const Array* y, char* row, Py_ssize_t i, Writer* writer, const work* room, Py_ssize_t n) noexcept nogil:
+    """Where to compute elements i to i + n of a row: there, in the stage if they are few, or in room."""
+    if not y.plain or not in_a_run(y, i, n) or (writer.streaming and n * <Py_ssize_t>sizeof(work) >= LONG):
         return <work*>room
-    return <work*>place(writer, at)
+    return <work*>place(writer, row + i * y.position)
 
 
 cdef void send(Writer* writer, char* at, const char* t, Py_ssize_t bytes) noexcept nogil:
@@ -340,12 +345,25 @@ cdef void give_room(const Array* y, char* at, Writer* writer, const work* t, Py_
             wrote(writer, m * y.itemsize)
 
 
-cdef inline void give(const Array* y, char* at, Writer* writer, const work* t, Py_ssize_t n) noexcept nogil:
-    """n elements to `at`; they were computed at `target`, or in room."""
-    if <const char*>t == place(writer, at):
+cdef void scatter(const Array* y, char* row, Py_ssize_t i, Writer* writer, const work* t, Py_ssize_t n) noexcept nogil:
+    """`gather` the other way"""
+    cdef Py_ssize_t offset = i % y.length, given = 0, m
+    while given < n:
+        m = min(y.length - offset, n - given)
+        give_room(y, row + place_in(y, i + given), writer, t + given, m)
+        given += m
+        offset = 0
+
+
+cdef inline void give(const Array* y, char* row, Py_ssize_t i, Writer* writer, const work* t, Py_ssize_t n) noexcept nogil:
+    """Elements i to i + n of a row; they were computed at `target`, or in room."""
+    cdef char* to = row + i * y.position
+    if not in_a_run(y, i, n):
+        scatter(y, row, i, writer, t, n)
+    elif <const char*>t == place(writer, to):
         wrote(writer, n * y.itemsize)
     else:
-        give_room(y, at, writer, t, n)
+        give_room(y, to, writer, t, n)
 
 
 cdef inline void give_positions(const Array* y, char* at, Writer* writer, const work* t, Py_ssize_t n, Py_ssize_t width) noexcept nogil:

@@ -90,20 +90,23 @@ cdef inline const work* take_runs(const Array* a, const char* first, Py_ssize_t 
     return room
 
 
+cdef inline work* out_of(const Array* y, char* to, Writer* writer, const work* room, Py_ssize_t n) noexcept nogil:
+    """Where to compute n elements of runs that are one stretch of memory: there, in the stage, or in room."""
+    if not y.plain or not adjacent(y) or (writer.streaming and n * <Py_ssize_t>sizeof(work) >= LONG):
+        return <work*>room
+    return <work*>place(writer, to)
+
+
 cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work* t, Py_ssize_t m) noexcept nogil:
-    """What was computed in `out_of`."""
+    """The runs of m channels, which were computed at `out_of`."""
     cdef Py_ssize_t k
-    if adjacent(y):
-        give(y, to, writer, t, m * y.length)
-        return
-    for k in range(m):
-        if y.plain:
-            memcpy(place(writer, to + k * y.channel), t + k * y.length, y.length * sizeof(work))
-        give(y, to + k * y.channel, writer, t + k * y.length, y.length)
-
-
-cdef inline work* out_of(const Array* y, char* to, Writer* writer, const work* room, Py_ssize_t m) noexcept nogil:
-    return target(y, to, writer, room, m * y.length) if adjacent(y) else <work*>room
+    if not adjacent(y):
+        for k in range(m):
+            give_room(y, to + k * y.channel, writer, t + k * y.length, y.length)
+    elif <const char*>t == place(writer, to):
+        wrote(writer, m * y.length * y.itemsize)
+    else:
+        give_room(y, to, writer, t, m * y.length)
 
 
 cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
@@ -126,7 +129,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, P
             continue
         b.rows = min(per, many - k)
         t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
-        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows)
+        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows * n)
         normalize(&row, &b, t, u)
         give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
 
@@ -298,7 +301,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* fir
         b.rows = min(per, many - k)
         t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
         g = take_runs(dy, dfirst + k * dy.channel, b.rows, <work*>(s.out + OUT_BYTES // 2))
-        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows)
+        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows * n)
         descend(&row, &b, t, g, u)
         give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
 

@@ -1,4 +1,4 @@
-# LayerNorm and RMSNorm over neighbouring elements: a row is `length` elements, its parameters are vectors beside it.
+# LayerNorm and RMSNorm over neighbouring elements: a row is `segments` runs of `length`, its parameters are vectors beside it.
 #   LayerNorm (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * weight + bias
 #   RMSNorm (Zhang, Sennrich 2019):     y = x / sqrt(mean(x^2) + eps) * weight
 # Backward: dx = rstd * (g - mean(g) - z * mean(g * z)), where RMSNorm drops mean(g); dweight = sum dy * z, dbias = sum dy.
@@ -15,7 +15,7 @@ cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const wo
 
 cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
     """Whether the rows of a lot are computed from memory to memory."""
-    return x.plain and s.y.plain and not s.writer.streaming and s.plan.groups == 1
+    return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1
 
 
 cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const Affine* c, bint scaled) noexcept nogil:
@@ -23,17 +23,17 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     cdef Block b
     cdef Py_ssize_t k
     if in_place(s, x) and not scaled:
-        b.rows, b.width, b.ahead = m, x.length, 0
+        b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
         return
     for k in range(m):
         row = row_of(c, k, table[0])
-        normalize_pieces(s, x, row_at(x, r + k), row_at(&s.y, r + k), x.length, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
+        normalize_pieces(s, x, row_at(x, r + k), row_at(&s.y, r + k), s.plan.parameters, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
 
 
 cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
-    cdef Py_ssize_t n = p.length, r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(n, p.streaming), m
+    cdef Py_ssize_t n = p.parameters, r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(n, p.streaming), m
     cdef work table[TABLE * TOGETHER]
     cdef Affine c
     cdef Pass s
@@ -96,7 +96,7 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize
     cdef work* shift = table + SHIFT * TOGETHER
     cdef work* delta = table + DELTA * TOGETHER
     cdef work* scale = table + SCALE * TOGETHER
-    cdef Py_ssize_t n = p.length, k
+    cdef Py_ssize_t n = p.parameters, k
     c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads
     memset(delta, 0, TOGETHER * sizeof(work))
     for k in range(m):
@@ -120,20 +120,20 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Affine row
     cdef Block b
     cdef Py_ssize_t k
-    if in_place(s, x) and dy.plain:
-        b.rows, b.width, b.ahead = m, x.length, 0
+    if in_place(s, x) and dy.plain and dy.whole:
+        b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
         return
     for k in range(m):
         row = row_of(c, k, zero)
-        descend_pieces(s, x, dy, row_at(x, r + k), row_at(dy, r + k), row_at(&s.y, r + k), x.length, &row, zero)
+        descend_pieces(s, x, dy, row_at(x, r + k), row_at(dy, r + k), row_at(&s.y, r + k), s.plan.parameters, &row, zero)
 
 
 cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     """add_parts for parts of `few_rows`, whose sums are in the accumulators; task: a block of parameters."""
     cdef const work* a = <const work*>p.scratch
-    cdef Py_ssize_t n = p.length, first = task * BLOCK, stop = min(first + BLOCK, n), part, i
+    cdef Py_ssize_t n = p.parameters, first = task * BLOCK, stop = min(first + BLOCK, n), part, i
     for part in range(p.parts):
         for i in range(first, stop):
             p.dweight[i] += a[i]
@@ -144,7 +144,7 @@ cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept
 
 
 cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
-    cdef Py_ssize_t n = p.length, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
+    cdef Py_ssize_t n = p.parameters, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
     cdef Py_ssize_t most = together(2 * n, p.streaming), step = round_up(n, LINE // sizeof(work))
     cdef work table[TABLE * TOGETHER]
     cdef const work* w = <const work*>p.weight

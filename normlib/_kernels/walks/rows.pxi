@@ -108,14 +108,14 @@ cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept n
     cdef Py_ssize_t rows
     if x.level < 3 or p.form != FEATURE_ROWS:
         return
-    rows = AHEAD_BYTES // (p.length * x.itemsize)
+    rows = AHEAD_BYTES // (p.parameters * x.itemsize)
     x.ahead = AHEAD_BYTES
     if rows > 0:
         x.ahead = row_at(x, min(r + rows, p.samples * p.groups - 1)) - row_at(x, r)
 
 
-cdef void normalize_pieces(Pass* s, const Array* x, const char* run, char* to, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
-    """A run of n elements times a factor, in pieces: taken, normalised, given."""
+cdef void normalize_pieces(Pass* s, const Array* x, const char* row, char* to, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
+    """n elements of a row, or of a run, times a factor, in pieces: taken, normalised, given."""
     cdef Affine k = c[0]
     cdef Block b
     cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n, factor), i, l
@@ -126,22 +126,22 @@ cdef void normalize_pieces(Pass* s, const Array* x, const char* run, char* to, P
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
-        t = take_run(x, run + i * x.position, b.width, <work*>s.out)
+        t = take(x, row, i, b.width, <work*>s.out)
         if factor != 1:
             u = <work*>s.out
             for l in range(b.width):
                 u[l] = t[l] * factor
             t = u
-        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out, b.width)
+        u = target(&s.y, to, i, &s.writer, <work*>s.out, b.width)
         normalize(&k, &b, t, u)
-        give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
+        give(&s.y, to, i, &s.writer, u, b.width)
         if k.weight == MANY:
             k.of_weight = <const work*>k.of_weight + b.width
         if k.bias == MANY:
             k.of_bias = <const work*>k.of_bias + b.width
 
 
-cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* run, const char* drun, char* to, Py_ssize_t n,
+cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* row, const char* drow, char* to, Py_ssize_t n,
                          const Affine* c, work zero) noexcept nogil:
     """As normalize_pieces."""
     cdef Affine k = c[0]
@@ -155,10 +155,10 @@ cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* r
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
-        t = take_run(x, run + i * x.position, b.width, <work*>s.out)
-        g = take_run(dy, drun + i * dy.position, b.width, <work*>(s.out + OUT_BYTES // 2))
-        u = target(&s.y, to + i * s.y.position, &s.writer, <work*>s.out, b.width)
+        t = take(x, row, i, b.width, <work*>s.out)
+        g = take(dy, drow, i, b.width, <work*>(s.out + OUT_BYTES // 2))
+        u = target(&s.y, to, i, &s.writer, <work*>s.out, b.width)
         descend(&k, &b, t, g, u)
-        give(&s.y, to + i * s.y.position, &s.writer, u, b.width)
+        give(&s.y, to, i, &s.writer, u, b.width)
         if k.weight == MANY:
             k.of_weight = <const work*>k.of_weight + b.width
