@@ -15,11 +15,11 @@ from normlib._kernels.plan cimport (
 cdef enum:
     THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
     RUN_BYTES = 1 << 10         # of it that take as long as what a row or a run takes beside its elements
-    SECOND_BYTES = 1 << 23      # of memory traffic, of which the second cache holds little
+    L2_BYTES = 1 << 23          # of memory traffic, of which L2 holds little
     STREAM_BYTES = 3 << 22      # from which on outputs go past the caches
-    LAST_BYTES = 3 << 23        # of which the last cache holds little
+    LLC_BYTES = 3 << 23         # of which the LLC holds little
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
-    STRIP_BYTES = 1 << 19       # of a strip of columns that stays in the second cache from statistics to normalization
+    STRIP_BYTES = 1 << 19       # of a strip of columns that stays in L2 from statistics to normalization
     SUMS = 512                  # positions of channel columns that a task sums, at most
     TILE = 1 << 17              # elements that are worth a task of their own
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
@@ -73,7 +73,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
         p.shared = True
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
-    p.level = 2 + (traffic >= SECOND_BYTES) + (traffic >= LAST_BYTES)
+    p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
     p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:

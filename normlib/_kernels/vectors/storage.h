@@ -133,7 +133,7 @@ static inline void store_half(half_t *y, const float *t)
 #endif
 }
 
-/* store_half for what takes the lanes back at once: a load that is wider than the stores before it waits for the first cache. */
+/* store_half for what takes the lanes back at once: a load that is wider than the stores before it waits for L1. */
 static inline void pack_half(half_t *y, const float *t)
 {
 #if defined(__AVX512BW__)
@@ -150,7 +150,7 @@ static inline void pack_half(half_t *y, const float *t)
 }
 
 /* So many bytes, in whole vectors: where they are, or a copy in registers. The compiler, which knows no better, would load vectors
-   from the last to the first, and lines that come so take half as long again from the second cache. */
+   from the last to the first, and lines that come so take half as long again from L2. */
 static inline const void *load_in_order(const void *x, void *t, size_t bytes)
 {
 #if defined(__GNUC__) && defined(__AVX512F__)
@@ -286,7 +286,7 @@ static inline void fold_f64(const double *a, double *e, int more)
 }
 
 /* 32 lanes: the upper half is added to the lower. Said in vectors, for compilers that pair the lanes on their own take
-   vectors across two that were just stored, which wait for the first cache. */
+   vectors across two that were just stored, which wait for L1. */
 static inline void fold_all_f32(const float *a, double *e, int more)
 {
     float t[16];
@@ -363,7 +363,7 @@ static inline double minus_f64(double x, double y, double one) { (void)one; retu
 
 /* ---- memory ---- */
 
-/* Into the second cache, where more can be on its way: the first has some two dozen places for lines that are awaited,
+/* Into L2, where more can be on its way: L1 has some two dozen places for lines that are awaited,
    fewer than memory could deliver in the time that one takes. */
 static inline void prefetch(const void *p)
 {
