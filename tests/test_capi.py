@@ -37,6 +37,7 @@ F64, F32, F16, BF16 = range(4)
 NAMES = re.findall(r"^    NORMLIB_(\w+),?(?: |/|$)", HEADER.partition("/* status")[2].partition("}")[0], re.MULTILINE)
 STATUS = {name: number for number, name in enumerate(NAMES)}
 C = {name: function(name) for name in FUNCTIONS}
+MODES = [op.mode for op in OPS.values() if op.mode]
 
 
 def call(name, *arguments, strides=True):
@@ -421,7 +422,7 @@ def test_gradients_of_nothing_leave_the_statistics_alone(name, mode):
     for key in list(arguments):
         if key in ("x", "dy", "dx"):
             arguments[key] = empty(x)
-        elif key in ("training", "use_input_stats"):
+        elif key in MODES:
             arguments[key] = mode
     if name in ("layer_norm_backward", "rms_norm_backward"):  # parameters over the last axis: none
         arguments |= {key: None for key in ("weight", "dweight", "dbias") if key in arguments}
@@ -504,7 +505,7 @@ def test_one_value_a_channel(name, shape):
 
 
 def test_instance_norm_needs_statistics():
-    arguments = {**SOUND["instance_norm"], "running_mean": None, "running_var": None, "use_input_stats": 0}
+    arguments = {**SOUND["instance_norm"], "running_mean": None, "running_var": None, OPS["instance_norm"].mode: 0}
     assert text(call("instance_norm", *arguments.values())) == "running_mean: NULL, but it is needed here"
 
 
@@ -627,7 +628,7 @@ def test_a_struct_is_the_function_by_name(name):
     ensure(call(name, *named.values()))
     members = {key: np.empty_like(a) if key in ("y", "dx", "dweight", "dbias") else a for key, a in SOUND[name].items()}
     members = {key: a.copy() if isinstance(a, np.ndarray) else a for key, a in members.items()}
-    shared = {"channel_axis": "axis", "training": "mode", "use_input_stats": "mode"}
+    shared = {"channel_axis": "axis", **dict.fromkeys(MODES, "mode")}
     ensure(in_struct(name, **{shared.get(key, key): a for key, a in members.items()}))
     assert all(checks.same_bits(a, members[key]) for key, a in named.items() if isinstance(a, np.ndarray))
 

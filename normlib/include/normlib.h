@@ -126,7 +126,7 @@ typedef struct normlib_array {
    first other axis. All parameters: (channels,). mean, rstd: (channels,) in batch norm, (samples, num_groups) in group
    norm, (samples, channels) in instance norm. running_mean, running_var: (channels,), float64 or float32, both or neither.
 
-   mode, which is `training` in batch norm and `use_input_stats` in instance norm: not 0 normalizes with the statistics of x and
+   mode, as the functions of batch norm and instance norm have it: not 0 normalizes with the statistics of x and
    moves the running ones, if given, towards them: running += momentum * (new - running), with the unbiased variance;
    0 <= momentum <= 1. 0 normalizes with the running ones (without any, batch norm takes those of x). In the backward
    functions 0 says that mean and rstd were not computed from x. */
