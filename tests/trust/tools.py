@@ -82,7 +82,8 @@ def built(name, python=sys.executable, **environment):
     """A copy of the tree under build/trust, its kernels compiled in place as `environment` says."""
     folder = WORK / name
     folder.mkdir(parents=True, exist_ok=True)
-    parts = ["normlib", "tests", "docs", "benchmarks", ".ci", "setup.py", "pyproject.toml", *ROOT.glob("*.md"), "LICENSE"]
+    folders = ["normlib", "tests", "docs", "benchmarks", ".ci"]
+    parts = [*folders, "setup.py", "pyproject.toml", "LICENSE", *ROOT.glob("*.md")]
     for part in parts:
         source, target = ROOT / part, folder / Path(part).name
         if source.is_dir():

@@ -345,7 +345,8 @@ cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, 
     return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
 
 
-cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled, Py_ssize_t first, Py_ssize_t positions, Py_ssize_t width) noexcept nogil:
+cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled, Py_ssize_t first, Py_ssize_t positions,
+                        Py_ssize_t width) noexcept nogil:
     """`width` columns of so many positions from the first on"""
     cdef bint direct = s.y.plain and not s.writer.streaming and not scaled
     cdef bint copied = not (direct and s.x.plain)
