@@ -35,7 +35,13 @@ cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_
     s.at = s.x.data + sample * s.x.sample + column * s.x.position
     s.dy_at = s.dy.data + sample * s.dy.sample + column * s.dy.position
     s.y_at = s.y.data + sample * s.y.sample + column * s.y.position
-    s.width = width
+    s.width, s.taken = width, 0
+
+
+cdef inline void keep_strip(Strip* s, Py_ssize_t width, work zero) noexcept nogil:
+    """Room for a strip of so many columns, where it is worth it; without memory for it they are taken anew each time."""
+    if work is float and s.n * width * <Py_ssize_t>sizeof(work) <= KEPT_BYTES:
+        s.kept = malloc(s.n * width * sizeof(work))
 
 
 cdef const work* positions_of(Strip* s, Py_ssize_t i, Py_ssize_t n, Py_ssize_t* apart, work zero) noexcept nogil:
@@ -206,8 +212,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
     if s.width <= 0:
         return
     go_to(&s, sample, column, s.width)
-    if work is float and s.n * s.width * <Py_ssize_t>sizeof(work) <= KEPT_BYTES:
-        s.kept = malloc(s.n * s.width * sizeof(work))
+    keep_strip(&s, s.width, zero)
     strip_normalize(&s, p, table, strip_statistics(&s, p, sample * p.width + column, table))
     free(s.kept)
     close_writer(&s.writer)
@@ -334,9 +339,12 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) no
     cdef work table[TABLE * WIDE]
     cdef Strip s
     open_strip(&s, p, zero)
+    if not s.x.plain:
+        keep_strip(&s, strip, zero)
     for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
         sample, column = task // strips, task % strips * strip
         go_to(&s, sample, column, min(strip, p.width - column))
         strip_coefficients(&s, p, sample * p.width + column, table)
         strip_descend(&s, p, part, table)
+    free(s.kept)
     close_writer(&s.writer)
