@@ -23,6 +23,7 @@ cdef struct Strip:
 cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
     open_columns(&s.x, p, p.x, &p.xs, zero)
     open_columns(&s.y, p, p.y, &p.ys, zero)
+    s.dy.data = NULL
     if p.dy != NULL:
         open_columns(&s.dy, p, p.dy, &p.ds, zero)
     open_writer(&s.writer, p.streaming)
@@ -33,7 +34,8 @@ cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
 
 cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width) noexcept nogil:
     s.at = s.x.data + sample * s.x.sample + column * s.x.position
-    s.dy_at = s.dy.data + sample * s.dy.sample + column * s.dy.position
+    if s.dy.data != NULL:
+        s.dy_at = s.dy.data + sample * s.dy.sample + column * s.dy.position
     s.y_at = s.y.data + sample * s.y.sample + column * s.y.position
     s.width, s.taken = width, 0
 
