@@ -188,6 +188,25 @@ def test_layouts(op, dtype, order):
                 require_same(layout, case, run(case, *given), expected)
 
 
+@each_dtype
+@pytest.mark.parametrize("shape", [(58, 55), (3, 58, 55), (2, 400, 30)])
+def test_rows_of_several_runs(dtype, shape):
+    """Gaps within a row, which is longer than what is taken at once: as without them."""
+    x, dy, w = (np.random.default_rng(seed).normal(size=shape).astype(dtype) for seed in range(3))
+    w = w if len(shape) == 2 else w[0]
+    room = np.empty((*shape[:-1], shape[-1] + 3), x.dtype)
+    results = []
+    for out in (np.empty_like(x), room[..., : shape[-1]]):
+        given, slope = (np.empty_like(room)[..., : shape[-1]] for _ in range(2)) if results else (x, dy)
+        given[...], slope[...] = x, dy
+        y, rstd = normlib.rms_norm(given, w, axis=(-2, -1), out=out, return_stats=True)
+        y = y.copy()
+        dx, dweight = normlib.rms_norm_backward(slope, given, w, rstd=rstd, axis=(-2, -1), out=out)
+        results.append([y, rstd, dx.copy(), dweight])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @each_op
 @each_dtype
 def test_outputs(op, dtype):

@@ -305,7 +305,7 @@ cdef inline void close_writer(Writer* writer) noexcept nogil:
 
 cdef inline Py_ssize_t portion(const Array* x, const Array* y, const Writer* writer, Py_ssize_t n, work zero) noexcept nogil:
     """How many elements of n to compute at once: all of them where nothing is copied, else what a panel takes."""
-    return n if x.plain and y.plain and not writer.streaming else out_of_panel(zero)
+    return n if x.plain and x.whole and y.plain and y.whole and not writer.streaming else out_of_panel(zero)
 
 
 cdef inline bint in_a_run(const Array* y, Py_ssize_t i, Py_ssize_t n) noexcept nogil:

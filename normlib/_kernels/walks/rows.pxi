@@ -150,7 +150,7 @@ cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* r
     cdef const work* t
     cdef const work* g
     cdef work* u
-    if not (x.plain and dy.plain):
+    if not (x.plain and x.whole and dy.plain and dy.whole):
         step = min(step, out_of_panel(zero) // 2)
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
