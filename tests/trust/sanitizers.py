@@ -29,7 +29,7 @@ def address():
     compiler = found("gcc")
     preloaded = f"{library(compiler, 'libasan.so')} {library(compiler, 'libstdc++.so.6')}"
     root = built("address", CC=compiler, NORMLIB_SANITIZE="address,undefined")
-    options = [*SHOWN, "-k", "not Numba and not torch and not system_may_have"]  # the sanitizer holds what is freed
+    options = [*SHOWN, "-k", "not Numba and not torch and not system_may_have and not others_may_miss and not no_symbols"]
     return suite(without=ELSEWHERE, root=root, options=options, effort="suite", workers=2,
                  LD_PRELOAD=preloaded, PYTHONMALLOC="malloc", NORMLIB_KEEP_OUTPUT="0",
                  ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="print_stacktrace=1")  # fmt: skip
