@@ -10,6 +10,8 @@ ELSEWHERE = ["test_torch.py", "test_interop_onnx.py", "test_interop_jax.py", "te
              "test_examples.py", "test_models.py", "test_bench.py", "test_cli.py", "test_embedding.py", "test_views.py",
              "test_memory.py", "test_allocation_failures.py", "test_growth.py", "test_large.py",
              "test_interrupts.py"]  # fmt: skip
+# Tests of other compilers, of memory that a sanitizer holds itself, and of the symbols that its reports need.
+UNFIT = ["Numba", "torch", "system_may_have", "others_may_miss", "no_symbols"]
 SHOWN = ["--capture=sys"]  # what a sanitizer writes to standard error is shown
 
 
@@ -29,7 +31,7 @@ def address():
     compiler = found("gcc")
     preloaded = f"{library(compiler, 'libasan.so')} {library(compiler, 'libstdc++.so.6')}"
     root = built("address", CC=compiler, NORMLIB_SANITIZE="address,undefined")
-    options = [*SHOWN, "-k", "not Numba and not torch and not system_may_have and not others_may_miss and not no_symbols"]
+    options = [*SHOWN, "-k", " and ".join(f"not {name}" for name in UNFIT)]
     return suite(without=ELSEWHERE, root=root, options=options, effort="suite", workers=2,
                  LD_PRELOAD=preloaded, PYTHONMALLOC="malloc", NORMLIB_KEEP_OUTPUT="0",
                  ASAN_OPTIONS="detect_leaks=0:abort_on_error=1", UBSAN_OPTIONS="print_stacktrace=1")  # fmt: skip
