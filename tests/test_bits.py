@@ -189,6 +189,23 @@ def test_layouts(op, dtype, order):
 
 
 @each_dtype
+@pytest.mark.parametrize("n", [17, 100, 146, 250, 300, 1030, 2049])
+@pytest.mark.parametrize("step", [1, 2])
+def test_rows_that_are_taken_together(dtype, n, step):
+    """Each comes out as it does alone, from memory with gaps too."""
+    x, dy = (np.random.default_rng(seed).normal(size=(40, step * n)).astype(dtype)[:, ::step] for seed in range(2))
+    w = np.linspace(-1, 1, n).astype(dtype)
+    y, mean, rstd = normlib.layer_norm(x, w, w, return_stats=True)
+    dx, *_ = normlib.layer_norm_backward(dy, x, w, mean=mean, rstd=rstd, weight_grads=True, out=dy.copy("K"))
+    for i in range(40):
+        row = np.ascontiguousarray(x[i : i + 1])
+        np.testing.assert_array_equal(y[i : i + 1], normlib.layer_norm(row, w, w))
+        given = {"mean": mean[i : i + 1], "rstd": rstd[i : i + 1]}
+        slope = np.ascontiguousarray(dy[i : i + 1])
+        np.testing.assert_array_equal(dx[i : i + 1], normlib.layer_norm_backward(slope, row, w, **given)[0])
+
+
+@each_dtype
 @pytest.mark.parametrize("shape", [(58, 55), (3, 58, 55), (2, 400, 30)])
 def test_rows_of_several_runs(dtype, shape):
     """Gaps within a row, which is longer than what is taken at once: as without them."""

@@ -10,7 +10,7 @@ cdef enum:
     MEAN_G = 4          # backward
     SLOPE = 5
     TABLE = 6
-    ROOM_BYTES = PANEL_BYTES + TOGETHER * LINE  # of a lot, each row from a line on
+    ROOM_BYTES = PANEL_BYTES + 2 * TOGETHER * LINE  # of a lot, or of two half as large, each row from a line on
 
 # What a task works with.
 cdef struct Pass:
