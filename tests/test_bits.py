@@ -189,6 +189,22 @@ def test_layouts(op, dtype, order):
 
 
 @each_dtype
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_whose_positions_lie_as_far_apart_as_there_are_channels(dtype, threads):
+    """x and dx have two channels side by side; dy has a plane of every other element for each."""
+    x = np.random.default_rng(0).normal(size=(3, 300, 2)).astype(dtype).transpose(0, 2, 1)
+    dy = np.random.default_rng(1).normal(size=(3, 2, 600)).astype(dtype)[:, ::-1, ::2]
+    _, mean, rstd = normlib.instance_norm(x, return_stats=True)
+    with normlib.num_threads(threads):
+        found = normlib.instance_norm_backward(dy, x, mean=mean, rstd=rstd, weight_grads=True)
+    dense = np.empty_like(x)
+    dense[...] = dy
+    expected = normlib.instance_norm_backward(dense, x, mean=mean, rstd=rstd, weight_grads=True)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@each_dtype
 @pytest.mark.parametrize("n", [17, 100, 146, 250, 300, 1030, 2049])
 @pytest.mark.parametrize("step", [1, 2])
 def test_rows_that_are_taken_together(dtype, n, step):

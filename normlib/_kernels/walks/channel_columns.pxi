@@ -75,7 +75,8 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     """Sums about the first mean; task: a tile."""
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
-    cdef char room[OUT_BYTES]
+    cdef char memory[OUT_BYTES + LINE]
+    cdef char* room = line_of(memory)
     cdef const work* shift
     cdef const work* t
     cdef const char* at
@@ -227,7 +228,8 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     """Sums of dy and dy * (x - shift) * scale; task: a tile."""
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
-    cdef char room[2 * OUT_BYTES]
+    cdef char memory[2 * OUT_BYTES + LINE]
+    cdef char* room = line_of(memory)
     cdef const work* table
     cdef const work* t
     cdef const work* g
@@ -325,7 +327,7 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     c.dy_at = NULL
     if p.dy != NULL:
         open_columns(&c.dy, p, p.dy, &p.ds, zero)
-        abreast = abreast and p.ds.position == p.width
+        abreast = abreast and p.ds.position == p.width and c.dy.position == c.dy.itemsize
         c.dy_at = start_of(tile, &c.dy)
     c.at, c.y_at = start_of(tile, &c.x), start_of(tile, &c.y)
     c.positions, c.width, c.rest = tile.positions, tile.width, 0
