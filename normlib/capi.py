@@ -17,6 +17,7 @@ if _kernels.backend is None:
 
 from ._kernels.capi import __pyx_capi__
 from ._kernels.from_c import table
+from .description import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["FUNCTIONS", "Array", "address", "function", "table", "table_address"]
 
 FUNCTIONS = tuple(__pyx_capi__)
-DTYPES = ("float64", "float32", "float16", "bfloat16")
 _TYPES: dict[str, type[Any]] = {
     "int": ctypes.c_int,
     "ptrdiff_t": ctypes.c_ssize_t,

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from normlib._kernels.header cimport ROLES, normlib_array
 from normlib._kernels.layout cimport AXES, Extent
-from normlib._kernels.plan cimport BF16, F32, F64, FEATURE_ROWS, Plan, Run
+from normlib._kernels.plan cimport BF16, FEATURE_ROWS, Plan, Run
 
 cdef enum Argument:     # what a status names: a role, or one of these
     OP = ROLES
@@ -88,7 +88,3 @@ cdef inline int wrong(int kind, int argument) noexcept nogil:
 
 cdef inline bint is_dtype(int dtype) noexcept nogil:
     return 0 <= dtype and dtype <= <int>BF16
-
-
-cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
-    return 8 if dtype == F64 else 4 if dtype == F32 else 2

@@ -16,7 +16,7 @@ from normlib._kernels.header cimport (
     NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT,
 )
 from normlib._kernels.parallel cimport default_threads
-from normlib._kernels.plan cimport F64, ROOTS
+from normlib._kernels.plan cimport F64, ROOTS, size_of
 from normlib._kernels.schedule cimport execute, free_gradients
 
 cdef Run _run = NULL

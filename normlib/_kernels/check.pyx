@@ -4,7 +4,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, size_of, wrong,
+    AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
@@ -12,7 +12,7 @@ from normlib._kernels.header cimport (
     BIAS, DBIAS, DWEIGHT, DX, DY, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, lay_out, magnitude, same_strides
-from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan
+from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
 from normlib import description
 
 cdef extern from "Python.h":

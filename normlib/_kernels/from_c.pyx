@@ -4,14 +4,14 @@ from cpython.bytes cimport PyBytes_AsString
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
-from normlib._kernels.call cimport ARGUMENTS, STRUCT, THREADS, Call, is_dtype, kernels_in_use, perform, rows_without_gaps, size_of, wrong
+from normlib._kernels.call cimport ARGUMENTS, STRUCT, THREADS, Call, is_dtype, kernels_in_use, perform, rows_without_gaps, wrong
 from normlib._kernels.check cimport clear
 from normlib._kernels.header cimport (
     NORMLIB_ABI_VERSION, NORMLIB_BAD_VALUE, NORMLIB_LAYER_NORM, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN, NORMLIB_NULL, NORMLIB_RMS_NORM,
     NOTHING, arrays_of, normlib_api, normlib_array, normlib_call,
 )
 from normlib._kernels.parallel cimport default_threads, set_default_threads
-from normlib._kernels.plan cimport F32, F64, Dtype, Plan, Run
+from normlib._kernels.plan cimport F32, F64, Dtype, Plan, Run, size_of
 from normlib._kernels.schedule cimport execute
 from normlib import description
 

@@ -110,6 +110,19 @@ cdef enum:  # Step
     MOVE        # running statistics at y, by those of `samples` x `length` at mean
     STEPS
 
+cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
+    return 8 if dtype == F64 else 4 if dtype == F32 else 2
+
+
+cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
+    return (n + multiple - 1) // multiple * multiple
+
+
+cdef inline char* line_of(void* memory) noexcept nogil:
+    """The first line in memory that has one more than is asked for; loads and stores across lines take twice the time."""
+    return <char*>memory + -<size_t>memory % LINE
+
+
 cdef inline bint few_rows(const Plan* p) noexcept nogil:
     """Whether parts are so few rows that their sums for the weight gradients stay in the accumulators."""
     return p.form == FEATURE_ROWS and p.batch <= LANES

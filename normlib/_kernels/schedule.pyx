@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, Watch, alone, few_rows, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
+    Plan, Run, Watch, alone, few_rows, line_of, round_up, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
@@ -28,10 +28,6 @@ cdef enum:
 
 cdef inline Py_ssize_t parts_of(Py_ssize_t n, Py_ssize_t portion) noexcept nogil:
     return (n + portion - 1) // portion
-
-
-cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
-    return parts_of(n, multiple) * multiple
 
 
 cdef inline bint dense_runs(const Plan* p) noexcept nogil:
@@ -109,18 +105,13 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     return failed
 
 
-cdef inline char* line_in(void* memory) noexcept nogil:
-    """Where the first line in new memory begins, which has one more than is asked for; loads and stores across lines take twice the time."""
-    return <char*>memory + -<size_t>memory % LINE
-
-
 cdef int new_gradients(Plan* p, Py_ssize_t working) noexcept nogil:
     """Zeros for the sums of the weight gradients; -1 where memory is short."""
     cdef Py_ssize_t sums = (1 if few_rows(p) else p.parts) * p.parameters
     cdef Py_ssize_t terms = p.batch // LANES if p.form == FEATURE_ROWS else p.batch     # of a sum in float64
     if p.form == FEATURE_ROWS:
         p.memory = calloc(2 * p.parts * p.parameters * working + LINE, 1)
-        p.scratch = line_in(p.memory)
+        p.scratch = line_of(p.memory)
         if p.memory == NULL:
             return -1
     if alone(p):
@@ -219,7 +210,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     cut_sums(&p, threads)
     p.sums = <double*>malloc(chunk * p.blocks * 2 * p.width * sizeof(double))
     memory = calloc(chunk * TABLES * p.padded * working + LINE, 1)
-    p.table = line_in(memory)
+    p.table = line_of(memory)
     p.state = <int*>malloc(chunk * sizeof(int))
     if p.sums == NULL or memory == NULL or p.state == NULL:
         free(p.sums)

@@ -152,10 +152,6 @@ cdef inline void clear(work* a) noexcept nogil:
         a[l] = 0
 
 
-cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
-    return (n + multiple - 1) // multiple * multiple
-
-
 cdef inline void prefetch_bytes(const char* x, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i from 0 <= i < n by LINE:

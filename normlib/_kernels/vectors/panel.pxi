@@ -49,11 +49,6 @@ cdef inline Py_ssize_t out_of_panel(work zero) noexcept nogil:
     return OUT_BYTES // <Py_ssize_t>sizeof(work)
 
 
-cdef inline char* line_of(void* memory) noexcept nogil:
-    """The first line in memory that has one more than is asked for; loads and stores across lines take twice the time."""
-    return <char*>memory + -<size_t>memory % LINE
-
-
 cdef inline void open_array(Array* a, const Plan* p, const char* data, const Span* span, work zero) noexcept nogil:
     cdef Py_ssize_t size = p.itemsize
     a.data, a.dtype, a.itemsize = <char*>data, p.dtype, size

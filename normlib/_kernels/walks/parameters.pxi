@@ -1,16 +1,13 @@
 # Parameters, their gradients and running statistics, between the dtypes of their arrays and those that the kernels work in.
 
-cdef inline void as_run(Array* a, Dtype dtype, Py_ssize_t itemsize) noexcept nogil:
-    a.dtype, a.itemsize, a.position, a.ahead = dtype, itemsize, itemsize, 0
-
-
-cdef inline Py_ssize_t size_of(Dtype dtype) noexcept nogil:
-    return 8 if dtype == F64 else 4 if dtype == F32 else 2
+cdef inline void as_run(Array* a, Dtype dtype) noexcept nogil:
+    a.dtype, a.ahead = dtype, 0
+    a.itemsize = a.position = size_of(dtype)
 
 
 cdef void widen_all(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     cdef Array a
-    as_run(&a, p.dtype, size_of(p.dtype))
+    as_run(&a, p.dtype)
     widen(&a, p.x, p.length, <work*>p.y)
 
 
@@ -26,7 +23,7 @@ cdef void narrow_sums(const Array* a, const term* sums, char* y, Py_ssize_t n, w
 
 cdef void narrow_all(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     cdef Array a
-    as_run(&a, p.dtype, size_of(p.dtype))
+    as_run(&a, p.dtype)
     if p.dweight != NULL:
         narrow_sums(&a, p.dweight, p.y, p.length, zero)
     else:
