@@ -64,10 +64,17 @@ def parameter(argument, types):
     return f"{argument.name}: {kind}" + f" = {default}" * has_default
 
 
+def choices(argument):
+    """The type of an argument for the same pass: where it has choices, these."""
+    names = ", ".join(f'"{name}"' for name in getattr(argument, "choices", ()))
+    return f"Literal[{names}] | None" if names else argument.python
+
+
 def overload(function, types, result):
     by_name = [argument.keyword for argument in function.arguments]
     parts = [parameter(argument, types) for argument in function.arguments]
     parts.insert(by_name.index(True), "*")
+    parts += [f"{a.name}: {choices(a)} = None" for a in function.fused.values()]
     whole = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts]
     body = fill(", ".join(whole) + ",", WIDTH, initial_indent="    ", subsequent_indent="    ")
     body = body.replace("\N{NO-BREAK SPACE}", " ")

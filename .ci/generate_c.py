@@ -11,7 +11,8 @@ from runpy import run_path
 
 ROOT = Path(__file__).resolve().parent.parent
 description = run_path(str(ROOT / "normlib" / "description.py"))
-FUNCTIONS, ROLES = description["FUNCTIONS"], description["ROLES"]
+FUNCTIONS, ROLES, LATER = description["FUNCTIONS"], description["ROLES"], description["LATER"]
+FIRST = [role for role in ROLES if role not in LATER]
 VERSION = run_path(str(ROOT / "normlib" / "_version.py"))["__version__"]
 ARRAY = "const normlib_array *"
 BY = "# Written by .ci/generate_c.py from normlib/description.py.\n\n"
@@ -33,6 +34,7 @@ ENUMS = {
     "status": ("OK", "NULL", "BAD_DTYPE", "BAD_SHAPE", "BAD_ALIGN", "BAD_LAYOUT", "OVERLAP", "BAD_VALUE", "ONE_VALUE",
                "NO_MEMORY", "BAD_VERSION", "NOT_IMPORTED", "NOT_TAKEN"),
     "op": tuple(name.upper() for name in FUNCTIONS),
+    "activation": ("NO_ACTIVATION", *(name.upper() for name in description["ACTIVATIONS"])),
 }  # fmt: skip
 
 
@@ -65,7 +67,8 @@ def wrapper(number, function):
     names = {name for _, name, _ in arguments(function)}
     own = {"axis": function.op.axis_name, "mode": function.op.mode}
     options = [own.get(option, option) if own.get(option, option) in names else "0" for option in OPTIONS]
-    arrays = [role if role in names else "NULL" for role in ROLES]
+    arrays = [role if role in names else "NULL" for role in FIRST]
+    arrays += ["NULL" if role in ROLES else "0" for role in LATER]
     head = f"static inline int normlib_{function.name}("
     values = ", ".join([f"NORMLIB_{function.name.upper()}", *options, *arrays])
     start = "    const normlib_call call = {"
@@ -76,6 +79,11 @@ def wrapper(number, function):
     )
 
 
+def member(name, array):
+    """As wide as an address: the size of the struct tells which members there are."""
+    return f"{array}{name}" if name in ROLES else f"ptrdiff_t {name}"
+
+
 def header_parts():
     major, minor, patch = VERSION.split(".")[:3]
     return {
@@ -83,7 +91,9 @@ def header_parts():
         f"#define NORMLIB_VERSION_MAJOR {major}\n#define NORMLIB_VERSION_MINOR {minor}\n"
         f"#define NORMLIB_VERSION_PATCH {patch}\n",
         "ops": "enum { /* op */\n" + ",\n".join(f"    NORMLIB_{name}" for name in ENUMS["op"]) + "\n};\n",
-        "roles": "".join(f"    {ARRAY}{role};\n" for role in ROLES),
+        "activations": "enum { /* activation */\n"
+        + ",\n".join(f"    NORMLIB_{name}" for name in ENUMS["activation"]) + "\n};\n",
+        "roles": "".join(f"    {member(name, ARRAY)};\n" for name in (*FIRST, *LATER)),
         "functions": "\n".join(wrapper(*item) for item in enumerate(FUNCTIONS.values())),
     }
 
@@ -133,7 +143,7 @@ def header_pxd():
         "        uint64_t axes",
         "        ptrdiff_t num_groups",
         "        double momentum, eps",
-        *(f"        const normlib_array* {role}" for role in ROLES),
+        *(f"        {member(name, 'const normlib_array* ')}" for name in (*FIRST, *LATER)),
         "    ctypedef struct normlib_api:",
         "        int abi_version, size",
         *(f"        {cython(result).strip()} (*{name})({cython(text) if text != 'void' else ''}) noexcept nogil"
@@ -147,6 +157,11 @@ def header_pxd():
         lines.append("    " + line.replace("\n ", "\n"))
     lines += ["", "cdef enum:", f"    OPS = {len(FUNCTIONS)}"]
     lines += [f"    NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES"]
+    lines += [f"    {', '.join(ENUMS['activation']).replace(',', ' = 0,', 1)}, ACTIVATIONS"]
+    views = [f"OF_{name.upper()}" for name in description["DATA"]]
+    first = next((view for view in views if view.startswith("OF_D") and view != "OF_DY"), "VIEWS")
+    lines += ["", "cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go"]
+    lines += [f"    {', '.join(views)}, VIEWS", f"    BESIDE = OF_DY, INPUTS = {first}"]
     lines += ["", "", "cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:"]
     lines += [f"    at[{role.upper()}] = call.{role}" for role in ROLES]
     lines += ["", "", "cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:"]
@@ -154,7 +169,7 @@ def header_pxd():
     lines += ["    call.size = sizeof(normlib_call)"]
     values = {"op": "op", "axis": "axis", "threads": "threads"}
     lines += [f"    call.{option} = {values.get(option, 0)}" for option in ("op", *OPTIONS)]
-    lines += [f"    call.{role} = NULL" for role in ROLES]
+    lines += [f"    call.{name} = {'NULL' if name in ROLES else 0}" for name in (*FIRST, *LATER)]
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from .description import DTYPES
+from .description import DTYPES, FUNCTIONS
 
 _WORDS = "float64, float32, float16 or bfloat16"
 
@@ -21,11 +21,17 @@ _WORDS = "float64, float32, float16 or bfloat16"
 _told: set[str] = set()  # the functions that have warned of rows
 
 
-def by_name(function):
-    """Lets a function show the signature without its `*positional`, which catches what must be named."""
-    signature = inspect.signature(function)
-    shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
+def fusible(function):
+    """Shows in the signature and the docstring what `**fused` stands for, and hides `*positional`, which catches what
+    must be named."""
+    signature, fused = inspect.signature(function), FUNCTIONS[function.__name__].fused.values()
+    shown = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    shown += [inspect.Parameter(a.name, inspect.Parameter.KEYWORD_ONLY, default=None) for a in fused]
     function.__signature__ = signature.replace(parameters=shown)
+    if function.__doc__:
+        text = "".join(f"    {a.name} : {a.documented}, optional\n        {a.words}\n" for a in fused)
+        before, mark, after = function.__doc__.partition("\n    Returns\n    -------\n")
+        function.__doc__ = f"{before}{text}{mark}{after}"
     return function
 
 
@@ -102,13 +108,29 @@ def array(op, x, name="x", ndim=1):
     return _canonical(x if dtype is x.dtype else x.astype(dtype))
 
 
-def gradient(op, dy, x):
-    dy = convert(op, "dy", dy, None if _has_dtype(dy) else x.dtype)
-    if dy.dtype.name != x.dtype.name:
-        raise TypeError(f"{op}: dy has dtype {dy.dtype}, expected {x.dtype.name}, the dtype of y")
-    if dy.shape != x.shape:
-        raise ValueError(f"{op}: dy has shape {dy.shape}, expected {x.shape}, the shape of x")
-    return _canonical(dy)
+def like_x(op, name, value, x, words="the dtype of x"):
+    """An array of the shape and dtype of x."""
+    value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
+    if value.dtype.name != x.dtype.name:
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {x.dtype.name}, {words}")
+    if value.shape != x.shape:
+        raise ValueError(f"{op}: {name} has shape {value.shape}, expected {x.shape}, the shape of x")
+    return _canonical(value)
+
+
+def choice(op, name, value, choices):
+    if not isinstance(value, str) or value not in choices:
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"{op}: {name} is {value!r}, expected {' or '.join(map(repr, choices))}, or None")
+    return value
+
+
+def wanted(function, fused):
+    """What is given of the arguments for the same pass; an error where the function has no such argument."""
+    for name in fused:
+        if name not in function.fused:
+            raise TypeError(f"{function.name}() got an unexpected keyword argument {name!r}")
+    return {name: value for name, value in fused.items() if value is not None}
 
 
 def weight_and_dtype(op, name, value, x, shape, meaning):
@@ -270,7 +292,7 @@ def output(op, out, x, large, small=()):
     """The array for the backend to fill, and the one that the caller sees: another one where writing
     to it at once could change an input (`large` ones have the shape of x) before it was read."""
     if out is None:
-        fresh = _empty_like(x)
+        fresh = empty_like(x)
         return fresh, fresh
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{op}: out is a {type(out).__name__}, expected a NumPy array")
@@ -291,7 +313,7 @@ def output(op, out, x, large, small=()):
     return (target if direct else np.empty_like(x)), target
 
 
-def _empty_like(x):
+def empty_like(x):
     """An output for `x` that lies in memory as that of a ufunc would."""
     if 0 not in x.strides:
         return np.empty_like(x)

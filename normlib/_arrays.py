@@ -49,6 +49,13 @@ def as_array(op, name, value):
     return convert(op, name, value) if kind is None else kind.taken(op, name, value)
 
 
+def numpy_of(op, name, value):
+    """`value` for NumPy where it is an array of another library, else as it is."""
+    if type(value) in _PLAIN or isinstance(value, str) or (kind := _kind(value)) is None:
+        return value
+    return kind.taken(op, name, value)
+
+
 def _kind(value):
     """How to treat `value`, or None where NumPy knows best: its subclasses, and what np.asarray makes an array of."""
     if isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ())):

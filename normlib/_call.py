@@ -3,18 +3,19 @@
 import math
 
 from . import _arguments as a
-from .description import FUNCTIONS, Role
+from .description import FUNCTIONS, Option, Role
 
 FLOAT64 = ("float64",)
 
 
 class Call:
-    """The arguments of a call, checked in one order for all functions; `values` has them by their canonical names.
+    """The arguments of a call, checked in one order for all functions; `values` has them by their canonical names,
+    `fused` those for the same pass that are given, and `outputs` the arrays to fill beside `out`.
 
     With ``in_place=False`` the running statistics need not be writeable.
     """
 
-    def __init__(self, function, values, in_place=True):
+    def __init__(self, function, values, fused=None, in_place=True):
         self.function, self.op, self.name = function, function.op, function.name
         op, name = self.op, self.name
         self.given = given = dict(zip(function.names, values, strict=True))
@@ -22,7 +23,7 @@ class Call:
         self.dtype = x.dtype  # of the gradients of parameters
         self.values = found = {"x": x}
         if function.backward:
-            found["dy"] = a.gradient(name, given["dy"], x)
+            found["dy"] = a.like_x(name, "dy", given["dy"], x, "the dtype of y")
         self.axis, self.words = (_axes if op.of_features else _channel_axis)(name, given, x.ndim)
         found[op.axis_name] = self.axis
         if op.has_groups:
@@ -33,6 +34,8 @@ class Call:
         self.statistics_shape = op.statistics_shape(x.shape, self.axis, found.get("num_groups"))
         for argument, check in _CHECKS[name]:
             found[argument] = check(self, argument, given[argument])
+        self.fused = {key: _fused(self, function.fused[key], value) for key, value in (fused or {}).items()}
+        self.outputs = {r.name: a.empty_like(x) for r in function.fused_results if r.of in self.fused}
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
@@ -55,9 +58,17 @@ class Call:
 
     def output(self):
         """The array to fill, and the one that the caller sees."""
-        large = [self.values[name] for name in ("x", "dy") if name in self.values]
-        small = [self.values[role.canonical or role.name] for role in self.function.roles if role.kind != "data"]
-        return a.output(self.name, self.given["out"], self.x, large, small)
+        roles, values = self.function.roles, self.values | self.fused
+        names = [role.canonical or role.name for role in (*roles, *self.function.fused_roles) if role.name != "out"]
+        large = [name for name in names if name in values and self._written_late(name)]
+        small = [values[name] for name in names if name in values and name not in large]
+        return a.output(self.name, self.given["out"], self.x, [values[name] for name in large], small)
+
+    def _written_late(self, name):
+        """Whether each element of an array is read before the same element of the result is written."""
+        if name == "x" and self.function.backward and "activation" in self.fused:
+            return False  # its derivative is written first
+        return self.values.get(name, self.fused.get(name)) is not None and _KINDS.get(name) == "data"
 
     def canonical(self, out):
         """The arguments for the function of a backend."""
@@ -71,6 +82,14 @@ class Call:
         shape = self.parameter_shape if self.values["weight_grads"] else None
         dtypes = tuple(dict.fromkeys(("float64", "float32", self.dtype.name)))
         return [(name, shape, dtypes) for name in self.function.returned]
+
+
+def _fused(call, argument, value):
+    if isinstance(argument, Option):
+        return a.choice(call.name, argument.name, value, argument.choices)
+    if argument.kind == "parameter":
+        return _parameter(call, argument.name, value)
+    return a.like_x(call.name, argument.name, value, call.x)
 
 
 def _axes(op, given, ndim):
@@ -117,4 +136,5 @@ def _checks(function):
             yield argument.name, _option
 
 
+_KINDS = {role.name: role.kind for f in FUNCTIONS.values() for role in (*f.roles, *f.fused_roles)}
 _CHECKS = {name: tuple(_checks(function)) for name, function in FUNCTIONS.items()}

@@ -11,27 +11,30 @@ from ._call import Call
 from .description import FUNCTIONS
 
 
-def call(name, *values):
-    """The result of the public function `name`, whose arguments come in its order."""
+def call(name, *values, **fused):
+    """The result of the public function `name`, whose arguments come in its order; `fused`: what else it computes in
+    the same pass, by name, of which the direct function has not heard yet."""
     function = FUNCTIONS[name]
+    fused = a.wanted(function, fused)
     arrays, kinds = _arrays.taken(function, values)
-    if not kinds:
+    if not kinds and not fused:
         return _compute(function, values)
-    result = getattr(backends.active(), f"{name}_direct")(*arrays)
+    fused = {key: _arrays.numpy_of(name, key, value) for key, value in fused.items()}
+    result = getattr(backends.active(), f"{name}_direct")(*arrays, fused)
     if result is NotImplemented:
-        result = _compute(function, arrays)
+        result = _compute(function, arrays, fused)
     return _arrays.returned(function, values, kinds, result)
 
 
-def _compute(function, values):
-    checked = Call(function, values)
+def _compute(function, values, fused=None):
+    checked = Call(function, values, fused or {})
     filled, target = checked.output()
     results = (_gradients if function.backward else _statistics)(checked, filled)
     if filled is not target:
         target[...] = filled
     y = target if checked.given["out"] is None else checked.given["out"]
     if function.backward:
-        return y, *results
+        return y, *results, *checked.outputs.values()
     # Before what is in place: from there on nothing fails
     result = (y, *results[: len(function.op.statistics)]) if checked.values["return_stats"] else y
     if checked.moves:

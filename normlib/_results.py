@@ -34,7 +34,10 @@ def guarded(function, name, direct):
     op, at = function.name, function.names.index("x")
     names = [result.name for result in function.results]
 
-    def guard(*args):
+    def guard(*arguments):
+        *args, fused = arguments
+        if fused:  # of which it has not heard
+            return NotImplemented
         try:
             returned = direct(*args)
         except NotImplementedError:

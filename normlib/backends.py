@@ -20,6 +20,9 @@ are used and returned, with rstd either way (also where ``var`` over- or underfl
 are float64, float32 or of the dtype of the parameter (of ``x`` without one), and None each where
 ``weight_grads`` is False.
 
+What is computed in the same pass comes by name, after these, where it is given: ``activation``, a string;
+``bias`` in the backward functions. A function that has no such argument is not called.
+
 A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
 has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a
 function that gets the raw arguments of the public one (all, positional, in the order of its signature)
@@ -30,6 +33,8 @@ A package offers a backend to all its users by an entry point in the group ``nor
 name is the backend's name and whose object is the backend. It is imported when it is asked for.
 """
 
+import functools
+import inspect
 import os
 import threading
 import warnings
@@ -359,7 +364,9 @@ def run(call, out):
     table, op = _active.get(), call.name
     for name, function in table.candidates[op]:
         try:
-            returned = function(*call.canonical(out))
+            if call.fused and not _knows(function, frozenset(call.fused)):
+                continue
+            returned = function(*call.canonical(out), **call.fused, **call.outputs)
         except NotImplementedError:
             continue
         except Exception as error:
@@ -370,6 +377,13 @@ def run(call, out):
             _taken.set(name)
             return returned
     raise NotImplementedError(f"{op}: backend {table.name!r} does not take this call, and strict=True")
+
+
+@functools.lru_cache(256)
+def _knows(function, names):
+    """Whether the function of a backend takes these arguments for the same pass."""
+    taken = inspect.signature(function).parameters
+    return names.issubset(taken) or any(p.kind is p.VAR_KEYWORD for p in taken.values())
 
 
 class Choice(str):

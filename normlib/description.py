@@ -20,8 +20,25 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BACKWARD", "DTYPES", "FORWARD", "FUNCTIONS", "OPS", "REQUIRED", "ROLES", "Function", "Op", "Option", "Role"]
+__all__ = [
+    "ACTIVATIONS",
+    "BACKWARD",
+    "DATA",
+    "DTYPES",
+    "FORWARD",
+    "FUNCTIONS",
+    "FUSED",
+    "LATER",
+    "OPS",
+    "REQUIRED",
+    "ROLES",
+    "Function",
+    "Op",
+    "Option",
+    "Role",
+]
 
+ACTIVATIONS: tuple[str, ...] = ()  # in C by their number, from 1 on
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 REQUIRED: object = object()  # the default of an argument that has none
 
@@ -75,6 +92,11 @@ class Role:
         return "ArrayLike | None" if self.optional else "ArrayLike"
 
     @property
+    def documented(self) -> str:
+        """Its type in docstrings."""
+        return "array_like"
+
+    @property
     def c(self) -> str:
         """Its type in C; empty for `out`, in whose place C has the output itself."""
         return "" if self.name == "out" else "const normlib_array *"
@@ -99,6 +121,8 @@ class Option:
         Its type in Python, C and the schemas of torch; empty where these do not have it.
     default : object
         `REQUIRED` where it has none.
+    choices : tuple of str
+        What it may be; in C the number in this order, from 1 on.
     """
 
     name: str
@@ -110,6 +134,12 @@ class Option:
     keyword: bool = True
     only: str = ""
     canonical: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def documented(self) -> str:
+        """Its type in docstrings."""
+        return f"{{{', '.join(map(repr, self.choices))}}}" if self.choices else self.python
 
 
 X = Role("x", "data", "What to normalize: floats, or integers, which are taken as floats.")
@@ -160,6 +190,13 @@ FORWARD = (
     RETURN_STATS,
 )
 BACKWARD = (DY, X, NUM_GROUPS, WEIGHT, MEAN, RSTD, MODE, AXIS, CHANNEL_AXIS, WEIGHT_GRADS, OUT)
+
+# What stands around a norm and is computed in the same pass: by name alone, after all others, None by default. A
+# backend that does not know one declines the call.
+ACTIVATION = Option("activation", "What comes last.", "str | None", "int", "str?", None, choices=ACTIVATIONS)
+FUSED = (ACTIVATION,)
+FUSED_BACKWARD = (replace(BIAS, keyword=True), ACTIVATION)  # the activation's derivative is that at its input
+FUSED_RESULTS: tuple[Role, ...] = ()
 
 FORWARD_RESULTS = (
     Role("y", "data", "The normalized array.", "out"),
@@ -328,6 +365,21 @@ class Function:
         return tuple(filter(self._has, BACKWARD_RESULTS if self.backward else FORWARD_RESULTS))
 
     @cached_property
+    def fused(self) -> dict[str, Role | Option]:
+        """The arguments for what is computed in the same pass, by name."""
+        return {a.name: a for a in FUSED_BACKWARD if self._has(a)} if self.backward else {a.name: a for a in FUSED}
+
+    @cached_property
+    def fused_results(self) -> tuple[Role, ...]:
+        """What comes after the other results where the arrays that they are the gradients of are given."""
+        return FUSED_RESULTS if self.backward else ()
+
+    @cached_property
+    def fused_roles(self) -> tuple[Role, ...]:
+        """The arrays among both."""
+        return (*(a for a in self.fused.values() if isinstance(a, Role)), *self.fused_results)
+
+    @cached_property
     def roles(self) -> tuple[Role, ...]:
         """The arguments that are arrays."""
         return tuple(a for a in self.arguments if isinstance(a, Role))
@@ -429,3 +481,6 @@ FUNCTIONS = {
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
 )  # fmt: skip
+LATER = ("activation",)  # members of that struct that it did not have at first, in their order
+# Those of the shape of x in the order of the kernels, `y` also for dx: x and y, what epilogues read, and its gradients.
+DATA = ("x", "y", "dy", *(a.name for a in FUSED if isinstance(a, Role)), *(a.name for a in FUSED_RESULTS))

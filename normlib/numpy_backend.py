@@ -51,6 +51,9 @@ class _Rows:
         return columns.reshape(math.prod(self.parameter_shape), -1).sum(axis=1).reshape(self.parameter_shape)
 
 
+ACTIVATIONS: dict = {}  # and their derivatives
+
+
 def _features(x, axis):
     kept = tuple(i for i in range(x.ndim) if i not in axis)
     count, shape = len(kept), [x.shape[i] for i in kept + axis]
@@ -87,6 +90,22 @@ def _blocks(layout):
 
 def _at(place, array):
     return None if array is None else array[place]
+
+
+def _fused_at(i, p, fused):
+    """The arguments for the same pass of one block."""
+    places = dict.fromkeys(fused, i) | {"bias": p}
+    return {key: value if key == "activation" else value[places[key]] for key, value in fused.items()}
+
+
+def _affine(layout, z, weight, bias=None):
+    """z * weight + bias, in the place of z and the shape of the layout."""
+    v = z.reshape(layout.shape)
+    if weight is not None:
+        v *= layout.parameter(weight)
+    if bias is not None:
+        v += layout.parameter(bias)
+    return v
 
 
 def _mean_square(rows):
@@ -136,53 +155,58 @@ def _standardize(rows, eps, centered=True):
 
 
 @quietly
-def _forward(x, lay_out, weight, bias, eps, out, centered=True, mean=None, var=None):
+def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, None), **fused):
     layout = lay_out(x)
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
-            given = _at(s, mean), _at(s, var)
-            parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, *given))
+            own, rest = [_at(s, statistic) for statistic in given], _fused_at(i, p, fused)
+            parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, own, **rest))
         axis = len(blocks[0][1]) - 1
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
     rows = layout.take(x)
+    mean, var = given
     if var is None:
         z, mean, var, rstd = _standardize(rows, eps, centered)
     else:
         mean, var = mean.ravel(), var.ravel()
         rstd = _rstd(var, eps)
         z = (rows - mean[:, None]) * rstd[:, None]
-    y = z.reshape(layout.shape)
-    if weight is not None:
-        y *= layout.parameter(weight)
-    if bias is not None:
-        y += layout.parameter(bias)
+    y = _affine(layout, z, weight, bias)
+    if "activation" in fused:
+        y = ACTIVATIONS[fused["activation"]][0](y)
     layout.put(y, out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
 
 @quietly
-def _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, through_statistics=True):
+def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=True, **fused):
     """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
-    mean of g goes where no mean was subtracted, both go where the statistics are constants."""
+    mean of g goes where no mean was subtracted, both go where the statistics are constants, not to be seen `through`.
+    An activation comes first: dy times its derivative is the gradient that reaches the norm."""
     layout = lay_out(x)
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
-            given = _at(p, weight), _at(s, mean), rstd[s]
-            parts.append(_backward(dy[i], x[i], lay_out, *given, weight_grads, out[i], through_statistics))
+            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(i, p, fused)
+            parts.append(_backward(dy[i], x[i], lay_out, _at(p, weight), own, weight_grads, out[i], through, **rest))
         own = blocks[0][2] != (slice(None),)
         merge = np.concatenate if own else sum
         return tuple(merge(grads) if weight_grads else None for grads in zip(*parts, strict=True))
     z, g = layout.take(x), layout.take(dy)
+    mean, rstd = statistics
     rstd = rstd.reshape(-1, 1)
     if mean is not None:
         z -= mean.reshape(-1, 1)
     z *= rstd
+    if "activation" in fused:
+        v = _affine(layout, z.copy(), weight, fused.get("bias"))
+        slope = ACTIVATIONS[fused["activation"]][1](v).reshape(g.shape)
+        g = np.where(slope == 0, 0, g * slope)
     grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
-    if through_statistics:
+    if through:
         projection = np.mean(g * z, axis=1, keepdims=True)
         if mean is not None:
             g -= g.mean(axis=1, keepdims=True)
@@ -191,51 +215,51 @@ def _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, through_sta
     return grads
 
 
-def layer_norm(x, weight, bias, axis, eps, out):
-    mean, _, rstd = _forward(x, partial(_features, axis=axis), weight, bias, eps, out)
+def layer_norm(x, weight, bias, axis, eps, out, **fused):
+    mean, _, rstd = _forward(x, partial(_features, axis=axis), weight, bias, eps, out, **fused)
     return mean, rstd
 
 
-def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
-    return _backward(dy, x, partial(_features, axis=axis), weight, mean, rstd, weight_grads, out)
+def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out, **fused):
+    return _backward(dy, x, partial(_features, axis=axis), weight, (mean, rstd), weight_grads, out, **fused)
 
 
-def rms_norm(x, weight, axis, eps, out):
-    return (_forward(x, partial(_features, axis=axis), weight, None, eps, out, centered=False)[2],)
+def rms_norm(x, weight, axis, eps, out, **fused):
+    return (_forward(x, partial(_features, axis=axis), weight, None, eps, out, centered=False, **fused)[2],)
 
 
-def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
-    return _backward(dy, x, partial(_features, axis=axis), weight, None, rstd, weight_grads, out)[:1]
+def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out, **fused):
+    return _backward(dy, x, partial(_features, axis=axis), weight, (None, rstd), weight_grads, out, **fused)[:1]
 
 
-def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out):
+def batch_norm(x, weight, bias, mean, var, channel_axis, eps, out, **fused):
     lay_out = partial(_channels, channel_axis=channel_axis)
-    mean, var, rstd = _forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)
+    mean, var, rstd = _forward(x, lay_out, weight, bias, eps, out, given=(mean, var), **fused)
     return mean, rstd, var
 
 
-def batch_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
+def batch_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out, **fused):
     lay_out = partial(_channels, channel_axis=channel_axis)
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, mode)
+    return _backward(dy, x, lay_out, weight, (mean, rstd), weight_grads, out, mode, **fused)
 
 
-def group_norm(x, num_groups, weight, bias, channel_axis, eps, out):
+def group_norm(x, num_groups, weight, bias, channel_axis, eps, out, **fused):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=num_groups)
-    mean, _, rstd = _forward(x, lay_out, weight, bias, eps, out)
+    mean, _, rstd = _forward(x, lay_out, weight, bias, eps, out, **fused)
     return mean, rstd
 
 
-def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
+def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, **fused):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=num_groups)
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out)
+    return _backward(dy, x, lay_out, weight, (mean, rstd), weight_grads, out, **fused)
 
 
-def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out):
+def instance_norm(x, weight, bias, mean, var, channel_axis, eps, out, **fused):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
-    mean, var, rstd = _forward(x, lay_out, weight, bias, eps, out, mean=mean, var=var)
+    mean, var, rstd = _forward(x, lay_out, weight, bias, eps, out, given=(mean, var), **fused)
     return mean, rstd, var
 
 
-def instance_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out):
+def instance_norm_backward(dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out, **fused):
     lay_out = partial(_groups, channel_axis=channel_axis, num_groups=x.shape[channel_axis])
-    return _backward(dy, x, lay_out, weight, mean, rstd, weight_grads, out, mode)
+    return _backward(dy, x, lay_out, weight, (mean, rstd), weight_grads, out, mode, **fused)

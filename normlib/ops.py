@@ -42,7 +42,8 @@ __all__ = [
 ]
 
 
-def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return_stats=False):
+@_arguments.fusible
+def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return_stats=False, **fused):
     r"""Layer normalization: each row of `x` to mean 0 and variance 1.
 
     .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
@@ -91,13 +92,14 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     >>> mean, rstd
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    result = _active().layer_norm_direct(x, weight, bias, axis, eps, out, return_stats)
+    result = _active().layer_norm_direct(x, weight, bias, axis, eps, out, return_stats, fused)
     if result is NotImplemented:
-        return _general.call("layer_norm", x, weight, bias, axis, eps, out, return_stats)
+        return _general.call("layer_norm", x, weight, bias, axis, eps, out, return_stats, **fused)
     return result
 
 
-def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads=None, out=None):
+@_arguments.fusible
+def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads=None, out=None, **fused):
     r"""Gradients of :func:`layer_norm`.
 
     With z = (x - mean) * rstd and g = dy * weight, means taken along `axis` and sums over the rest:
@@ -144,13 +146,14 @@ def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads
     >>> dweight.round(4), dbias
     (array([-1.2247,  0.    ,  0.    ]), array([1., 0., 0.]))
     """
-    result = _active().layer_norm_backward_direct(dy, x, weight, mean, rstd, axis, weight_grads, out)
+    result = _active().layer_norm_backward_direct(dy, x, weight, mean, rstd, axis, weight_grads, out, fused)
     if result is NotImplemented:
-        return _general.call("layer_norm_backward", dy, x, weight, mean, rstd, axis, weight_grads, out)
+        return _general.call("layer_norm_backward", dy, x, weight, mean, rstd, axis, weight_grads, out, **fused)
     return result
 
 
-def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False):
+@_arguments.fusible
+def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False, **fused):
     r"""Root mean square normalization: each row of `x` to mean square 1.
 
     .. math:: y = x \cdot \mathrm{rstd} \cdot \mathrm{weight}, \qquad
@@ -194,13 +197,14 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
     array([[ 0.2,  1.4],
            [-1. ,  1. ]])
     """
-    result = _active().rms_norm_direct(x, weight, axis, eps, out, return_stats)
+    result = _active().rms_norm_direct(x, weight, axis, eps, out, return_stats, fused)
     if result is NotImplemented:
-        return _general.call("rms_norm", x, weight, axis, eps, out, return_stats)
+        return _general.call("rms_norm", x, weight, axis, eps, out, return_stats, **fused)
     return result
 
 
-def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, out=None):
+@_arguments.fusible
+def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, out=None, **fused):
     r"""Gradients of :func:`rms_norm`.
 
     With z = x * rstd and g = dy * weight, the mean taken along `axis` and the sum over the rest:
@@ -243,13 +247,13 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
     >>> dx.round(4), dweight
     (array([[ 0.196, -0.028]]), array([0.2, 0. ]))
     """
-    result = _active().rms_norm_backward_direct(dy, x, weight, rstd, axis, weight_grads, out)
+    result = _active().rms_norm_backward_direct(dy, x, weight, rstd, axis, weight_grads, out, fused)
     if result is NotImplemented:
-        return _general.call("rms_norm_backward", dy, x, weight, rstd, axis, weight_grads, out)
+        return _general.call("rms_norm_backward", dy, x, weight, rstd, axis, weight_grads, out, **fused)
     return result
 
 
-@_arguments.by_name
+@_arguments.fusible
 def batch_norm(
     x,
     *positional,
@@ -263,6 +267,7 @@ def batch_norm(
     channel_axis=1,
     out=None,
     return_stats=False,
+    **fused,
 ):
     r"""Batch normalization: each channel of `x` to mean 0 and variance 1.
 
@@ -329,18 +334,20 @@ def batch_norm(
     if positional:
         raise _arguments.misplaced("batch_norm", len(positional))
     result = _active().batch_norm_direct(
-        x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats
+        x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out, return_stats,
+        fused
     )
     if result is NotImplemented:
         return _general.call(
             "batch_norm", x, weight, bias, running_mean, running_var, training, momentum, eps, channel_axis, out,
-            return_stats
+            return_stats, **fused
         )
     return result
 
 
+@_arguments.fusible
 def batch_norm_backward(
-    dy, x, weight=None, *, mean, rstd, training=True, channel_axis=1, weight_grads=None, out=None
+    dy, x, weight=None, *, mean, rstd, training=True, channel_axis=1, weight_grads=None, out=None, **fused
 ):
     r"""Gradients of :func:`batch_norm`.
 
@@ -389,16 +396,19 @@ def batch_norm_backward(
     >>> dx.ravel().round(4), dweight.round(4), dbias
     (array([ 0.2041, -0.4082,  0.2041]), array([-1.2247]), array([1.]))
     """
-    result = _active().batch_norm_backward_direct(dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out)
+    result = _active().batch_norm_backward_direct(
+        dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out, fused
+    )
     if result is NotImplemented:
         return _general.call(
-            "batch_norm_backward", dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out
+            "batch_norm_backward", dy, x, weight, mean, rstd, training, channel_axis, weight_grads, out, **fused
         )
     return result
 
 
+@_arguments.fusible
 def group_norm(
-    x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1, out=None, return_stats=False
+    x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1, out=None, return_stats=False, **fused
 ):
     r"""Group normalization: each group of channels of a sample to mean 0 and variance 1.
 
@@ -448,16 +458,17 @@ def group_norm(
     >>> normlib.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    result = _active().group_norm_direct(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+    result = _active().group_norm_direct(x, num_groups, weight, bias, eps, channel_axis, out, return_stats, fused)
     if result is NotImplemented:
-        result = _general.call("group_norm", x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+        result = _general.call("group_norm", x, num_groups, weight, bias, eps, channel_axis, out, return_stats, **fused)
     if channel_axis != 1 and getattr(x, "ndim", 3) == 3:
         _arguments.warn_of_rows("group_norm", x, channel_axis)
     return result
 
 
+@_arguments.fusible
 def group_norm_backward(
-    dy, x, num_groups, weight=None, *, mean, rstd, channel_axis=1, weight_grads=None, out=None
+    dy, x, num_groups, weight=None, *, mean, rstd, channel_axis=1, weight_grads=None, out=None, **fused
 ):
     r"""Gradients of :func:`group_norm`.
 
@@ -503,16 +514,16 @@ def group_norm_backward(
     (array([[ 0.2041, -0.4082,  0.2041]]), None, None)
     """
     result = _active().group_norm_backward_direct(
-        dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
+        dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, fused
     )
     if result is NotImplemented:
         return _general.call(
-            "group_norm_backward", dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out
+            "group_norm_backward", dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, **fused
         )
     return result
 
 
-@_arguments.by_name
+@_arguments.fusible
 def instance_norm(
     x,
     *positional,
@@ -526,6 +537,7 @@ def instance_norm(
     channel_axis=1,
     out=None,
     return_stats=False,
+    **fused,
 ):
     r"""Instance normalization: each channel of each sample to mean 0 and variance 1.
 
@@ -595,20 +607,22 @@ def instance_norm(
     if positional:
         raise _arguments.misplaced("instance_norm", len(positional))
     result = _active().instance_norm_direct(
-        x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats
+        x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis, out, return_stats,
+        fused
     )
     if result is NotImplemented:
         result = _general.call(
             "instance_norm", x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, channel_axis,
-            out, return_stats
+            out, return_stats, **fused
         )
     if channel_axis != 1 and getattr(x, "ndim", 3) == 3:
         _arguments.warn_of_rows("instance_norm", x, channel_axis)
     return result
 
 
+@_arguments.fusible
 def instance_norm_backward(
-    dy, x, weight=None, *, mean, rstd, use_input_stats=True, channel_axis=1, weight_grads=None, out=None
+    dy, x, weight=None, *, mean, rstd, use_input_stats=True, channel_axis=1, weight_grads=None, out=None, **fused
 ):
     r"""Gradients of :func:`instance_norm`.
 
@@ -659,11 +673,12 @@ def instance_norm_backward(
     (array([[[ 0.2041, -0.4082,  0.2041]]]), array([-1.2247]), array([1.]))
     """
     result = _active().instance_norm_backward_direct(
-        dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
+        dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out, fused
     )
     if result is NotImplemented:
         return _general.call(
-            "instance_norm_backward", dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out
+            "instance_norm_backward", dy, x, weight, mean, rstd, use_input_stats, channel_axis, weight_grads, out,
+            **fused
         )
     return result
 

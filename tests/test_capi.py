@@ -606,7 +606,7 @@ class Struct(ctypes.Structure):
     """A normlib_call, and what a later version might have behind it."""
 
     _fields_ = (("size", ctypes.c_size_t), *OPTIONS, *((role, ctypes.POINTER(Array)) for role in ROLES),
-                ("later", ctypes.c_void_p), ("latest", ctypes.c_double))  # fmt: skip
+                ("activation", ctypes.c_ssize_t), ("later", ctypes.c_void_p), ("latest", ctypes.c_double))  # fmt: skip
 
 
 LENGTH = Struct.later.offset

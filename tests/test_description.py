@@ -18,22 +18,23 @@ each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lamb
 def test_a_public_function_has_the_arguments_of_its_description(function):
     parameters = inspect.signature(getattr(normlib, function.name)).parameters.values()
     found = [(p.name, REQUIRED if p.default is p.empty else p.default, p.kind is p.KEYWORD_ONLY) for p in parameters]
-    assert found == [(a.name, a.default, a.keyword) for a in function.arguments]
+    arguments = (*function.arguments, *function.fused.values())
+    assert found == [(a.name, a.default, a.keyword) for a in arguments]
 
 
 @each_function
 def test_a_public_function_documents_its_arguments_in_their_order(function):
     lines = getattr(normlib, function.name).__doc__.partition("    Returns\n")[0].splitlines()
     heads = [line.strip().partition(" : ")[0] for line in lines if line.startswith("    ") and line[4:5].isalpha()]
-    documented = [name for head in heads for name in head.split(", ") if name in function.names]
-    assert documented == list(function.names)
+    names = [*function.names, *function.fused]
+    assert [name for head in heads for name in head.split(", ") if name in names] == names
 
 
 @each_function
 def test_the_numpy_backend_takes_and_returns_what_the_description_says(function):
     names = [function.op.mode if name == "mode" else name for name in
              inspect.signature(getattr(numpy_backend, function.name)).parameters]  # fmt: skip
-    assert names == list(function.canonical)
+    assert names == [*function.canonical, "fused"]  # by name, the latter
 
 
 @each_function

@@ -10,6 +10,7 @@ from ..description import FUNCTIONS
 from . import from_python as calls
 
 COPY_BYTES = 1 << 26  # copied at once
+OUTPUTS = {"out"} | {role.name for function in FUNCTIONS.values() for role in function.fused_results}
 
 direct = {name: getattr(calls, name) for name in FUNCTIONS}
 
@@ -62,52 +63,60 @@ def _copy(a, to):
     return to
 
 
-def _arranged(op, run, arrays, statistics, axis, out):
-    """The results of `run(arrays, statistics, axis, out)` beside `out`: on the arrays, on views, or on copies, of which
-    that of x becomes the output."""
-    x = arrays[-1]
+def _arranged(op, run, arrays, statistics, axis, in_place):
+    """What `run(arrays, statistics, axis)` returns beside the arrays that it fills, by name: those as they are, views
+    of them, or copies, of which that of x becomes the output where it may be computed in place."""
+    x = arrays["x"]
     kinds = _kinds(op, x.ndim, axis)
-    if _takes(kinds, x) and (result := run(arrays, statistics, axis, out)) is not NotImplemented:
-        return result[1:]
+    if _takes(kinds, x) and (result := run(arrays, statistics, axis)) is not NotImplemented:
+        return result
     for order, memory in _orders(op, x, axis):
-        moved, to = [a.transpose(order) for a in arrays], out.transpose(order)
-        target = to if memory is None else memory(moved[-1])
-        if not _takes(bytes(map(kinds.__getitem__, order)), moved[-1] if memory is None else target):
+        moved = {name: a.transpose(order) for name, a in arrays.items()}
+        target = moved["x"] if memory is None else memory(moved["x"])
+        if not _takes(bytes(map(kinds.__getitem__, order)), target):
             continue
+        views = moved
         if memory is not None:
-            moved = [*(_copy(a, np.empty_like(target)) for a in moved[:-1]), _copy(moved[-1], target)]
+            moved = {name: np.empty_like(target) for name in views if not (in_place and name == "out")}
+            for name in views.keys() - OUTPUTS:
+                _copy(views[name], moved[name])
+            if in_place:
+                moved["out"] = moved["x"]
         kept = [i for i in order if i not in axis]  # the axes of the statistics of a feature norm
         turned = op.of_features and kept != sorted(kept)
         given = [s.transpose(np.argsort(np.argsort(kept))).copy() for s in statistics] if turned else statistics
-        result = run(moved, given, tuple(map(order.index, axis)), target)
+        result = run(moved, given, tuple(map(order.index, axis)))
         if result is NotImplemented:
             continue
-        if memory is not None:
-            _copy(target, to)
+        for name in views.keys() & OUTPUTS if memory is not None else ():
+            _copy(moved[name], views[name])
         if turned and not statistics:
-            return [s.transpose(np.argsort(kept)) for s in result[1:]]
-        return result[1:]
+            return [s.transpose(np.argsort(kept)) for s in result]
+        return result
     raise NotImplementedError
 
 
 def _canonical(function):
     """The canonical function over the direct one, of which it fills in what it knows better."""
     op, names, call = function.op, function.names, direct[function.name]
-    of_x = [name for name in ("dy", "x") if name in names]
+    data = {role.name for role in (*function.roles, *function.fused_roles) if role.kind == "data"}
     moved = op.statistics if op.of_features and function.backward else ()
-    at = [*of_x, *moved, op.axis_name, "out"]
 
-    def compute(*args):
+    def compute(*args, **fused):
         values = dict(zip(function.canonical, args, strict=True), return_stats=calls.CANONICAL)
         mean = _statistics(op, values) if op.mode and not function.backward else None
 
-        def run(arrays, statistics, axis, out):
-            values.update(zip(at, (*arrays, *statistics, axis if op.of_features else axis[0], out), strict=True))
-            return call(*[values[name] for name in names])
+        def run(arrays, statistics, axis):
+            values.update(arrays, **dict(zip(moved, statistics, strict=True)))
+            values[op.axis_name] = axis if op.of_features else axis[0]
+            among = {name: arrays.get(name, value) for name, value in fused.items()} | {calls.CANONICAL: True}
+            result = call(*[values[name] for name in names], among)
+            return result if result is NotImplemented else result[1:]
 
-        arrays, statistics = [values[name] for name in of_x], [values[name] for name in moved]
+        arrays = {name: a for name, a in (values | fused).items() if name in data}
         axis = values[op.axis_name]
-        found = _arranged(op, run, arrays, statistics, axis if op.of_features else (axis,), values["out"])
+        axis = axis if op.of_features else (axis,)
+        found = _arranged(op, run, arrays, [values[name] for name in moved], axis, not fused)
         return found if mean is None else (mean, found[1], values["var"])
 
     return compute

@@ -12,6 +12,7 @@ cdef enum Argument:     # what a status names: a role, or one of these
     NUM_GROUPS
     EPS
     MOMENTUM
+    ACTIVATION
     THREADS
     STRUCT
     ARGUMENTS
@@ -49,6 +50,7 @@ cdef struct Call:
     Py_ssize_t num_groups
     int mode
     int threads
+    Py_ssize_t activation
     double momentum, eps
     const normlib_array* at[ROLES]      # NULL where there is none
     double* var                         # where to write the variance of each row, if anywhere

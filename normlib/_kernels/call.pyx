@@ -45,7 +45,7 @@ cdef int compute(Call* call) noexcept nogil:
     """The pass: outputs, statistics and gradients."""
     cdef const Op* op = op_of(call)
     cdef Plan* p = &call.plan
-    if not (parameter(call, WEIGHT, &p.weight) and parameter(call, BIAS, &p.bias) and (not op.feature or ones(call))
+    if not (parameter(call, WEIGHT, &p.weight) and parameter(call, BIAS, &p.bias)
             and (given_statistics(call) if op.backward else new_statistics(call, op.moving))):
         return wrong(NORMLIB_NO_MEMORY, NOTHING)
     if call.count:
@@ -73,24 +73,6 @@ cdef bint parameter(Call* call, int role, const char** to) noexcept nogil:
             return False
         widen(_run, a.dtype, a.data, call.parameter.count, wide)
         to[0] = <const char*>wide
-    return True
-
-
-cdef bint ones(Call* call) noexcept nogil:
-    """The weight, where a kernel that takes no bias without one is given a bias alone."""
-    cdef Py_ssize_t i
-    cdef void* memory
-    if call.plan.weight != NULL or call.plan.bias == NULL:
-        return True
-    memory = own(call, call.parameter.count * (8 if call.plan.dtype == F64 else 4))
-    if memory == NULL:
-        return False
-    for i in range(call.parameter.count):
-        if call.plan.dtype == F64:
-            (<double*>memory)[i] = 1
-        else:
-            (<float*>memory)[i] = 1
-    call.plan.weight = <const char*>memory
     return True
 
 

@@ -4,12 +4,12 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    BIAS, DBIAS, DWEIGHT, DX, DY, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
+    ACTIVATIONS, BIAS, DBIAS, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RSTD, RUNNING_MEAN, RUNNING_VAR, VIEWS, WEIGHT, X, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, lay_out, magnitude, same_strides
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
@@ -21,22 +21,27 @@ cdef extern from "Python.h":
 cdef enum:
     WIDE = 1 << F64 | 1 << F32          # sets of dtypes: one bit each
     ANY = WIDE | 1 << F16 | 1 << BF16
-    DATA = 1 << X | 1 << DY | 1 << Y | 1 << DX      # sets of roles
-    PARAMETERS = 1 << WEIGHT | 1 << BIAS
+    PARAMETERS = 1 << WEIGHT | 1 << BIAS    # sets of roles
     STATISTICS = 1 << MEAN | 1 << RSTD
     RUNNING = 1 << RUNNING_MEAN | 1 << RUNNING_VAR
 
 cdef Op ops[OPS]
+cdef int roles[VIEWS]           # of the arrays of the shape of x; Y is DX in a backward pass
+cdef int DATA = 1 << DX         # and their set
 
 
 def _describe():
     """The table of ops."""
+    global DATA
     cdef Op* op
+    for view, name in enumerate(description.DATA):
+        roles[view] = X + description.ROLES.index(name)
+        DATA |= 1 << roles[view]
     for number, function in enumerate(description.FUNCTIONS.values()):
         op, norm = &ops[number], function.op
         op.feature, op.backward, op.centered = norm.of_features, function.backward, "mean" in norm.statistics
         op.per_sample, op.grouped, op.moving, op.required = norm.per_sample, norm.has_groups, bool(norm.mode), norm.needs_running
-        for role in (*function.roles, *function.results):
+        for role in (*function.roles, *function.results, *function.fused_roles):
             if role.name == "out":      # which is y or dx
                 continue
             place = X + description.ROLES.index(role.name)
@@ -46,7 +51,7 @@ def _describe():
             op.roles += 1
             if not role.optional:
                 op.needs |= bit
-            if role in function.results:
+            if role.direction == "out":
                 op.writes |= bit
 
 
@@ -97,6 +102,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_BAD_VALUE, MOMENTUM)
     if call.threads < 0:
         return wrong(NORMLIB_BAD_VALUE, THREADS)
+    if not 0 <= call.activation < ACTIVATIONS:
+        return wrong(NORMLIB_BAD_VALUE, ACTIVATION)
     call.ndim = x.ndim
     call.count = 1
     for i in range(x.ndim):
@@ -110,6 +117,7 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.eps = call.eps
     call.plan.groups = 1
     call.plan.centered = op.centered
+    call.plan.activation = <int>call.activation
     return features(call) if op.feature else channels(call, op)
 
 
@@ -204,7 +212,7 @@ cdef int check(Call* call) noexcept nogil:
             return wrong(NORMLIB_ONE_VALUE, X)
     call.plan.given = not own if op.backward else op.moving and uses_running(call)
     call.plan.weight_grads = call.at[DWEIGHT] != NULL or call.at[DBIAS] != NULL
-    return apart(call) or arrange(call, call.at[X], call.at[DX if op.backward else Y], call.at[DY if op.backward else X])
+    return apart(call) or arrange(call)
 
 
 cdef int check_array(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
@@ -317,7 +325,8 @@ cdef bint apart_from_itself(const Call* call, const Py_ssize_t* shape, const Py_
 
 
 cdef int apart(Call* call) noexcept nogil:
-    """Whether no output shares memory with another array, y or dx with x or dy aside if they are the same elements."""
+    """Whether no output shares memory with another array, aside from an input of the shape of x if they are the same elements;
+    x itself is still read after a fused backward pass has written what reaches the norm."""
     cdef int i, j
     cdef Region* a
     cdef Region* b
@@ -329,7 +338,9 @@ cdef int apart(Call* call) noexcept nogil:
             b = &call.region[j]
             if a.extent.low >= b.extent.high or b.extent.low >= a.extent.high or i == j:
                 continue
-            if not (DATA >> a.role & 1 and DATA >> b.role & 1 and same_elements(call, call.at[a.role], call.at[b.role])):
+            if b.written or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role]):
+                return wrong(NORMLIB_OVERLAP, a.role)
+            if b.role == X and a.role == DX and call.activation:
                 return wrong(NORMLIB_OVERLAP, a.role)
     return 0
 
@@ -354,32 +365,58 @@ cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept n
 
 # ---- the loops ----
 
-cdef int arrange(Call* call, const normlib_array* x, const normlib_array* y, const normlib_array* dy) noexcept nogil:
-    """Choose the loops; dy is x in a forward pass."""
+cdef inline int role_of(const Call* call, int view) noexcept nogil:
+    return DX if view == OF_Y and ops[call.op].backward else roles[view]
+
+
+cdef int arrange(Call* call) noexcept nogil:
+    """Choose the loops."""
     cdef Plan* p = &call.plan
+    cdef const normlib_array* a
+    cdef bint gaps = False
+    cdef int view
     if call.count == 0:
         return 0
-    p.x, p.y = <const char*>x.data, <char*>y.data
-    if dy != x:
-        p.dy = <const char*>dy.data
-    if call.trailing and x.strides == NULL and y.strides == NULL and dy.strides == NULL:
+    for view in range(VIEWS):
+        a = call.at[role_of(call, view)]
+        if a == NULL:
+            continue
+        gaps |= a.strides != NULL
+        if view == OF_X:
+            p.x = <const char*>a.data
+        elif view == OF_Y:
+            p.y = <char*>a.data
+        elif view == OF_DY:
+            p.dy = <const char*>a.data
+        else:
+            p.companion[view].data = <char*>a.data
+            p.fused = True
+    p.fused |= p.activation != 0
+    if call.trailing and not gaps:
         rows_without_gaps(p, call.statistic.count, call.parameter.count)
+        for view in range(VIEWS):
+            p.companion[view].span = p.xs
         return 0
-    return 0 if walks(call, x, y, dy) else refused(call, x, y)
+    return 0 if walks(call, VIEWS) else refused(call)
 
 
-cdef bint walks(Call* call, const normlib_array* x, const normlib_array* y, const normlib_array* dy) noexcept nogil:
-    """Whether a family of loops takes x, y and dy as they lie."""
-    return lay_out(&call.plan, call.kinds, call.ndim, x.shape, strides_of(call, x), strides_of(call, y), strides_of(call, dy))
+cdef bint walks(Call* call, int views) noexcept nogil:
+    """Whether a family of loops takes the first of the arrays as they lie."""
+    cdef const Py_ssize_t* strides[VIEWS]
+    cdef int view
+    for view in range(VIEWS):
+        strides[view] = NULL
+        if view < views and call.at[role_of(call, view)] != NULL:
+            strides[view] = strides_of(call, call.at[role_of(call, view)])
+    return lay_out(&call.plan, call.kinds, call.ndim, call.at[X].shape, strides)
 
 
-cdef int refused(Call* call, const normlib_array* x, const normlib_array* y) noexcept nogil:
-    """The array whose strides no loop takes."""
-    if not walks(call, x, x, x):
-        return wrong(NORMLIB_BAD_LAYOUT, X)
-    if not walks(call, x, y, x):
-        return wrong(NORMLIB_BAD_LAYOUT, DX if ops[call.op].backward else Y)
-    return wrong(NORMLIB_BAD_LAYOUT, DY)
+cdef int refused(Call* call) noexcept nogil:
+    """The first array whose strides no loop takes."""
+    cdef int views = 1
+    while walks(call, views):
+        views += 1
+    return wrong(NORMLIB_BAD_LAYOUT, role_of(call, views - 1))
 
 
 cdef int untaken(const Call* call) noexcept nogil:

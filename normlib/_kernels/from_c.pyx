@@ -49,7 +49,7 @@ cdef inline bint plain(const normlib_call* c) noexcept nogil:
     if c.op != NORMLIB_LAYER_NORM and (c.op != NORMLIB_RMS_NORM or c.bias != NULL):
         return False
     if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx
-            | <size_t>c.dweight | <size_t>c.dbias | c.axes) or x == NULL or y == NULL:
+            | <size_t>c.dweight | <size_t>c.dbias | c.axes | <size_t>c.activation) or x == NULL or y == NULL:
         return False
     if x.ndim != 2 or y.ndim != 2 or (c.axis != -1 and c.axis != 1) or x.strides != NULL or y.strides != NULL:
         return False
@@ -59,7 +59,7 @@ cdef inline bint plain(const normlib_call* c) noexcept nogil:
         return False
     if x.data == NULL or y.data == NULL or (<size_t>x.data | <size_t>y.data) & (size_of(x.dtype) - 1):
         return False
-    if not 0 <= c.eps < INFINITY or c.threads < 0 or (c.bias != NULL and c.weight == NULL):
+    if not 0 <= c.eps < INFINITY or c.threads < 0:
         return False
     return ((x.data == y.data or apart(y, x, x.shape[0] * x.shape[1] * size_of(x.dtype)))
             and plain_parameter(c.weight, x, y) and plain_parameter(c.bias, x, y))
@@ -97,7 +97,7 @@ cdef int answer(const normlib_call* given) noexcept nogil:
     cdef Call call
     clear(&call, given.op)
     call.threads, call.axis, call.mode, call.axes = given.threads, given.axis, given.mode, given.axes
-    call.num_groups, call.momentum, call.eps = given.num_groups, given.momentum, given.eps
+    call.num_groups, call.momentum, call.eps, call.activation = given.num_groups, given.momentum, given.eps, given.activation
     arrays_of(given, call.at)
     return perform(&call)
 
@@ -111,7 +111,7 @@ cdef int set_threads(int threads) noexcept nogil:
 
 # ---- the words of a status ----
 
-_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "threads", "call")
+_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "activation", "threads", "call")
 _KINDS = (
     "no error",
     "NULL, but it is needed here",

@@ -16,13 +16,14 @@ from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    BIAS, DBIAS, DWEIGHT, DX, DY, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
+    BIAS, DBIAS, DWEIGHT, DX, DY, OF_X, VIEWS, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport lay_out
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
 from normlib._kernels.plan cimport BF16, COPY, F16, F32, F64, Plan
 from normlib._arguments import zero_by_zero
+from normlib.description import ACTIVATIONS, FUNCTIONS, FUSED_RESULTS, ROLES
 
 cnp.import_array()
 
@@ -38,6 +39,11 @@ cdef int _bfloat16 = -1     # NumPy's number of the bfloat16 dtype, once an arra
 # A return_stats: statistics, the variance too where there is one, and no warning, which the general way gives.
 cdef object _canonical = object()
 CANONICAL = _canonical
+
+
+cdef dict _ACTIVATIONS = {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
+cdef list _GRADIENTS = [(X + ROLES.index(role.of), X + ROLES.index(role.name)) for role in FUSED_RESULTS]
+cdef dict _ROLES = {argument.name: X + ROLES.index(argument.name) for f in FUNCTIONS.values() for argument in f.fused_roles}
 
 
 # ---- arguments into a call; False where they are not ordinary ----
@@ -79,6 +85,23 @@ cdef bint fill(Call* call, int role, object given) except -1:
     if not cnp.PyArray_IS_C_CONTIGUOUS(a):
         view.strides = <const Py_ssize_t*>cnp.PyArray_STRIDES(a)
     call.at[role] = view
+    return True
+
+
+cdef bint fuse(Call* call, dict fused) except -1:
+    """What else is computed in the same pass, by name; arrays to fill among it where the backend asks."""
+    cdef int role
+    for name, value in fused.items():
+        if value is None or name is _canonical:
+            continue
+        if name == "activation":
+            call.activation = _ACTIVATIONS.get(value, 0) if type(value) is str else 0
+            if call.activation == 0:
+                return False
+            continue
+        role = _ROLES.get(name, 0)
+        if not op_of(call).takes >> role & 1 or (op_of(call).writes >> role & 1 and _canonical not in fused) or not fill(call, role, value):
+            return False
     return True
 
 
@@ -191,7 +214,8 @@ cdef bint run(Call* call) except -1:
     return -1 if status else True
 
 
-cdef object forward(Call* call, object x, object weight, object bias, object eps, object out, object return_stats):
+cdef object forward(Call* call, object x, object weight, object bias, object eps, object out, object return_stats,
+                    dict fused):
     """The rest of a forward call, whose options are filled in."""
     cdef Py_ssize_t i
     cdef cnp.ndarray y
@@ -199,7 +223,7 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     cdef bint canonical = return_stats is _canonical, stats = return_stats is not False
     if not (is_bool(return_stats) or canonical) or not number(eps, &call.eps):
         return NotImplemented
-    if not fill(call, WEIGHT, weight) or not fill(call, BIAS, bias) or shapes(call) or call.count == 0:
+    if not fill(call, WEIGHT, weight) or not fill(call, BIAS, bias) or (fused and not fuse(call, fused)) or shapes(call) or call.count == 0:
         return NotImplemented
     y = output(call, Y, x, out)
     if y is None:
@@ -230,17 +254,24 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     return (y, mean, rstd) if var is None else (y, mean, rstd, var)
 
 
-cdef object backward(Call* call, object dy, object x, object weight, object mean, object rstd, object weight_grads, object out):
+cdef object backward(Call* call, object dy, object x, object weight, object mean, object rstd, object weight_grads, object out,
+                     dict fused):
     cdef cnp.ndarray dx, dweight = None, dbias = None
+    cdef tuple more = ()
     cdef int type_number
     cdef bint wanted = weight is not None if weight_grads is None else weight_grads is True
     if not (is_bool(weight_grads) or weight_grads is None) or not fill(call, DY, dy) or not fill(call, WEIGHT, weight):
         return NotImplemented
-    if not fill(call, MEAN, mean) or not fill(call, RSTD, rstd) or shapes(call) or call.count == 0:
+    if not fill(call, MEAN, mean) or not fill(call, RSTD, rstd) or (fused and not fuse(call, fused)) or shapes(call) or call.count == 0:
         return NotImplemented
     dx = output(call, DX, x, out)
     if dx is None:
         return NotImplemented
+    for of, role in _GRADIENTS:
+        if call.at[<int>of] != NULL and call.at[<int>role] == NULL:
+            gradient = new_like(x)
+            fill(call, role, gradient)
+            more += (gradient,)
     if wanted:
         type_number = cnp.PyArray_TYPE(<cnp.ndarray>(x if weight is None else weight))
         dweight = new_array(&call.parameter, type_number)
@@ -253,51 +284,55 @@ cdef object backward(Call* call, object dy, object x, object weight, object mean
             return NotImplemented
     finally:
         finish(call)
-    return (dx, dweight, dbias) if call.plan.centered else (dx, dweight)
+    return (dx, dweight, dbias, *more) if call.plan.centered else (dx, dweight, *more)
 
 
 # ---- the functions ----
 
-def layer_norm(x, weight, bias, axis, eps, out, return_stats):
+def layer_norm(x, weight, bias, axis, eps, out, return_stats, fused):
     cdef Call call
     if not begin(&call, NORMLIB_LAYER_NORM, x) or not over_axes(&call, axis):
         return NotImplemented
-    return forward(&call, x, weight, bias, eps, out, return_stats)
+    return forward(&call, x, weight, bias, eps, out, return_stats, fused)
 
 
-def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out):
+def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out, fused):
     cdef Call call
     if not begin(&call, NORMLIB_LAYER_NORM_BACKWARD, x) or not over_axes(&call, axis):
         return NotImplemented
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out, fused)
 
 
-def rms_norm(x, weight, axis, eps, out, return_stats):
+def rms_norm(x, weight, axis, eps, out, return_stats, fused):
     cdef Call call
     if not begin(&call, NORMLIB_RMS_NORM, x) or not over_axes(&call, axis):
         return NotImplemented
-    return forward(&call, x, weight, None, eps, out, return_stats)
+    return forward(&call, x, weight, None, eps, out, return_stats, fused)
 
 
-def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out):
+def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out, fused):
     cdef Call call
     if not begin(&call, NORMLIB_RMS_NORM_BACKWARD, x) or not over_axes(&call, axis):
         return NotImplemented
-    return backward(&call, dy, x, weight, None, rstd, weight_grads, out)
+    return backward(&call, dy, x, weight, None, rstd, weight_grads, out, fused)
 
 
-def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats):
+def group_norm(*arguments):
+    """x, num_groups, weight, bias, eps, channel_axis, out, return_stats, fused"""
     cdef Call call
+    x, num_groups, weight, bias, eps, channel_axis, out, return_stats, fused = arguments
     if not begin(&call, NORMLIB_GROUP_NORM, x) or not along(&call, channel_axis) or not integer(num_groups, &call.num_groups):
         return NotImplemented
-    return forward(&call, x, weight, bias, eps, out, return_stats)
+    return forward(&call, x, weight, bias, eps, out, return_stats, fused)
 
 
-def group_norm_backward(dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out):
+def group_norm_backward(*arguments):
+    """dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, fused"""
     cdef Call call
+    dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, fused = arguments
     if not begin(&call, NORMLIB_GROUP_NORM_BACKWARD, x) or not along(&call, channel_axis) or not integer(num_groups, &call.num_groups):
         return NotImplemented
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out, fused)
 
 
 cdef bint running(Call* call, object mean, object var, bint mode) except -1:
@@ -311,17 +346,17 @@ cdef bint running(Call* call, object mean, object var, bint mode) except -1:
 
 cdef object moving_norm(int op, tuple arguments):
     cdef Call call
-    x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats = arguments
+    x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats, fused = arguments
     if not begin(&call, op, x) or not along(&call, channel_axis) or not is_bool(mode) or type(momentum) is not float:
         return NotImplemented
     call.momentum = momentum
     if not running(&call, running_mean, running_var, mode):
         return NotImplemented
-    return forward(&call, x, weight, bias, eps, out, return_stats)
+    return forward(&call, x, weight, bias, eps, out, return_stats, fused)
 
 
 def batch_norm(*arguments):
-    """x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats"""
+    """x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats, fused"""
     return moving_norm(NORMLIB_BATCH_NORM, arguments)
 
 
@@ -332,15 +367,15 @@ def instance_norm(*arguments):
 
 cdef object moving_norm_backward(int op, tuple arguments):
     cdef Call call
-    dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out = arguments
+    dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out, fused = arguments
     if not begin(&call, op, x) or not along(&call, channel_axis) or not is_bool(mode):
         return NotImplemented
     call.mode = mode
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out)
+    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out, fused)
 
 
 def batch_norm_backward(*arguments):
-    """dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out"""
+    """dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out, fused"""
     return moving_norm_backward(NORMLIB_BATCH_NORM_BACKWARD, arguments)
 
 
@@ -354,11 +389,13 @@ def instance_norm_backward(*arguments):
 def takes(kinds, groups, cnp.ndarray x not None):
     """Whether an array of this layout is taken as it lies; kinds: a byte for each axis, see layout.pxd."""
     cdef Plan p
-    cdef const Py_ssize_t* strides = <const Py_ssize_t*>cnp.PyArray_STRIDES(x)
+    cdef const Py_ssize_t* strides[VIEWS]
     memset(&p, 0, sizeof(p))
+    memset(strides, 0, sizeof(strides))
+    strides[OF_X] = <const Py_ssize_t*>cnp.PyArray_STRIDES(x)
     p.groups = groups
     p.itemsize = cnp.PyArray_ITEMSIZE(x)
-    return lay_out(&p, kinds, cnp.PyArray_NDIM(x), <const Py_ssize_t*>cnp.PyArray_DIMS(x), strides, strides, strides)
+    return lay_out(&p, kinds, cnp.PyArray_NDIM(x), <const Py_ssize_t*>cnp.PyArray_DIMS(x), strides)
 
 
 def copy(cnp.ndarray dst not None, cnp.ndarray a not None, b, bint streaming, int threads):

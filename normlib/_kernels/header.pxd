@@ -16,6 +16,8 @@ cdef extern from "normlib.h" nogil:
         NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD, NORMLIB_BATCH_NORM
         NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM
         NORMLIB_INSTANCE_NORM_BACKWARD
+    enum:
+        NORMLIB_NO_ACTIVATION
     ctypedef struct normlib_array:
         void* data
         int dtype
@@ -40,6 +42,7 @@ cdef extern from "normlib.h" nogil:
         const normlib_array* dx
         const normlib_array* dweight
         const normlib_array* dbias
+        ptrdiff_t activation
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -84,6 +87,11 @@ cdef extern from "normlib.h" nogil:
 cdef enum:
     OPS = 10
     NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ROLES
+    NO_ACTIVATION, ACTIVATIONS
+
+cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go
+    OF_X, OF_Y, OF_DY, VIEWS
+    BESIDE = OF_DY, INPUTS = VIEWS
 
 
 cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:
@@ -124,3 +132,4 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.dx = NULL
     call.dweight = NULL
     call.dbias = NULL
+    call.activation = 0

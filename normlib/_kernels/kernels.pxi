@@ -1,9 +1,10 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
+from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY
 from normlib._kernels.plan cimport (
-    BF16, BLOCK, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
-    line_of, round_up, size_of,
+    ABREAST, BF16, BLOCK, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
+    View, line_of, round_up, size_of, view_of,
     FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -15,10 +16,12 @@ include "vectors/panel.pxi"
 include "vectors/statistics.pxi"
 include "vectors/reduce.pxi"
 include "vectors/normalize.pxi"
+include "vectors/epilogues.pxi"
 include "walks/rows.pxi"
 include "vectors/across.pxi"
 include "walks/feature_rows.pxi"
 include "walks/channel_rows.pxi"
+include "walks/beside.pxi"
 include "walks/feature_columns.pxi"
 include "walks/tables.pxi"
 include "walks/channel_columns.pxi"

@@ -1,135 +1,168 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
+from normlib._kernels.header cimport OF_DY, OF_X, OF_Y, VIEWS
 from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span
+
+cdef enum Member:           # of a Span, in its order
+    SAMPLE_STRIDE, CHANNEL_STRIDE, SEGMENT_STRIDE, POSITION_STRIDE
 
 cdef struct Axis:
     int kind
     int number
     Py_ssize_t n
-    Py_ssize_t x, y, d      # strides in elements
+    Py_ssize_t strides[VIEWS]   # of each array that there is, in elements
+
+cdef struct Axes:
+    # The axes that are not yet taken, as they lie in the memory of x; the arrays.
+    int left, right, views
+    Axis axis[AXES]
+    Span* spans[VIEWS]
 
 
-cdef int memory_axes(Axis* axes, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t* xs,
-                     const Py_ssize_t* ys, const Py_ssize_t* ds) noexcept nogil:
-    """The axes in the order of x's memory, neighbours merged; -1 where reduced axes lie in another order than in the
+cdef Span* span_of(Plan* p, int view) noexcept nogil:
+    if view == OF_X:
+        return &p.xs
+    if view == OF_Y:
+        return &p.ys
+    return &p.ds if view == OF_DY else &p.companion[view].span
+
+
+cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) noexcept nogil:
+    """Whether two axes are one in all arrays."""
+    cdef int v
+    for v in range(a.views):
+        if outer.strides[v] != inner.n * inner.strides[v]:
+            return False
+    return outer.kind == inner.kind
+
+
+cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
+    """The axes in the order of x's memory, neighbours merged; False where reduced axes lie in another order than in the
     array's shape, which would change the order of a sum, or a stride is no whole number of elements."""
-    cdef int i, j, count = 0, seen = -1, kept = -1
-    cdef Axis a
+    cdef int i, j, v, count = 0, seen = -1, kept = -1
+    cdef Axis* axes = a.axis
+    cdef Axis new
     for i in range(ndim):
         if shape[i] == 1:
             continue
-        a.kind = kinds[i]
-        a.number = i
-        a.n = shape[i]
-        if xs[i] % size or ys[i] % size or ds[i] % size:
-            return -1
-        a.x = xs[i] // size
-        a.y = ys[i] // size
-        a.d = ds[i] // size
+        new.kind = kinds[i]
+        new.number = i
+        new.n = shape[i]
+        for v in range(a.views):
+            if strides[v][i] % size:
+                return False
+            new.strides[v] = strides[v][i] // size
         j = count
-        while j > 0 and magnitude(axes[j - 1].x) < magnitude(a.x):
+        while j > 0 and magnitude(axes[j - 1].strides[0]) < magnitude(new.strides[0]):
             axes[j] = axes[j - 1]
             j -= 1
-        axes[j] = a
+        axes[j] = new
         count += 1
     for i in range(count):
         if axes[i].kind == b"R" or axes[i].kind == b"S":
             if axes[i].number < seen:
-                return -1
+                return False
             seen = axes[i].number
         elif axes[i].kind == b"K":
             if axes[i].number < kept:
-                return -1
+                return False
             kept = axes[i].number
     j = 0
     for i in range(1, count):
-        if (axes[i].kind == axes[j].kind and axes[j].x == axes[i].n * axes[i].x and axes[j].y == axes[i].n * axes[i].y
-                and axes[j].d == axes[i].n * axes[i].d):
-            axes[j].n *= axes[i].n
-            axes[j].x, axes[j].y, axes[j].d = axes[i].x, axes[i].y, axes[i].d
+        if one_run(a, &axes[j], &axes[i]):
+            axes[i].n *= axes[j].n
         else:
             j += 1
-            axes[j] = axes[i]
-    return min(count, j + 1)
+        axes[j] = axes[i]
+    a.left, a.right = 0, min(count, j + 1)
+    return True
 
 
-cdef Py_ssize_t take(Axis* axes, int* left, int* right, int kind, bint last,
-                     Py_ssize_t* x, Py_ssize_t* y, Py_ssize_t* d) noexcept nogil:
+cdef inline int kind_at(const Axes* a, int from_last) noexcept nogil:
+    """The kind of the last axis that is not yet taken, or of one before it; 0: there is none."""
+    return a.axis[a.right - from_last].kind if a.right - from_last >= a.left else 0
+
+
+cdef Py_ssize_t take(Axes* a, int kind, bint last, Member member) noexcept nogil:
     """Take the first or last axis if it is of this kind: its size, else 1; its strides."""
-    cdef int i = right[0] - 1 if last else left[0]
-    if left[0] >= right[0] or axes[i].kind != kind:
+    cdef int i = a.right - 1 if last else a.left, v
+    if a.left >= a.right or a.axis[i].kind != kind:
         return 1
-    x[0], y[0], d[0] = axes[i].x, axes[i].y, axes[i].d
+    for v in range(a.views):
+        (<Py_ssize_t*>a.spans[v])[<int>member] = a.axis[i].strides[v]
     if last:
-        right[0] -= 1
+        a.right -= 1
     else:
-        left[0] += 1
-    return axes[i].n
+        a.left += 1
+    return a.axis[i].n
 
 
-cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t* x_strides,
-                  const Py_ssize_t* y_strides, const Py_ssize_t* dy_strides) noexcept nogil:
+cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
-    channel norms; strides are in bytes."""
-    cdef Axis axes[AXES]
-    cdef int left = 0, right
-    cdef bint feature
-    cdef Span* xs = &p.xs
-    cdef Span* ys = &p.ys
-    cdef Span* ds = &p.ds
+    channel norms; the strides of each view are in bytes, NULL for an array that there is not."""
+    cdef const Py_ssize_t* given[VIEWS]
+    cdef Axes a
+    cdef int v
     if ndim > AXES:
         return False
-    right = memory_axes(axes, kinds, p.itemsize, ndim, shape, x_strides, y_strides, dy_strides)
-    if right < 0:
+    a.views = 0
+    for v in range(VIEWS):
+        if strides[v] != NULL:
+            given[a.views], a.spans[a.views] = strides[v], span_of(p, v)
+            a.views += 1
+    if not memory_axes(&a, kinds, p.itemsize, ndim, shape, given):
         return False
-    feature = kinds[0] == b"K" or kinds[0] == b"R"
-    if feature:
-        p.segments = p.channels = 1
-        if right > 1 and axes[right - 1].kind == b"K" and axes[right - 2].kind == b"R" and (right < 3 or axes[right - 3].kind == b"K"):
-            # ..., positions, columns
-            p.form = FEATURE_COLUMNS
-            p.groups = 1
-            p.width = take(axes, &left, &right, b"K", True, &xs.channel, &ys.channel, &ds.channel)
-            p.length = take(axes, &left, &right, b"R", True, &xs.position, &ys.position, &ds.position)
-            p.samples = take(axes, &left, &right, b"K", True, &xs.sample, &ys.sample, &ds.sample)
-            return left == right
-        p.form = FEATURE_ROWS
-        p.width = 1
-        if right and axes[right - 1].kind == b"K":
-            p.length = 1    # rows of one element
-        else:
-            p.length = take(axes, &left, &right, b"R", True, &xs.position, &ys.position, &ds.position)
-            p.segments = take(axes, &left, &right, b"R", True, &xs.segment, &ys.segment, &ds.segment)
-        p.groups = take(axes, &left, &right, b"K", True, &xs.channel, &ys.channel, &ds.channel)
-        p.samples = take(axes, &left, &right, b"K", True, &xs.sample, &ys.sample, &ds.sample)
-        if p.samples == 1 and p.groups > 1:
-            # one outer axis is the sample's, so that its rows may be packed
-            p.samples, p.groups = p.groups, 1
-            xs.sample, ys.sample, ds.sample = xs.channel, ys.channel, ds.channel
-        return left == right
-    p.segments = p.length = p.samples = p.width = 1
-    if right and axes[right - 1].kind == b"C":
-        p.form = CHANNEL_COLUMNS
-        p.width = take(axes, &left, &right, b"C", True, &xs.channel, &ys.channel, &ds.channel)
-        p.length = take(axes, &left, &right, b"S", True, &xs.position, &ys.position, &ds.position)
-        p.samples = take(axes, &left, &right, b"N", True, &xs.sample, &ys.sample, &ds.sample)
-        p.channels = p.width // p.groups
-        return left == right
-    p.form = CHANNEL_ROWS
-    if right and axes[right - 1].kind == b"N":
-        pass                # one element a sample
+    if kinds[0] == b"K" or kinds[0] == b"R":
+        features(p, &a)
     else:
-        p.length = take(axes, &left, &right, b"S", True, &xs.position, &ys.position, &ds.position)
-    p.channels = take(axes, &left, &right, b"N", False, &xs.sample, &ys.sample, &ds.sample)
-    p.samples = p.channels
-    p.segments = take(axes, &left, &right, b"S", False, &xs.segment, &ys.segment, &ds.segment)
-    p.channels = take(axes, &left, &right, b"C", False, &xs.channel, &ys.channel, &ds.channel)
+        channels(p, &a)
+    return a.left == a.right
+
+
+cdef void features(Plan* p, Axes* a) noexcept nogil:
+    cdef int v
+    p.segments = p.channels = p.groups = p.width = 1
+    if kind_at(a, 1) == b"K" and kind_at(a, 2) == b"R" and kind_at(a, 3) != b"R":
+        # ..., positions, columns
+        p.form = FEATURE_COLUMNS
+        p.width = take(a, b"K", True, CHANNEL_STRIDE)
+        p.length = take(a, b"R", True, POSITION_STRIDE)
+        p.samples = take(a, b"K", True, SAMPLE_STRIDE)
+        return
+    p.form = FEATURE_ROWS
+    p.length = 1        # rows of one element
+    if kind_at(a, 1) != b"K":
+        p.length = take(a, b"R", True, POSITION_STRIDE)
+        p.segments = take(a, b"R", True, SEGMENT_STRIDE)
+    p.groups = take(a, b"K", True, CHANNEL_STRIDE)
+    p.samples = take(a, b"K", True, SAMPLE_STRIDE)
+    if p.samples == 1 and p.groups > 1:
+        # one outer axis is the sample's, so that its rows may be packed
+        p.samples, p.groups = p.groups, 1
+        for v in range(a.views):
+            a.spans[v].sample = a.spans[v].channel
+
+
+cdef void channels(Plan* p, Axes* a) noexcept nogil:
+    p.segments = p.length = p.samples = p.width = 1
+    if kind_at(a, 1) == b"C":
+        p.form = CHANNEL_COLUMNS
+        p.width = take(a, b"C", True, CHANNEL_STRIDE)
+        p.length = take(a, b"S", True, POSITION_STRIDE)
+        p.samples = take(a, b"N", True, SAMPLE_STRIDE)
+        p.channels = p.width // p.groups
+        return
+    p.form = CHANNEL_ROWS
+    if kind_at(a, 1) != b"N":       # else one element a sample
+        p.length = take(a, b"S", True, POSITION_STRIDE)
+    p.samples = take(a, b"N", False, SAMPLE_STRIDE)
+    p.segments = take(a, b"S", False, SEGMENT_STRIDE)
+    p.channels = take(a, b"C", False, CHANNEL_STRIDE)
     if p.segments == 1:
-        p.segments = take(axes, &left, &right, b"S", False, &xs.segment, &ys.segment, &ds.segment)
+        p.segments = take(a, b"S", False, SEGMENT_STRIDE)
     if p.samples == 1:
-        p.samples = take(axes, &left, &right, b"N", False, &xs.sample, &ys.sample, &ds.sample)
+        p.samples = take(a, b"N", False, SAMPLE_STRIDE)
     p.channels //= p.groups
-    return left == right
 
 
 cdef Extent extent_of(const void* data, Py_ssize_t itemsize, int ndim, const Py_ssize_t* shape,

@@ -1,5 +1,7 @@
 """What one pass over an array is, in plain C: the calls fill a Plan, the schedule runs tasks over it, the kernels compute a task."""
 
+from normlib._kernels.header cimport OF_DY, VIEWS
+
 cdef enum:
     LINE = 64       # bytes of a line of the caches
     LANES = 32      # accumulators of a sum
@@ -28,6 +30,10 @@ cdef struct Span:
     # Strides in elements.
     Py_ssize_t sample, channel, segment, position
 
+cdef struct View:
+    char* data          # NULL: there is none
+    Span span
+
 cdef struct Watch:
     # What lets a signal end a long pass.
     double due              # when the calling thread looks for signals next
@@ -50,6 +56,11 @@ cdef struct Plan:
     # channel columns:  samples x `length` positions x `width` neighbouring channels, a statistic a group of `channels`
     Py_ssize_t samples, groups, channels, segments, length, width
     Span xs, ys, ds
+    View companion[VIEWS]   # of a fused pass: what it reads and writes beside x, dy and y
+    int activation          # what comes last; 0: nothing
+    bint fused              # an epilogue follows `normalize`
+    bint upstream           # a forward pass that ends with dy times the derivative of its activation
+    const Plan* before      # of a fused backward pass: the pass of that kind that gives it dy, lot by lot
     const char* x
     const char* dy
     char* y                 # dx in a backward pass
@@ -121,6 +132,15 @@ cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogi
 cdef inline char* line_of(void* memory) noexcept nogil:
     """The first line in memory that has one more than is asked for; loads and stores across lines take twice the time."""
     return <char*>memory + -<size_t>memory % LINE
+
+
+cdef inline View view_of(const Plan* p, int view) noexcept nogil:
+    """What an epilogue reads: dy too, on the way back."""
+    cdef View of_dy
+    if view != OF_DY:
+        return p.companion[view]
+    of_dy.data, of_dy.span = <char*>p.dy if p.upstream else NULL, p.ds
+    return of_dy
 
 
 cdef inline bint few_rows(const Plan* p) noexcept nogil:

@@ -3,6 +3,7 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
+from normlib._kernels.header cimport VIEWS
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
@@ -37,15 +38,44 @@ cdef inline bint dense_runs(const Plan* p) noexcept nogil:
     return p.ys.channel == 1 or p.width == 1
 
 
+cdef inline Py_ssize_t arrays_of(const Plan* p, bint backward) noexcept nogil:
+    """How many arrays of the size of x the pass reads and writes."""
+    cdef Py_ssize_t view, many = 3 if backward and (p.weight_grads or not p.given) else 2
+    for view in range(VIEWS if p.fused else 0):
+        many += p.companion[view].data != NULL
+    return many
+
+
+cdef void segments_as_samples(Plan* p) noexcept nogil:
+    """Element-wise work alone: segment by segment, as they lie in memory."""
+    cdef int view
+    p.samples, p.segments = p.segments, 1
+    p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
+    for view in range(VIEWS):
+        p.companion[view].span.sample = p.companion[view].span.segment
+    p.shared = True
+
+
+cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
+    """The pass that writes the gradient that reaches the norm, to dx, and dy is taken from there."""
+    before[0] = p[0]
+    before.given = before.upstream = True
+    before.streaming = False
+    p.streaming &= before.y != p.y      # what was just written is in cache
+    p.dy, p.ds = before.y, before.ys
+    p.before = before
+
+
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     """Compute the pass; -1 where memory is short, and then no more than given statistics are written, or where a signal's handler
     has raised."""
     cdef Py_ssize_t traffic, worth
     cdef Watch watch
+    cdef Plan before
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
-    traffic = (3 if backward and (p.weight_grads or not p.given) else 2) * p.bytes
+    traffic = arrays_of(p, backward) * p.bytes
     # 16 bits take as long as 32: the arithmetic is the same.
     worth = (2 if p.itemsize == 2 else 1) * traffic
     if p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS:
@@ -59,18 +89,14 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         return 0
     if p.given and not backward:
         run(ROOTS, p, 0)
-    if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS:
-        p.parameters = p.segments * p.length
-    else:
-        p.parameters = p.groups * p.channels
+    p.parameters = p.segments * p.length if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS else p.groups * p.channels
     if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:
-        # element-wise work alone: segment by segment, as they lie in memory
-        p.samples, p.segments = p.segments, 1
-        p.xs.sample, p.ys.sample, p.ds.sample = p.xs.segment, p.ys.segment, p.ds.segment
-        p.shared = True
+        segments_as_samples(p)
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
     p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
+    if backward and p.activation:
+        pull_back(p, &before)
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
@@ -78,31 +104,32 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     if backward and p.weight_grads:
         failed = new_gradients(p, working)
     if failed == 0:
-        if p.watch != NULL and p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
-            # One task would touch them all.
-            parallel_for(run, MAP, p, parts_of(p.bytes, WATCH_BYTES), threads)
-        if p.form == FEATURE_ROWS:
-            if backward:
-                parallel_for(run, FEATURE_ROWS_BACKWARD, p, p.parts, threads)
-            else:
-                parallel_for(run, FEATURE_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
-        elif p.form == FEATURE_COLUMNS:
-            if backward:
-                parallel_for(run, FEATURE_COLUMNS_BACKWARD, p, p.parts, threads)
-            else:
-                parallel_for(run, FEATURE_COLUMNS_FORWARD, p, p.samples * (parts_of(p.width, p.strip) + p.streaming), threads)
-        elif p.form == CHANNEL_ROWS:
-            if backward:
-                parallel_for(run, CHANNEL_ROWS_BACKWARD, p, p.parts * parts_of(p.groups, p.strip), threads)
-            else:
-                parallel_for(run, CHANNEL_ROWS_FORWARD, p, parts_of(p.samples * p.groups, p.batch), threads)
-        else:
-            failed = channel_columns(run, p, backward, working, threads)
+        failed = walk(run, p, backward, working, threads)
     if failed == 0 and backward and p.weight_grads and p.parts > 1:
         parallel_for(run, FEATURE_ROWS_PARTS if few_rows(p) else ADD_PARTS, p, parts_of(p.parameters, BLOCK), threads)
     failed = -1 if failed or stopped(p) else 0
-    p.watch = NULL
+    p.watch, p.before = NULL, NULL
     return failed
+
+
+cdef int walk(Run run, const Plan* p, bint backward, Py_ssize_t working, int threads) noexcept nogil:
+    """The steps of the loops; -1 where memory is short."""
+    cdef Py_ssize_t tasks = parts_of(p.samples * p.groups, p.batch)
+    if p.watch != NULL and p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
+        # One task would touch them all.
+        parallel_for(run, MAP, p, parts_of(p.bytes, WATCH_BYTES), threads)
+    if p.form == FEATURE_ROWS:
+        parallel_for(run, FEATURE_ROWS_BACKWARD if backward else FEATURE_ROWS_FORWARD, p, p.parts if backward else tasks, threads)
+    elif p.form == FEATURE_COLUMNS:
+        tasks = p.samples * (parts_of(p.width, p.strip) + p.streaming)
+        parallel_for(run, FEATURE_COLUMNS_BACKWARD if backward else FEATURE_COLUMNS_FORWARD, p, p.parts if backward else tasks, threads)
+    elif p.form == CHANNEL_ROWS:
+        if backward:
+            tasks = p.parts * parts_of(p.groups, p.strip)
+        parallel_for(run, CHANNEL_ROWS_BACKWARD if backward else CHANNEL_ROWS_FORWARD, p, tasks, threads)
+    else:
+        return channel_columns(run, p, backward, working, threads)
+    return 0
 
 
 cdef int new_gradients(Plan* p, Py_ssize_t working) noexcept nogil:
@@ -196,6 +223,31 @@ cdef inline Py_ssize_t cut_evenly(Plan* p, int threads) noexcept nogil:
     return cut(p, round_up(blocks, threads) if p.samples % threads else blocks, 1, threads)
 
 
+cdef void go_to(Plan* p, const Plan* whole, Py_ssize_t first, Py_ssize_t samples) noexcept nogil:
+    """Some samples of all, from the first on."""
+    cdef int view
+    p.first, p.samples = first, samples
+    p.x = whole.x + first * p.xs.sample * p.itemsize
+    p.y = whole.y + first * p.ys.sample * p.itemsize
+    if whole.dy != NULL:
+        p.dy = whole.dy + first * p.ds.sample * p.itemsize
+    p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
+    p.var = whole.var + first * p.groups if whole.var != NULL else NULL
+    p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
+    for view in range(VIEWS if p.fused else 0):
+        if whole.companion[view].data != NULL:
+            p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * p.itemsize
+
+
+cdef void upstream_columns(Run run, const Plan* p, const Plan* whole, int threads) noexcept nogil:
+    """`before` of a chunk, with the tables of its pass."""
+    cdef Plan before = whole[0]
+    go_to(&before, whole, p.first, p.samples)
+    before.table, before.state, before.abreast, before.padded = p.table, p.state, p.abreast, p.padded
+    parallel_for(run, CHANNEL_COLUMNS_GIVEN, &before, p.samples, threads)
+    parallel_for(run, CHANNEL_COLUMNS_FORWARD, &before, cut_evenly(&before, threads), threads)
+
+
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
     """The samples in chunks that stay in cache from one step to the next."""
     cdef Plan p = whole[0]
@@ -220,16 +272,11 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     for first from 0 <= first < whole.samples by chunk:
         if stopped(&p):
             break
-        p.first = first
-        p.samples = min(chunk, whole.samples - first)
-        p.x = whole.x + first * p.xs.sample * p.itemsize
-        p.y = whole.y + first * p.ys.sample * p.itemsize
-        p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
-        p.var = whole.var + first * p.groups if whole.var != NULL else NULL
-        p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
+        go_to(&p, whole, first, min(chunk, whole.samples - first))
         tiles = cut_sums(&p, threads)
         if backward:
-            p.dy = whole.dy + first * p.ds.sample * p.itemsize
+            if whole.before != NULL:
+                upstream_columns(run, &p, whole.before, threads)
             parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
             if p.weight_grads or not p.given:
                 parallel_for(run, CHANNEL_COLUMNS_GRADIENTS, &p, tiles, threads)

@@ -69,6 +69,12 @@ enum { /* op */
 };
 /* end */
 
+/* generated: activations */
+enum { /* activation */
+    NORMLIB_NO_ACTIVATION
+};
+/* end */
+
 enum { /* dtype */
     NORMLIB_F64,
     NORMLIB_F32,
@@ -129,7 +135,9 @@ typedef struct normlib_array {
    mode, as the functions of batch norm and instance norm have it: not 0 normalizes with the statistics of x and
    moves the running ones, if given, towards them: running += momentum * (new - running), with the unbiased variance;
    0 <= momentum <= 1. 0 normalizes with the running ones (without any, batch norm takes those of x). In the backward
-   functions 0 says that mean and rstd were not computed from x. */
+   functions 0 says that mean and rstd were not computed from x.
+
+   An activation follows in the same pass. Backward it is given again, with bias; dx may then be dy, but not x. */
 typedef struct normlib_call {
     size_t size; /* sizeof(normlib_call) */
     int op;
@@ -153,6 +161,7 @@ typedef struct normlib_call {
     const normlib_array *dx;
     const normlib_array *dweight;
     const normlib_array *dbias;
+    ptrdiff_t activation;
     /* end */
 } normlib_call;
 
@@ -215,7 +224,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
                                      const normlib_array *rstd /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL};
+                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -226,7 +235,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
                                               const normlib_array *dbias /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
-                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias};
+                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, 0};
     return normlib->call(&call);
 }
 
@@ -235,7 +244,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
                                    int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL};
+                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -245,7 +254,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
                                             const normlib_array *dweight /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
-                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL};
+                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -258,7 +267,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
                                      int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
-                               eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL};
+                               eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -269,7 +278,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
                                               const normlib_array *dbias /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
-                               0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias};
+                               0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, 0};
     return normlib->call(&call);
 }
 
@@ -280,7 +289,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
                                      int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
-                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL};
+                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -291,7 +300,8 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
                                               const normlib_array *dbias /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
-                               num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias};
+                               num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
+                               0};
     return normlib->call(&call);
 }
 
@@ -305,7 +315,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL};
+                               NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -317,7 +327,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias};
+                               dweight, dbias, 0};
     return normlib->call(&call);
 }
 /* end */

@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from .. import ops
+from ..description import FUNCTIONS
+from ._fused import arrays, together
 from ._layouts import LAYOUTS, UNWRITABLE, has_layout
 from ._reference import Geometry
 
@@ -165,6 +167,7 @@ class Case:
     given: bool = False
     values: str = "normal"
     dy: str = "normal"
+    fused: dict = field(default_factory=dict, hash=False)
 
     def __str__(self):
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
@@ -179,6 +182,8 @@ class Case:
             text += f", {self.values} values"
         if self.dy != "normal":
             text += f", {self.dy} dy"
+        if self.fused:
+            text += f", {', '.join(map(str, (v for pair in self.fused.items() for v in pair if v is not True)))}"
         return text + (", statistics given)" if self.given else ")")
 
     @property
@@ -221,6 +226,16 @@ class Case:
         if self.affine in ("both", "bias") and "bias" in self.description.parameters:
             bias = layout((draw.flat(parameter_shape) - 0.5).astype(parameter_dtype))
         return x, weight, bias, dy
+
+    def companions(self, backward=False):
+        """What is computed in the same pass, as keywords of the forward function, or of the backward one."""
+        draw, layout, function = self.draw(), LAYOUTS[self.layout], FUNCTIONS[self.op]
+        found = dict(self.fused)
+        for name in arrays(function, found):
+            found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
+        if backward and "activation" in found and (bias := self.inputs()[2]) is not None:
+            found["bias"] = bias
+        return found
 
     def _values(self, draw):
         x = draw.bell(self.shape)
@@ -299,6 +314,22 @@ def _possible(case):
     if case.out in ("inplace", "overlap") and case.layout in UNWRITABLE:
         return False
     return has_layout(case.layout, case.dtype)
+
+
+def fused_cases(name, *, quick=False):
+    """The typical ones with what is computed in the same pass: each set of it in all dtypes, layouts and outputs."""
+    op, names, layouts = ops.OPS[name], [dtype.name for dtype in dtypes()], list(LAYOUTS)
+    for number, fused in enumerate(together(FUNCTIONS[name])):
+        for shape, options in problems(name, "typical")[:1] if quick else problems(name, "typical"):
+            base = Case(name, shape, options, fused=fused)
+            bases = [base] if op.mode is None else [base, constant(base)]
+            for case in (replace(c, dtype=d, affine=affine) for c in bases for d in names for affine in AFFINE):
+                some = layouts[number % 2 :: 2] if quick else layouts
+                yield from filter(_possible, (replace(case, layout=layout) for layout in some))
+            for case in (replace(c, out=out) for c in bases for out in OUTPUTS[1:]):
+                yield from filter(_possible, (replace(case, layout=layout) for layout in layouts))
+        for shape, options in problems(name, "deep"):
+            yield Case(name, shape, options, fused=fused)
 
 
 def cases(name, *, quick=False):

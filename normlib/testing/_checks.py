@@ -7,6 +7,7 @@ import numpy as np
 
 import normlib
 
+from . import _fused
 from ._cases import EPS, dtype_named
 from ._layouts import LAYOUTS, shares_order
 from ._reference import backward, forward, normal_range, spacing, ulp_error, working_dtype
@@ -39,7 +40,7 @@ def call_forward(case, x, weight=None, bias=None, **options):
     parameters = {"weight": weight, "bias": bias}
     given = {name: parameters[name] for name in case.description.parameters}
     function = getattr(normlib, case.op)
-    return function(x, **given, **{"eps": case.eps, **case.options, **options})
+    return function(x, **given, **{"eps": case.eps, **case.options, **case.companions(), **options})
 
 
 def with_statistics(case, x, weight=None, bias=None, **options):
@@ -53,7 +54,7 @@ def call_backward(case, dy, x, weight=None, mean=None, rstd=None, **options):
     statistics = {"mean": mean, "rstd": rstd}
     given = {name: statistics[name] for name in case.description.statistics}
     function = getattr(normlib, f"{case.op}_backward")
-    return function(dy, x, weight=weight, **given, **{**case.options, **options})
+    return function(dy, x, weight=weight, **given, **{**case.options, **case.companions(backward=True), **options})
 
 
 def running(case, dtype=np.float64):
@@ -64,11 +65,12 @@ def running(case, dtype=np.float64):
     return {"running_mean": mean.astype(dtype), "running_var": var.astype(dtype)}
 
 
-def expected_forward(case, x, weight, bias):
+def expected_forward(case, x, weight, bias, fused=True):
     mean = var = None
     if case.given:
         mean, var = (np.broadcast_to(s, case.geometry.statistics_shape) for s in case.given_statistics())
-    return forward(case.geometry, x, weight, bias, eps=case.eps, centered=case.centered, mean=mean, var=var)
+    truth = forward(case.geometry, x, weight, bias, eps=case.eps, centered=case.centered, mean=mean, var=var)
+    return _fused.forward(case.geometry, truth, case.companions()) if fused else truth
 
 
 def _output(case, x):
@@ -132,13 +134,18 @@ def _check_statistic(case, name, value, expected, limit):
     ensure(worst <= 1, case, f"{name} is off by {worst * limit:.3g} ulps, allowed {limit}")
 
 
+def expected_backward(case, dy, x, weight, truth, **statistics):
+    """The gradients, and what reaches the norm: that of add."""
+    upstream = _fused.upstream(case.geometry, truth, dy, case.companions())
+    return backward(case.geometry, upstream, x, weight, through=not case.given, **statistics), upstream
+
+
 def check_backward(case, limits=LIMITS, weight_grads=None):
     """Gradients, their layout and dtypes and untouched inputs; returns the largest error of dx in ulps."""
     x, weight, bias, dy = case.inputs()
-    truth = expected_forward(case, x, weight, bias)
+    truth = expected_forward(case, x, weight, bias, fused=False)
     mean, rstd = (None if s is None else np.asarray(s).astype(np.float64) for s in (truth.mean, truth.rstd))
-    through = not case.given
-    expected = backward(case.geometry, dy, x, weight, mean=mean, rstd=rstd, through=through)
+    expected, upstream = expected_backward(case, dy, x, weight, truth, mean=mean, rstd=rstd)
     aliased = {"inplace": ("x", "dy"), "overlap": ("x", "dy")}.get(case.out, (None,))
     worst = 0.0
     for alias in aliased:
@@ -152,6 +159,11 @@ def check_backward(case, limits=LIMITS, weight_grads=None):
             result = call_backward(
                 case, arrays["dy"], arrays["x"], weight, mean, rstd, out=out, weight_grads=weight_grads
             )
+        if "add" in case.fused:
+            *result, dadd = result
+            _check_array(case, "dadd", dadd, dtype_named(case.dtype), case.shape)
+            error = ulp_error(case.geometry.rows(dadd), case.geometry.rows(upstream))
+            ensure(error <= limits["output"], case, f"dadd is off by {error:.3g} ulps, allowed {limits['output']}")
         _check_gradients(case, result, expected, out, x, weight, weight_grads, limits)
         worst = max(worst, _row_error(case, result[0], expected.dx, expected.scale))
         ensure(
@@ -211,9 +223,9 @@ def worst_errors(case):
     x, weight, bias, dy = case.inputs()
     y, statistics = with_statistics(case, x, weight, bias)
     dx, *sums = call_backward(case, dy, x, weight, **statistics, weight_grads=True)
-    truth = expected_forward(case, x, weight, bias)
+    truth, plain = (expected_forward(case, x, weight, bias, fused=fused) for fused in (True, False))
     used = {"mean": truth.mean, "rstd": truth.rstd} if case.dtype != "float64" else statistics
-    expected = backward(case.geometry, dy, x, weight, **used, through=not case.given)
+    expected, _ = expected_backward(case, dy, x, weight, plain, **used)
     rows = case.geometry.rows
     return {
         "output": ulp_error(rows(y), rows(truth.y), scale=truth.scale),
@@ -245,7 +257,8 @@ def check_row_position(case, limits=None):
     x, weight, bias, _ = case.inputs()
     whole = call_forward(case, x, weight, bias, **running(case))
     for start, stop in ((0, 1), (1, 2), (1, case.shape[0])):
-        part = call_forward(case, x[start:stop], weight, bias, **running(case))
+        some = {n: a[start:stop] if isinstance(a, np.ndarray) else a for n, a in case.companions().items()}
+        part = call_forward(case, x[start:stop], weight, bias, **running(case), **some)
         ensure(same_bits(part, whole[start:stop]), case, f"rows {start}:{stop} alone give other bits")
 
 

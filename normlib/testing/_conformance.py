@@ -7,7 +7,7 @@ from functools import partial
 
 from .. import backends
 from ..ops import OPS
-from ._cases import Case, cases, constant, dtypes, independent, problems
+from ._cases import Case, cases, constant, dtypes, fused_cases, independent, problems
 from ._checks import (
     LIMITS,
     check_backward,
@@ -78,6 +78,9 @@ def _checks(name, quick):
     for case in cases(name, quick=quick):
         yield "forward", check_forward, case
         yield "backward", check_backward, case
+    for case in fused_cases(name, quick=quick):
+        yield "fused forward", check_forward, case
+        yield "fused backward", check_backward, case
     for case in (typical[0], replace(typical[0], affine="none")):
         for wanted in (True, False):
             yield "weight_grads", partial(check_backward, weight_grads=wanted), case

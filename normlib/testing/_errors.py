@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from ..description import FUNCTIONS, Option
 from ._checks import call_backward, call_forward, ensure, with_statistics
 from ._layouts import LAYOUTS
 
@@ -34,8 +35,20 @@ def _both_ways(x, options):
         yield "num_groups", TypeError, {"num_groups": 1.5}
 
 
+def _bad_companions(x, function):
+    """Of what is computed in the same pass."""
+    for name, argument in function.fused.items():
+        if isinstance(argument, Option):
+            yield name, ValueError, {name: "sideways"}
+            yield name, TypeError, {name: 1}
+        elif argument.kind == "data":
+            yield name, ValueError, {name: _longer(x)}
+            yield name, TypeError, {name: x.astype(np.float64)}
+
+
 def _bad_forward(case, x, weight, bias):
     yield from _both_ways(x, case.options)
+    yield from _bad_companions(x, FUNCTIONS[case.op])
     for eps in (-1e-5, float("nan"), float("inf")):
         yield "eps", ValueError, {"eps": eps}
     yield "eps", TypeError, {"eps": "small"}
@@ -59,6 +72,7 @@ def _bad_forward(case, x, weight, bias):
 
 def _bad_backward(case, dy, weight, statistics):
     yield from _both_ways(dy, case.options)
+    yield from _bad_companions(dy, FUNCTIONS[f"{case.op}_backward"])
     yield "dy", ValueError, {"dy": _longer(dy)}
     yield "dy", TypeError, {"dy": dy.astype(np.float64)}
     yield "weight_grads", (TypeError, ValueError), {"weight_grads": "yes"}

@@ -3,8 +3,10 @@
 import numpy as np
 
 from .. import ops
+from ..description import FUNCTIONS
 from ._cases import Case, constant, problems
 from ._checks import call_backward, call_forward, ensure, running, with_statistics
+from ._fused import arrays, together
 
 # Fourth order: the error falls with step**4, and rounding costs about 1e-16 / step.
 _STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
@@ -75,30 +77,49 @@ def gradcheck(function, gradients, *arrays, step=1e-3, rtol=1e-8, seed=0):
     return worst
 
 
+def _inputs(case):
+    """The arrays of a float64 case by name, where no activation has a kink nearby."""
+    x, weight, bias, _ = case.inputs()
+    fused = case.companions()
+    given = {"weight": weight, "bias": bias} | {name: fused[name] for name in arrays(FUNCTIONS[case.op], fused)}
+    given = {name: array for name, array in given.items() if array is not None}
+    for phase in range(100):
+        # Half a standard deviation from a constant row the fifth derivatives are too large for the stencil.
+        given["x"] = x + 0.5 * np.cos(np.arange(x.size).reshape(x.shape) + phase)
+        if np.min(np.abs(call_forward(case, **running(case), **{**given, "activation": None}))) > 0.01:
+            break
+    return given
+
+
 def check_gradients(case, limits=None):
     """All gradients of a float64 case against finite differences of its forward function."""
-    x, weight, bias, _ = case.inputs()
-    # Half a standard deviation from a constant row the fifth derivatives are too large for the stencil.
-    x = x + 0.5 * np.cos(np.arange(x.size).reshape(x.shape))
-    arrays = [a for a in (x, weight, bias) if a is not None]
+    given, parameters = _inputs(case), case.description.parameters
 
-    def function(x, weight=None, bias=None):
-        return call_forward(case, x, weight, bias, **running(case))
+    def function(*values):
+        return call_forward(case, **dict(zip(given, values, strict=True)), **running(case))
 
-    def gradients(dy, x, weight=None, bias=None):
-        _, statistics = with_statistics(case, x, weight, bias)
-        return call_backward(case, dy, x, weight, **statistics)[: len(arrays)]
+    def gradients(dy, *values):
+        now = dict(zip(given, values, strict=True))
+        _, statistics = with_statistics(case, **now)
+        bias = now.pop("bias", None)
+        before = {"bias": bias} if "activation" in case.fused and bias is not None else {}
+        dx, *rest = call_backward(case, dy, **now, **statistics, **before)
+        found = {"x": dx, **dict(zip(parameters, rest, strict=False)), "add": rest[-1]}
+        return [found[name] for name in given]
 
     try:
-        return gradcheck(function, gradients, *arrays)
+        return gradcheck(function, gradients, *given.values())
     except AssertionError as error:
         ensure(False, case, str(error))
 
 
 def gradient_cases(name):
-    """Small float64 cases with and without parameters, and with given statistics where the op has such a mode."""
+    """Small float64 cases with and without parameters, with given statistics where the op has such a mode, with what is
+    computed in the same pass."""
     for shape, options in problems(name, "small"):
         for affine in ("both", "none"):
             yield Case(name, shape, options, "float64", affine=affine)
         if ops.OPS[name].mode is not None:
             yield constant(Case(name, shape, options, "float64"))
+        for fused in together(FUNCTIONS[name]):
+            yield Case(name, shape, options, "float64", fused=fused)

@@ -12,7 +12,7 @@ library = ctypes.CDLL(None)
 
 def calls():
     """(name, arguments): each scratch that there is is needed by one of them."""
-    half, double = np.ones((600, 2048), np.float16), np.ones((600, 2048))
+    half = np.ones((600, 2048), np.float16)
     wide, floats = np.ones(2048, np.float16), np.ones(2048, np.float32)
     y, dx = np.empty_like(half), np.empty_like(half)
     stats, running = [np.ones(600), np.ones(600)], np.ones(2048)
@@ -21,8 +21,7 @@ def calls():
     long, short_stats = np.ones((1200, 1500)), [np.ones(1200, np.float32), np.ones(1200, np.float32)]
     return [
         ("layer_norm", (half, wide, wide, -1, 1e-5, y, None, None, 1)),
-        ("layer_norm", (half, None, floats, -1, 1e-5, y, None, None, 1)),
-        ("layer_norm", (double, None, running, -1, 1e-5, np.empty_like(double), None, None, 1)),
+        ("layer_norm", (half, None, wide, -1, 1e-5, y, None, None, 1)),
         ("layer_norm_backward", (half, half, wide, *stats, -1, dx, floats, floats.copy(), 1)),
         ("layer_norm_backward", (long, long, None, *short_stats, -1, np.empty_like(long), np.empty(1500), None, 1)),
         ("rms_norm_backward", (half, half, None, stats[0], -1, dx, floats, 1)),

@@ -185,12 +185,12 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, work zero) noe
     cdef work* delta = table_of(p, sample, DELTA, <work>0)
     cdef work* scale = table_of(p, sample, SCALE, <work>0)
     cdef work* factor = table_of(p, sample, FACTOR, <work>0)
-    cdef bint scaled = False
+    cdef bint scaled = False, forward = p.dy == NULL or p.upstream
     cdef const double* mean = p.mean + sample * p.groups
     cdef const double* rstd = p.rstd + sample * p.groups
     cdef Py_ssize_t g
     for g in range(p.groups):
-        if p.dy == NULL:
+        if forward:
             split_scaled(mean[g], rstd[g], &shift[g], &delta[g], &scale[g], &factor[g])
             scaled |= factor[g] != 1
         else:
@@ -199,7 +199,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, work zero) noe
     share_out(p, shift)
     share_out(p, delta)
     share_out(p, scale)
-    if p.dy == NULL:
+    if forward:
         p.state[sample] = SETTLED
         share_out(p, factor)
         complete_forward(p, sample, <const work*>p.weight, scaled)
@@ -314,6 +314,7 @@ cdef struct Cut:
     char* at
     char* dy_at
     char* y_at
+    Beside beside
     Py_ssize_t positions, width, rest
     Writer writer
     char* room
@@ -321,6 +322,7 @@ cdef struct Cut:
 
 
 cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept nogil:
+    cdef int i
     cdef bint abreast = p.abreast > 1 and p.xs.position == p.width and p.ys.position == p.width
     open_columns(&c.x, p, p.x, &p.xs, zero)
     open_columns(&c.y, p, p.y, &p.ys, zero)
@@ -329,11 +331,16 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
         open_columns(&c.dy, p, p.dy, &p.ds, zero)
         abreast = abreast and p.ds.position == p.width and c.dy.position == c.dy.itemsize
         c.dy_at = start_of(tile, &c.dy)
+    open_beside(&c.beside, p, zero)
+    go_beside(&c.beside, tile.sample, tile.position, tile.column)
+    abreast = abreast and all_abreast(&c.beside)
     c.at, c.y_at = start_of(tile, &c.x), start_of(tile, &c.y)
     c.positions, c.width, c.rest = tile.positions, tile.width, 0
     if abreast and c.x.position == c.x.itemsize and c.y.position == c.y.itemsize:
         c.positions, c.rest, c.width = tile.positions // p.abreast, tile.positions % p.abreast * p.width, p.abreast * p.width
         c.x.apart = c.y.apart = c.dy.apart = c.width * c.x.itemsize
+        for i in range(BESIDE, INPUTS if p.fused else 0):
+            c.beside.arrays[i].apart = c.x.apart
     open_writer(&c.writer, p.streaming)
     c.room = line_of(c.memory)
 
@@ -350,9 +357,9 @@ cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, 
 cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled, Py_ssize_t first, Py_ssize_t positions,
                         Py_ssize_t width) noexcept nogil:
     """`width` columns of so many positions from the first on"""
-    cdef bint direct = s.y.plain and not s.writer.streaming and not scaled
+    cdef bint direct = s.y.plain and not s.writer.streaming and not scaled and not p.fused
     cdef bint copied = not (direct and s.x.plain)
-    cdef Py_ssize_t step = min(width, out_of_panel(table[0]) // 2) if copied else width, window, i, j
+    cdef Py_ssize_t most = ABREAST if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
     cdef const work* t
     cdef char* to
     cdef Block b
@@ -370,6 +377,8 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
             to = s.y_at + i * s.y.apart + j * s.y.position
             b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
             normalize(c, &b, t, <work*>to if direct else <work*>s.room)
+            if p.fused:
+                follow_positions(&s.beside, i, j, b.rows, b.width, <work*>s.room)
             if not direct:
                 give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, b.width)
 

@@ -63,6 +63,16 @@ cdef inline bint side_by_side(const Plan* p, const Span* span) noexcept nogil:
     return p.samples == 1 or span.sample == p.groups * p.channels * span.channel
 
 
+cdef inline bint all_side_by_side(const Plan* p) noexcept nogil:
+    cdef View view
+    cdef int i
+    for i in range(BESIDE, INPUTS if p.fused else 0):
+        view = view_of(p, i)
+        if view.data != NULL and not side_by_side(p, &view.span):
+            return False
+    return side_by_side(p, &p.xs) and side_by_side(p, &p.ys)
+
+
 cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) noexcept nogil:
     """What belongs to m groups, to each of their channels; to TOGETHER, if the one group has more."""
     cdef Py_ssize_t many = min(p.channels, <Py_ssize_t>TOGETHER), k, j
@@ -109,29 +119,65 @@ cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work*
         give_room(y, to, writer, t, m * y.length)
 
 
-cdef void runs_normalize(Pass* s, const Array* x, const char* first, char* to, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
+cdef void follow_runs(const Pass* s, const Array* x, const Spot* spot, Py_ssize_t many, Py_ssize_t apart, work* v) noexcept nogil:
+    """The epilogue of the runs of many channels, so many elements apart: of all at once where they are one stretch of memory."""
+    cdef const void* beside[INPUTS]
+    cdef Spot run
+    cdef Py_ssize_t n = x.length, k
+    cdef bint one = apart == n
+    cdef int i
+    for i in range(BESIDE, INPUTS):
+        beside[i] = NULL
+        if spot.beside[i] != NULL and one:
+            one = adjacent(&s.beside[i])
+            beside[i] = take_run(&s.beside[i], spot.beside[i], many * n if one else 0, share_of(s, i, v[0]))
+    if one:
+        follow(s.plan, v, beside, many * n)
+        return
+    for k in range(many):
+        run = moved(s, x, spot, k, 0)
+        follow_piece(s, &run, 0, n, v + k * apart)
+
+
+cdef inline bint runs_in_place(const Pass* s, const Array* x) noexcept nogil:
+    cdef int i
+    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+        if s.beside[i].data != NULL and not s.beside[i].plain:
+            return False
+    return x.plain and s.y.plain and s.apart and not s.writer.streaming
+
+
+cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
     """The runs of many channels, each with coefficients of its own."""
     cdef Affine row
     cdef Block b
+    cdef Spot run
     cdef Py_ssize_t n = x.length, per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * n, zero) // n), k
     cdef const work* t
     cdef work* u
     b.width, b.ahead = n, 0
-    if x.plain and s.y.plain and not s.writer.streaming:
+    if runs_in_place(s, x):
         b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
-        normalize(c, &b, <const work*>first, <work*>to)
+        normalize(c, &b, <const work*>spot.x, <work*>spot.y)
+        if s.plan.fused:
+            follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.y = n
+    if s.plan.fused:
+        per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) // n))
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
+        run = moved(s, x, spot, k, 0)
         if per == 1:
-            normalize_pieces(s, x, first + k * x.channel, to + k * s.y.channel, n, &row, <work>1)
+            normalize_pieces(s, x, &run, n, &row, <work>1)
             continue
         b.rows = min(per, many - k)
-        t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
-        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows * n)
+        t = take_runs(x, run.x, b.rows, <work*>s.out)
+        u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         normalize(&row, &b, t, u)
-        give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
+        if s.plan.fused:
+            follow_runs(s, x, &run, b.rows, n, u)
+        give_runs(&s.y, run.y, &s.writer, u, b.rows)
 
 
 cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const work* w) noexcept nogil:
@@ -140,9 +186,8 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
     cdef const work* b = <const work*>p.bias
     cdef work of_runs[TABLE * TOGETHER]
     cdef Affine c
+    cdef Spot spot = row_spot(s, x, r), run
     cdef Py_ssize_t channel = r % p.groups * p.channels, channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, k, i
-    cdef const char* run = row_at(x, r)
-    cdef char* to = row_at(&s.y, r)
     beside(&c, of_runs, TOGETHER)
     c.of_bias = of_runs + OFFSET * TOGETHER
     c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
@@ -157,11 +202,10 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
             of_runs[OFFSET * TOGETHER + k] = b[channel] if b != NULL else <work>NOTHING
             channel = channel + 1 if channel + 1 < p.parameters else 0
         for i in range(p.segments):
+            run = moved(s, x, &spot, first, i)
             for k in range(many if ahead > 0 else 0):
-                prefetch_bytes(run + i * x.segment + k * x.channel + ahead, p.length * p.itemsize)
-            runs_normalize(s, x, run + i * x.segment, to + i * s.y.segment, many, &c, of_runs[0])
-        run += many * x.channel
-        to += many * s.y.channel
+                prefetch_bytes(run.x + k * x.channel + ahead, p.length * p.itemsize)
+            runs_normalize(s, x, &run, many, &c, of_runs[0])
 
 
 cdef inline bint products_normal(const Plan* p, Py_ssize_t g, Py_ssize_t m, const work* scale, const work* w) noexcept nogil:
@@ -185,11 +229,13 @@ cdef void groups_scaled(Pass* s, Py_ssize_t r, Py_ssize_t m, work* table, const 
     cdef work of_run[TABLE]
     cdef work factor, weight
     cdef Affine c
+    cdef Spot spot, run
     cdef Py_ssize_t channel = r % p.groups * p.channels, k, j, i
     beside(&c, of_run, 1)
     c.of_bias = of_run + OFFSET
     c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
     for k in range(m):
+        spot = row_spot(s, &s.x, r + k)
         for j in range(p.channels):
             of_run[SHIFT], of_run[DELTA] = table[SHIFT * TOGETHER + k], table[DELTA * TOGETHER + k]
             of_run[SCALE], factor = table[SCALE * TOGETHER + k], table[FACTOR * TOGETHER + k] if factors else 1
@@ -199,15 +245,16 @@ cdef void groups_scaled(Pass* s, Py_ssize_t r, Py_ssize_t m, work* table, const 
             of_run[SCALE] *= weight
             of_run[OFFSET] = b[channel] if b != NULL else <work>NOTHING
             for i in range(p.segments):
-                normalize_pieces(s, &s.x, row_at(&s.x, r + k) + j * s.x.channel + i * s.x.segment,
-                                 row_at(&s.y, r + k) + j * s.y.channel + i * s.y.segment, p.length, &c, factor)
+                run = moved(s, &s.x, &spot, j, i)
+                normalize_pieces(s, &s.x, &run, p.length, &c, factor)
             channel = channel + 1 if channel + 1 < p.parameters else 0
 
 
-cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
-    cdef Py_ssize_t r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = groups_together(p, 1)
+cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
+    """Groups r to stop of all samples."""
+    cdef Py_ssize_t most = groups_together(p, 1)
     cdef Py_ssize_t n = p.channels * p.segments * p.length, lot = max(<Py_ssize_t>1, TOGETHER // p.channels), m, k
-    cdef bint whole = side_by_side(p, &p.xs) and side_by_side(p, &p.ys)
+    cdef bint whole = all_side_by_side(p)
     cdef const work* w = <const work*>p.weight
     cdef bint far = w != NULL and far_from_1(w, p.parameters), scaled
     cdef work table[TABLE * TOGETHER]
@@ -233,6 +280,10 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
                 groups_normalize(&s, x, r + k, min(lot, m - k), table + k, w)
         r += m
     close_writer(&s.writer)
+
+
+cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    channel_rows_from(p, task * p.batch, min((task + 1) * p.batch, p.samples * p.groups), zero)
 
 
 # ---- backward ----
@@ -383,6 +434,8 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             m = min(most, last - g)
             r = sample * p.groups + g
             x, dy = &s.x, &s.dy
+            if p.before != NULL:
+                channel_rows_from(p.before, r, r + m, zero)
             if not s.x.plain:
                 x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
             if not s.dy.plain:

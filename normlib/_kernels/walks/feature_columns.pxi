@@ -11,6 +11,7 @@ cdef struct Strip:
     char* at            # where it begins in x, dy and y
     char* dy_at
     char* y_at
+    Beside beside
     Py_ssize_t n, width
     void* kept          # its elements in the working type, `taken` positions of them; NULL: taken anew each time
     Py_ssize_t taken
@@ -26,6 +27,7 @@ cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
     s.dy.data = NULL
     if p.dy != NULL:
         open_columns(&s.dy, p, p.dy, &p.ds, zero)
+    open_beside(&s.beside, p, zero)
     open_writer(&s.writer, p.streaming)
     s.n, s.kept, s.taken = p.length, NULL, 0
     s.room = line_of(s.memory)
@@ -36,6 +38,7 @@ cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_
     s.at = s.x.data + sample * s.x.sample + column * s.x.position
     if s.dy.data != NULL:
         s.dy_at = s.dy.data + sample * s.dy.sample + column * s.dy.position
+    go_beside(&s.beside, sample, 0, column)
     s.y_at = s.y.data + sample * s.y.sample + column * s.y.position
     s.width, s.taken = width, 0
 
@@ -180,7 +183,7 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
     cdef Py_ssize_t i, k
     cdef const work* t
     cdef char* to
-    cdef bint direct = s.y.plain and not s.writer.streaming
+    cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
     beside(&c, table, WIDE)
     c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, ws, bs
     b.width, b.ahead = s.width, 0
@@ -195,29 +198,48 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
             t = times_factors(t, &b.x, b.rows, s.width, table + FACTOR * WIDE, <work*>s.room)
         to = s.y_at + i * s.y.apart
         normalize(&c, &b, t, <work*>to if direct else <work*>s.room)
+        if p.fused:
+            follow_positions(&s.beside, i, 0, b.rows, s.width, <work*>s.room)
         if not direct:
             give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, s.width)
 
 
-cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
-    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1 + p.streaming, sample = task // strips, column = task % strips * strip, head
+cdef bint strip_given(Strip* s, const Plan* p, Py_ssize_t first, work* table) noexcept nogil:
+    """Coefficients of statistics that are known, as strip_statistics."""
+    cdef bint scaled = False
+    cdef Py_ssize_t j
+    for j in range(s.width):
+        split_scaled(p.mean[first + j] if p.centered else 0, p.rstd[first + j], table + SHIFT * WIDE + j, table + DELTA * WIDE + j,
+                     table + SCALE * WIDE + j, table + FACTOR * WIDE + j)
+        scaled |= table[FACTOR * WIDE + j] != 1
+    return scaled
+
+
+cdef void strip_forward(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width, work zero) noexcept nogil:
     cdef work table[TABLE * WIDE]
+    cdef Py_ssize_t first = sample * p.width + column
+    cdef bint scaled
     cdef Strip s
     open_strip(&s, p, zero)
-    s.width = strip
-    if p.streaming:
-        # The first strip ends on a line, so that the others begin on one.
-        head = <Py_ssize_t>(-<size_t>(s.y.data + sample * s.y.sample) % LINE) // p.itemsize
-        s.width = head if column == 0 else strip
-        column = 0 if column == 0 else column - strip + head
-    s.width = min(s.width, p.width - column)
-    if s.width <= 0:
-        return
-    go_to(&s, sample, column, s.width)
-    keep_strip(&s, s.width, zero)
-    strip_normalize(&s, p, table, strip_statistics(&s, p, sample * p.width + column, table))
+    go_to(&s, sample, column, width)
+    keep_strip(&s, width, zero)
+    scaled = strip_given(&s, p, first, table) if p.given else strip_statistics(&s, p, first, table)
+    strip_normalize(&s, p, table, scaled)
     free(s.kept)
     close_writer(&s.writer)
+
+
+cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1 + p.streaming, sample = task // strips, column = task % strips * strip
+    cdef Py_ssize_t width = strip, head
+    if p.streaming:
+        # The first strip ends on a line, so that the others begin on one.
+        head = <Py_ssize_t>(-<size_t>(p.y + sample * p.ys.sample * p.itemsize) % LINE) // p.itemsize
+        width = head if column == 0 else strip
+        column = 0 if column == 0 else column - strip + head
+    width = min(width, p.width - column)
+    if width > 0:
+        strip_forward(p, sample, column, width, zero)
 
 
 # ---- backward ----
@@ -345,6 +367,8 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) no
         keep_strip(&s, strip, zero)
     for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
         sample, column = task // strips, task % strips * strip
+        if p.before != NULL:
+            strip_forward(p.before, sample, column, min(strip, p.width - column), zero)
         go_to(&s, sample, column, min(strip, p.width - column))
         strip_coefficients(&s, p, sample * p.width + column, table)
         strip_descend(&s, p, part, table)

@@ -15,26 +15,48 @@ cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const wo
 
 cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
     """Whether the rows of a lot are computed from memory to memory."""
+    cdef int i
+    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+        if s.beside[i].data != NULL and not (s.beside[i].plain and s.beside[i].whole):
+            return False
     return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1
 
 
 cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const Affine* c, bint scaled) noexcept nogil:
     cdef Affine row
     cdef Block b
-    cdef Py_ssize_t k
-    if in_place(s, x) and not scaled:
-        b.rows, b.width, b.ahead = m, s.plan.parameters, 0
+    cdef Spot spot
+    cdef Py_ssize_t n = s.plan.parameters, k
+    if in_place(s, x) and s.apart and not scaled:
+        b.rows, b.width, b.ahead = m, n, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
+        for k in range(m if s.plan.fused else 0):
+            spot = row_spot(s, x, r + k)
+            follow(s.plan, <work*>spot.y, <const void**>spot.beside, n)
         return
     for k in range(m):
         row = row_of(c, k, table[0])
-        normalize_pieces(s, x, row_at(x, r + k), row_at(&s.y, r + k), s.plan.parameters, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
+        spot = row_spot(s, x, r + k)
+        normalize_pieces(s, x, &spot, n, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
 
 
-cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
-    cdef Py_ssize_t n = p.parameters, r = task * p.batch, stop = min(r + p.batch, p.samples * p.groups), most = together(n, p.streaming), m
+cdef bint rows_given(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+    """Coefficients of statistics that are known, as rows_statistics."""
+    cdef bint scaled = False
+    cdef Py_ssize_t k
+    for k in range(m):
+        split_scaled(p.mean[r + k] if p.centered else 0, p.rstd[r + k], table + SHIFT * TOGETHER + k, table + DELTA * TOGETHER + k,
+                     table + SCALE * TOGETHER + k, table + FACTOR * TOGETHER + k)
+        scaled |= table[FACTOR * TOGETHER + k] != 1
+    return scaled
+
+
+cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
+    """Rows r to stop."""
+    cdef Py_ssize_t n = p.parameters, most = together(n, p.streaming), m
     cdef work table[TABLE * TOGETHER]
+    cdef bint scaled
     cdef Affine c
     cdef Pass s
     cdef Array taken
@@ -44,9 +66,14 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
     while r < stop:
         m = min(most, stop - r)
         x = take_rows(&s.x, r, m, round_up(n, LINE // sizeof(work)), &taken, <work*>s.room, panel_of(zero))
-        rows_normalize(&s, x, r, m, table, &c, rows_statistics(p, x, r, m, table))
+        scaled = rows_given(p, r, m, table) if p.given else rows_statistics(p, x, r, m, table)
+        rows_normalize(&s, x, r, m, table, &c, scaled)
         r += m
     close_writer(&s.writer)
+
+
+cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    feature_rows_from(p, task * p.batch, min((task + 1) * p.batch, p.samples * p.groups), zero)
 
 
 # ---- backward ----
@@ -159,6 +186,8 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     memset(table, 0, sizeof(table))
     while r < stop:
         m = min(most, stop - r, LANES - (r - first) % LANES)
+        if p.before != NULL:
+            feature_rows_from(p.before, r, r + m, zero)
         x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
         dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
         rows_slopes(p, x, dy, r, m, w, dw, table)

@@ -10,27 +10,74 @@ cdef enum:
     MEAN_G = 4          # backward
     SLOPE = 5
     TABLE = 6
+    SHARES = 1 + INPUTS - BESIDE
+    SHARE_BYTES = OUT_BYTES // SHARES // LINE * LINE    # of what a fused pass computes at once, and of each array that its epilogue reads
     ROOM_BYTES = PANEL_BYTES + 2 * TOGETHER * LINE  # of a lot, or of two half as large, each row from a line on
 
 # What a task works with.
 cdef struct Pass:
     const Plan* plan
     Array x, dy, y
+    Array beside[INPUTS]    # what the epilogue reads, from BESIDE on
+    bint apart          # y is none of the arrays that are read after its elements were computed
     Writer writer
     char* room          # for the elements of a lot
     char* out
     char memory[ROOM_BYTES + OUT_BYTES + LINE]
 
 
+# A place in each array of a pass: the beginning of a row or of a run.
+cdef struct Spot:
+    const char* x
+    char* y
+    const char* beside[INPUTS]  # NULL: there is none
+
+
 cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
+    cdef View view
+    cdef int i
     s.plan = p
     open_array(&s.x, p, p.x, &p.xs, zero)
     open_array(&s.y, p, p.y, &p.ys, zero)
     if p.dy != NULL:
         open_array(&s.dy, p, p.dy, &p.ds, zero)
+    for i in range(BESIDE, INPUTS if p.fused else 0):
+        view = view_of(p, i)
+        open_array(&s.beside[i], p, view.data, &view.span, zero)
+    s.apart = apart(p)
     open_writer(&s.writer, p.streaming)
     s.room = line_of(s.memory)
     s.out = s.room + ROOM_BYTES
+
+
+cdef inline bint apart(const Plan* p) noexcept nogil:
+    cdef int i
+    for i in range(BESIDE, INPUTS if p.fused else 0):
+        if p.y == view_of(p, i).data:
+            return False
+    return True
+
+
+cdef inline Spot row_spot(const Pass* s, const Array* x, Py_ssize_t r) noexcept nogil:
+    cdef Spot spot
+    cdef int i
+    spot.x, spot.y = row_at(x, r), row_at(&s.y, r)
+    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+        spot.beside[i] = row_at(&s.beside[i], r) if s.beside[i].data != NULL else NULL
+    return spot
+
+
+cdef inline Spot moved(const Pass* s, const Array* x, const Spot* spot, Py_ssize_t channels, Py_ssize_t segments) noexcept nogil:
+    """By so many channels and segments."""
+    cdef Spot to
+    cdef int i
+    to.x = spot.x + channels * x.channel + segments * x.segment
+    to.y = spot.y + channels * s.y.channel + segments * s.y.segment
+    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+        to.beside[i] = spot.beside[i]
+        if spot.beside[i] != NULL:
+            to.beside[i] += channels * s.beside[i].channel + segments * s.beside[i].segment
+    return to
 
 
 cdef inline void beside(Affine* c, const work* table, Py_ssize_t entry) noexcept nogil:
@@ -114,27 +161,55 @@ cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept n
         x.ahead = row_at(x, min(r + rows, p.samples * p.groups - 1)) - row_at(x, r)
 
 
-cdef void normalize_pieces(Pass* s, const Array* x, const char* row, char* to, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
-    """n elements of a row, or of a run, times a factor, in pieces: taken, normalised, given."""
+cdef inline work* share_of(const Pass* s, int i, work zero) noexcept nogil:
+    """Room for what the epilogue reads of an array; the first share is that of the elements themselves."""
+    return <work*>(s.out + (1 + i - BESIDE) * SHARE_BYTES)
+
+
+cdef inline void prefetch_after(const Array* a, const work* t, Py_ssize_t n) noexcept nogil:
+    """Prefetch what comes a while after n elements that are read where they lie."""
+    if a.plain:
+        prefetch_bytes(<const char*>t + AHEAD_BYTES, n * sizeof(work))
+
+
+cdef void follow_piece(const Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, work* v) noexcept nogil:
+    """The epilogue of elements i to i + n of a row or run."""
+    cdef const void* beside[INPUTS]
+    cdef int k
+    for k in range(BESIDE, INPUTS):
+        beside[k] = NULL
+        if spot.beside[k] != NULL:
+            beside[k] = take(&s.beside[k], spot.beside[k], i, n, share_of(s, k, v[0]))
+            if s.plan.level > 2:
+                prefetch_after(&s.beside[k], <const work*>beside[k], n)
+    follow(s.plan, v, beside, n)
+
+
+cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
+    """n elements of a row, or of a run, times a factor, in pieces: taken, normalised, followed by what is fused, given."""
     cdef Affine k = c[0]
     cdef Block b
     cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n, factor), i, l
     cdef const work* t
     cdef work* u
-    if factor != 1:
+    if s.plan.fused:
+        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
+    elif factor != 1:
         step = min(step, out_of_panel(factor))
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
-        t = take(x, row, i, b.width, <work*>s.out)
+        t = take(x, spot.x, i, b.width, <work*>s.out)
         if factor != 1:
             u = <work*>s.out
             for l in range(b.width):
                 u[l] = t[l] * factor
             t = u
-        u = target(&s.y, to, i, &s.writer, <work*>s.out, b.width)
+        u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         normalize(&k, &b, t, u)
-        give(&s.y, to, i, &s.writer, u, b.width)
+        if s.plan.fused:
+            follow_piece(s, spot, i, b.width, u)
+        give(&s.y, spot.y, i, &s.writer, u, b.width)
         if k.weight == MANY:
             k.of_weight = <const work*>k.of_weight + b.width
         if k.bias == MANY:
