@@ -38,7 +38,7 @@ __all__ = [
     "Role",
 ]
 
-ACTIVATIONS: tuple[str, ...] = ()  # in C by their number, from 1 on
+ACTIVATIONS = ("relu",)  # in C by their number, from 1 on
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 REQUIRED: object = object()  # the default of an argument that has none
 

@@ -51,7 +51,15 @@ class _Rows:
         return columns.reshape(math.prod(self.parameter_shape), -1).sum(axis=1).reshape(self.parameter_shape)
 
 
-ACTIVATIONS: dict = {}  # and their derivatives
+def relu(v):
+    return np.where(v <= 0, 0, v)
+
+
+def relu_slope(v):
+    return np.where(v <= 0, 0.0, 1.0)
+
+
+ACTIVATIONS = {"relu": (relu, relu_slope)}  # and their derivatives
 
 
 def _features(x, axis):

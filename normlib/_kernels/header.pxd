@@ -17,7 +17,7 @@ cdef extern from "normlib.h" nogil:
         NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM
         NORMLIB_INSTANCE_NORM_BACKWARD
     enum:
-        NORMLIB_NO_ACTIVATION
+        NORMLIB_NO_ACTIVATION, NORMLIB_RELU
     ctypedef struct normlib_array:
         void* data
         int dtype
@@ -87,7 +87,7 @@ cdef extern from "normlib.h" nogil:
 cdef enum:
     OPS = 10
     NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ROLES
-    NO_ACTIVATION, ACTIVATIONS
+    NO_ACTIVATION = 0, RELU, ACTIVATIONS
 
 cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go
     OF_X, OF_Y, OF_DY, VIEWS

@@ -71,7 +71,8 @@ enum { /* op */
 
 /* generated: activations */
 enum { /* activation */
-    NORMLIB_NO_ACTIVATION
+    NORMLIB_NO_ACTIVATION,
+    NORMLIB_RELU
 };
 /* end */
 

@@ -1,0 +1,99 @@
+"""What is computed in the pass of a norm: the cases follow from the description."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import normlib
+from normlib import backends
+from normlib.description import FUNCTIONS
+from normlib.ops import OPS
+from normlib.testing import LAYOUTS, Case, problems
+from normlib.testing import _checks as checks
+from normlib.testing._cases import constant, fused_cases, independent
+from normlib.testing._errors import check_errors
+from normlib.testing._fused import together
+from normlib.testing._gradients import check_gradients, gradient_cases
+
+each_op = pytest.mark.parametrize("op", OPS)
+SETS = [(op, fused) for op in OPS for fused in together(FUNCTIONS[op])]
+each_set = pytest.mark.parametrize(("op", "fused"), SETS, ids=[f"{op}-{'-'.join(fused)}" for op, fused in SETS])
+
+
+def typical(op, **changes):
+    return [replace(Case(op, shape, options), **changes) for shape, options in problems(op, "typical")]
+
+
+@each_op
+def test_accuracy_in_all_dtypes_layouts_and_outputs(backend, op):
+    for case in fused_cases(op, quick=True):
+        checks.check_forward(case)
+        checks.check_backward(case)
+
+
+@each_op
+def test_gradients_are_those_of_finite_differences(backend, op):
+    for case in gradient_cases(op):
+        if case.fused:
+            check_gradients(case)
+
+
+@each_op
+def test_bad_arguments_are_named(backend, op):
+    for case in typical(op, fused={"activation": "relu"}):
+        check_errors(case)
+
+
+def separate(case, y):
+    """The steps one by one."""
+    return np.where(y <= 0, 0, y).astype(y.dtype) if "activation" in case.fused else y
+
+
+@each_set
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_bits_are_those_of_the_separate_steps(op, fused, dtype):
+    for case in [*typical(op, dtype=dtype), *map(constant, typical(op, dtype=dtype) if OPS[op].mode else [])]:
+        for layout in LAYOUTS:
+            plain, whole = replace(case, layout=layout), replace(case, layout=layout, fused=fused)
+            x, weight, bias, _ = whole.inputs()
+            y = checks.call_forward(plain, x, weight, bias, **checks.running(plain))
+            found = checks.call_forward(whole, x, weight, bias, **checks.running(whole))
+            assert checks.same_bits(found, separate(whole, y)), whole
+
+
+@each_set
+def test_the_bits_do_not_depend_on_threads_or_on_the_other_rows(op, fused):
+    for shape, options in problems(op, "large")[:1]:
+        checks.check_threads(Case(op, shape, options, fused=fused))
+    for case in typical(op, fused=fused):
+        if independent(case):
+            checks.check_row_position(case)
+
+
+def test_an_argument_that_no_function_has_is_named():
+    with pytest.raises(TypeError, match=r"layer_norm\(\) got an unexpected keyword argument 'activate'"):
+        normlib.layer_norm(np.ones((2, 3)), activate="relu")
+    x, rstd = np.ones((2, 3)), np.ones(2)
+    with pytest.raises(TypeError, match=r"rms_norm_backward\(\) got an unexpected keyword argument 'bias'"):
+        normlib.rms_norm_backward(x, x, rstd=rstd, bias=np.ones(3), activation="relu")
+    with pytest.raises(TypeError, match=r"layer_norm_backward\(\) got an unexpected keyword argument 'dadd'"):
+        normlib.layer_norm_backward(x, x, mean=rstd, rstd=rstd, dadd=x.copy())
+
+
+def test_a_backend_that_has_not_heard_of_it_is_passed_over():
+    def modest(x, weight, bias, axis, eps, out):
+        raise AssertionError("called")
+
+    def knowing(x, weight, bias, axis, eps, out, activation=None):
+        out[...] = 7 if activation == "relu" else 0
+        return np.zeros(x.shape[:-1]), np.zeros(x.shape[:-1])
+
+    x = np.arange(6.0).reshape(2, 3)
+    for function, expected in ((modest, normlib.layer_norm(x, activation="relu")), (knowing, 7)):
+        direct = {"layer_norm": modest} if function is modest else {}
+        backends.register("other", SimpleNamespace(layer_norm=function, direct=direct))
+        with backends.use("other"):
+            assert (normlib.layer_norm(x, activation="relu") == expected).all()
+        backends.unregister("other")
