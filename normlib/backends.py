@@ -21,7 +21,8 @@ are float64, float32 or of the dtype of the parameter (of ``x`` without one), an
 ``weight_grads`` is False.
 
 What is computed in the same pass comes by name, after these, where it is given: ``activation``, a string;
-``bias`` in the backward functions. A function that has no such argument is not called.
+``add``, of the shape and dtype of ``x``; ``bias`` in the backward functions; and ``dadd``, of the same shape and dtype,
+to fill. A function that has no such argument is not called.
 
 A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
 has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a

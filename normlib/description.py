@@ -193,10 +193,11 @@ BACKWARD = (DY, X, NUM_GROUPS, WEIGHT, MEAN, RSTD, MODE, AXIS, CHANNEL_AXIS, WEI
 
 # What stands around a norm and is computed in the same pass: by name alone, after all others, None by default. A
 # backend that does not know one declines the call.
+ADD = Role("add", "data", "Added after the affine step; of the shape and dtype of x.", optional=True, keyword=True)
 ACTIVATION = Option("activation", "What comes last.", "str | None", "int", "str?", None, choices=ACTIVATIONS)
-FUSED = (ACTIVATION,)
-FUSED_BACKWARD = (replace(BIAS, keyword=True), ACTIVATION)  # the activation's derivative is that at its input
-FUSED_RESULTS: tuple[Role, ...] = ()
+FUSED = (ADD, ACTIVATION)
+FUSED_BACKWARD = (replace(BIAS, keyword=True), ADD, ACTIVATION)  # the activation's derivative is that at its input
+FUSED_RESULTS = (Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),)
 
 FORWARD_RESULTS = (
     Role("y", "data", "The normalized array.", "out"),
@@ -480,7 +481,8 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
+    "add", "dadd",
 )  # fmt: skip
-LATER = ("activation",)  # members of that struct that it did not have at first, in their order
+LATER = ("add", "dadd", "activation")  # members of that struct that it did not have at first, in their order
 # Those of the shape of x in the order of the kernels, `y` also for dx: x and y, what epilogues read, and its gradients.
 DATA = ("x", "y", "dy", *(a.name for a in FUSED if isinstance(a, Role)), *(a.name for a in FUSED_RESULTS))

@@ -106,13 +106,15 @@ def _fused_at(i, p, fused):
     return {key: value if key == "activation" else value[places[key]] for key, value in fused.items()}
 
 
-def _affine(layout, z, weight, bias=None):
-    """z * weight + bias, in the place of z and the shape of the layout."""
+def _affine(layout, z, weight, bias=None, add=None):
+    """z * weight + bias + add, in the place of z and the shape of the layout."""
     v = z.reshape(layout.shape)
     if weight is not None:
         v *= layout.parameter(weight)
     if bias is not None:
         v += layout.parameter(bias)
+    if add is not None:
+        v += layout.take(add).reshape(layout.shape)
     return v
 
 
@@ -180,7 +182,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         mean, var = mean.ravel(), var.ravel()
         rstd = _rstd(var, eps)
         z = (rows - mean[:, None]) * rstd[:, None]
-    y = _affine(layout, z, weight, bias)
+    y = _affine(layout, z, weight, bias, fused.get("add"))
     if "activation" in fused:
         y = ACTIVATIONS[fused["activation"]][0](y)
     layout.put(y, out)
@@ -191,7 +193,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
 def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=True, **fused):
     """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
     mean of g goes where no mean was subtracted, both go where the statistics are constants, not to be seen `through`.
-    An activation comes first: dy times its derivative is the gradient that reaches the norm."""
+    An activation comes first: dy times its derivative is the gradient that reaches the norm, and that of add."""
     layout = lay_out(x)
     if blocks := _blocks(layout):
         parts = []
@@ -208,9 +210,11 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         z -= mean.reshape(-1, 1)
     z *= rstd
     if "activation" in fused:
-        v = _affine(layout, z.copy(), weight, fused.get("bias"))
+        v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
         slope = ACTIVATIONS[fused["activation"]][1](v).reshape(g.shape)
         g = np.where(slope == 0, 0, g * slope)
+    if "dadd" in fused:
+        layout.put(g, fused["dadd"])
     grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)

@@ -14,7 +14,7 @@ from normlib.testing import LAYOUTS, Case, problems
 from normlib.testing import _checks as checks
 from normlib.testing._cases import constant, fused_cases, independent
 from normlib.testing._errors import check_errors
-from normlib.testing._fused import together
+from normlib.testing._fused import arrays, together
 from normlib.testing._gradients import check_gradients, gradient_cases
 
 each_op = pytest.mark.parametrize("op", OPS)
@@ -48,7 +48,10 @@ def test_bad_arguments_are_named(backend, op):
 
 def separate(case, y):
     """The steps one by one."""
-    return np.where(y <= 0, 0, y).astype(y.dtype) if "activation" in case.fused else y
+    companions = case.companions()
+    if "add" in companions:
+        y = y + companions["add"]
+    return np.where(y <= 0, 0, y).astype(y.dtype) if "activation" in companions else y
 
 
 @each_set
@@ -72,6 +75,34 @@ def test_the_bits_do_not_depend_on_threads_or_on_the_other_rows(op, fused):
             checks.check_row_position(case)
 
 
+@each_set
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_result_may_take_the_place_of_an_input_that_is_added(op, fused, dtype):
+    for case in typical(op, dtype=dtype, fused=fused):
+        x, weight, bias, _ = case.inputs()
+        y = checks.call_forward(case, x, weight, bias)
+        for name in arrays(FUNCTIONS[op], fused):
+            out = case.companions()[name]
+            assert checks.call_forward(case, x, weight, bias, **{name: out}, out=out) is out
+            assert checks.same_bits(out, y), case
+
+
+@each_op
+def test_large_arrays_go_past_the_caches(op):
+    """Passes that stream their output, in the loops of each family."""
+    for shape, options in problems(op, "large"):
+        for dtype in ("float32", "float16"):
+            case = Case(op, shape, options, dtype, fused={"add": True, "activation": "relu"})
+            checks.check_forward(case)
+            checks.check_backward(case)
+
+
+def test_relu_keeps_nan_and_gives_no_negative_zero():
+    add = np.array([[np.nan, -0.0, -1.0, 1.0, np.inf, -np.inf]], np.float32)
+    y = normlib.layer_norm(np.zeros_like(add), add=add, activation="relu")
+    assert y.tobytes() == np.array([[np.nan, 0, 0, 1, np.inf, 0]], np.float32).tobytes()
+
+
 def test_an_argument_that_no_function_has_is_named():
     with pytest.raises(TypeError, match=r"layer_norm\(\) got an unexpected keyword argument 'activate'"):
         normlib.layer_norm(np.ones((2, 3)), activate="relu")
@@ -80,6 +111,11 @@ def test_an_argument_that_no_function_has_is_named():
         normlib.rms_norm_backward(x, x, rstd=rstd, bias=np.ones(3), activation="relu")
     with pytest.raises(TypeError, match=r"layer_norm_backward\(\) got an unexpected keyword argument 'dadd'"):
         normlib.layer_norm_backward(x, x, mean=rstd, rstd=rstd, dadd=x.copy())
+
+
+def test_none_is_nothing():
+    x = np.arange(6.0).reshape(2, 3)
+    assert np.array_equal(normlib.layer_norm(x, add=None, activation=None), normlib.layer_norm(x))
 
 
 def test_a_backend_that_has_not_heard_of_it_is_passed_over():
@@ -97,3 +133,13 @@ def test_a_backend_that_has_not_heard_of_it_is_passed_over():
         with backends.use("other"):
             assert (normlib.layer_norm(x, activation="relu") == expected).all()
         backends.unregister("other")
+
+
+@pytest.mark.parametrize("make", ["torch", "jax.numpy"])
+def test_arrays_of_other_libraries(make):
+    library = pytest.importorskip(make)
+    x = np.arange(-3.0, 3.0, dtype=np.float32).reshape(2, 3)
+    add = library.asarray(x[::-1].copy())
+    y = normlib.layer_norm(library.asarray(x), add=add, activation="relu")
+    assert type(y) is type(add)
+    assert np.array_equal(np.asarray(y), normlib.layer_norm(x, add=x[::-1], activation="relu"))

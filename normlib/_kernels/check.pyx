@@ -9,7 +9,7 @@ from normlib._kernels.call cimport (
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DBIAS, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RSTD, RUNNING_MEAN, RUNNING_VAR, VIEWS, WEIGHT, X, normlib_array,
+    ACTIVATIONS, BIAS, DADD, DBIAS, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RSTD, RUNNING_MEAN, RUNNING_VAR, VIEWS, WEIGHT, X, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, lay_out, magnitude, same_strides
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
@@ -340,7 +340,7 @@ cdef int apart(Call* call) noexcept nogil:
                 continue
             if b.written or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role]):
                 return wrong(NORMLIB_OVERLAP, a.role)
-            if b.role == X and a.role == DX and call.activation:
+            if b.role == X and (a.role == DADD or (a.role == DX and call.activation and call.at[DADD] == NULL)):
                 return wrong(NORMLIB_OVERLAP, a.role)
     return 0
 

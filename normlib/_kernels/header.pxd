@@ -42,6 +42,8 @@ cdef extern from "normlib.h" nogil:
         const normlib_array* dx
         const normlib_array* dweight
         const normlib_array* dbias
+        const normlib_array* add
+        const normlib_array* dadd
         ptrdiff_t activation
     ctypedef struct normlib_api:
         int abi_version, size
@@ -86,12 +88,12 @@ cdef extern from "normlib.h" nogil:
 
 cdef enum:
     OPS = 10
-    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ROLES
+    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, ROLES
     NO_ACTIVATION = 0, RELU, ACTIVATIONS
 
 cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go
-    OF_X, OF_Y, OF_DY, VIEWS
-    BESIDE = OF_DY, INPUTS = VIEWS
+    OF_X, OF_Y, OF_DY, OF_ADD, OF_DADD, VIEWS
+    BESIDE = OF_DY, INPUTS = OF_DADD
 
 
 cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:
@@ -107,6 +109,8 @@ cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) n
     at[DX] = call.dx
     at[DWEIGHT] = call.dweight
     at[DBIAS] = call.dbias
+    at[ADD] = call.add
+    at[DADD] = call.dadd
 
 
 cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:
@@ -132,4 +136,6 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.dx = NULL
     call.dweight = NULL
     call.dbias = NULL
+    call.add = NULL
+    call.dadd = NULL
     call.activation = 0

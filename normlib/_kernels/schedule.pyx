@@ -3,7 +3,7 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
-from normlib._kernels.header cimport VIEWS
+from normlib._kernels.header cimport OF_DADD, VIEWS
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
@@ -57,10 +57,13 @@ cdef void segments_as_samples(Plan* p) noexcept nogil:
 
 
 cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
-    """The pass that writes the gradient that reaches the norm, to dx, and dy is taken from there."""
+    """The pass that writes the gradient that reaches the norm, to dadd, else to dx, and dy is taken from there."""
     before[0] = p[0]
     before.given = before.upstream = True
+    if p.companion[OF_DADD].data != NULL:
+        before.y, before.ys = p.companion[OF_DADD].data, p.companion[OF_DADD].span
     before.streaming = False
+    before.companion[OF_DADD].data = NULL
     p.streaming &= before.y != p.y      # what was just written is in cache
     p.dy, p.ds = before.y, before.ys
     p.before = before
@@ -95,7 +98,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
     p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
-    if backward and p.activation:
+    if backward and (p.activation or p.companion[OF_DADD].data != NULL):
         pull_back(p, &before)
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:

@@ -138,7 +138,9 @@ typedef struct normlib_array {
    0 <= momentum <= 1. 0 normalizes with the running ones (without any, batch norm takes those of x). In the backward
    functions 0 says that mean and rstd were not computed from x.
 
-   An activation follows in the same pass. Backward it is given again, with bias; dx may then be dy, but not x. */
+   activation(norm + add): add, of the shape and dtype of x or NULL, is added to what the norm gives, and an activation follows, in
+   the same pass. Backward they are given again, with bias; dadd, if wanted, takes the gradient with respect to add. With an
+   activation and no dadd, dx may be dy, but not x. */
 typedef struct normlib_call {
     size_t size; /* sizeof(normlib_call) */
     int op;
@@ -162,6 +164,8 @@ typedef struct normlib_call {
     const normlib_array *dx;
     const normlib_array *dweight;
     const normlib_array *dbias;
+    const normlib_array *add;
+    const normlib_array *dadd;
     ptrdiff_t activation;
     /* end */
 } normlib_call;
@@ -225,7 +229,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
                                      const normlib_array *rstd /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, 0};
+                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -236,7 +240,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
                                               const normlib_array *dbias /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
-                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, 0};
+                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -245,7 +249,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
                                    int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -255,7 +259,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
                                             const normlib_array *dweight /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
-                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, 0};
+                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -268,7 +272,8 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
                                      int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
-                               eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL, 0};
+                               eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
+                               NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -279,7 +284,8 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
                                               const normlib_array *dbias /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
-                               0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, 0};
+                               0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
+                               0};
     return normlib->call(&call);
 }
 
@@ -290,7 +296,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
                                      int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
-                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, 0};
+                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -302,7 +308,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               0};
+                               NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -316,7 +322,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -328,7 +334,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, 0};
+                               dweight, dbias, NULL, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

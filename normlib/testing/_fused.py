@@ -26,14 +26,14 @@ def arrays(function, fused):
 
 
 def forward(geometry, truth, companions):
-    """The results of a forward pass with what follows it: f(y)."""
+    """The results of a forward pass with what follows it: f(y + add)."""
     v, scale = _before_activation(geometry, truth, companions)
     f = ACTIVATIONS[companions["activation"]][0] if "activation" in companions else np.array
     return truth._replace(y=f(v), scale=scale)
 
 
 def upstream(geometry, truth, dy, companions):
-    """The gradient that reaches the norm, dy * f'(y)."""
+    """The gradient that reaches the norm, dy * f'(y + add), which is that of add."""
     dy = extended(dy)
     if "activation" not in companions:
         return dy
@@ -42,4 +42,7 @@ def upstream(geometry, truth, dy, companions):
 
 
 def _before_activation(geometry, truth, companions):
-    return truth.y, truth.scale
+    if "add" not in companions:
+        return truth.y, truth.scale
+    add = extended(companions["add"])
+    return truth.y + add, np.maximum(truth.scale, np.max(np.abs(geometry.rows(add)), axis=1, keepdims=True, initial=0))
