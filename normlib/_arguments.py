@@ -21,13 +21,20 @@ _WORDS = "float64, float32, float16 or bfloat16"
 _told: set[str] = set()  # the functions that have warned of rows
 
 
-def fusible(function):
-    """Shows in the signature and the docstring what `**fused` stands for, and hides `*positional`, which catches what
-    must be named."""
-    signature, fused = inspect.signature(function), FUNCTIONS[function.__name__].fused.values()
+def by_name(function, more=()):
+    """Lets a function show the signature without its `*positional`, which catches what must be named, and with `more`
+    keywords for its `**fused`."""
+    signature = inspect.signature(function)
     shown = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    shown += [inspect.Parameter(a.name, inspect.Parameter.KEYWORD_ONLY, default=None) for a in fused]
+    shown += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
     function.__signature__ = signature.replace(parameters=shown)
+    return function
+
+
+def fusible(function):
+    """Shows in the signature and the docstring of a public function what `**fused` stands for."""
+    fused = FUNCTIONS[function.__name__].fused.values()
+    by_name(function, [a.name for a in fused])
     if function.__doc__:
         text = "".join(f"    {a.name} : {a.documented}, optional\n        {a.words}\n" for a in fused)
         before, mark, after = function.__doc__.partition("\n    Returns\n    -------\n")

@@ -16,6 +16,8 @@ What holds for all of them:
   functions take them in float64 or float32.
 - Gradients of parameters come for ``weight_grads=True``, or None where a weight is given; they have the
   dtype of ``weight`` (of ``x`` without one) and are None otherwise.
+- ``add`` and ``activation`` are computed in the same pass: y = activation(norm(x) + add). The backward functions
+  take them too, with ``bias`` where there is an activation, and return the gradient of ``add`` last, if it is given.
 - An array without elements gives results without elements, gradients of zero and statistics of NaN.
 - A wrong argument is a ValueError or TypeError that names function, argument, expectation and finding.
 """

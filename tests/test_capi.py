@@ -63,13 +63,13 @@ def ensure(status):
 
 
 def arranged(case, x):
-    """The axes in an order that the C function takes, and what `axis` then is: normalized axes last, others as they lie
-    in memory; channels stay where they are."""
+    """The axes in an order that the C function takes, and what `axis` then is: normalized axes last; those of channel
+    norms as they are."""
     op, axis = OPS[case.op], case.options[OPS[case.op].axis_name]
     if op.kind == "channel":
         return tuple(range(x.ndim)), axis
-    order = kernels._memory_order(x, sorted({a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}))
-    return order, x.ndim - len(case.geometry.parameter_shape)
+    axes = sorted({a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))})
+    return (*(i for i in range(x.ndim) if i not in axes), *axes), x.ndim - len(axes)
 
 
 def in_c(case, x, weight, bias, dy, running, threads=1, strides=True):
@@ -77,11 +77,8 @@ def in_c(case, x, weight, bias, dy, running, threads=1, strides=True):
     refused them."""
     op = OPS[case.op]
     order, axis = arranged(case, x)
-    ranks = [sorted(order[: x.ndim - len(case.geometry.parameter_shape)]).index(i) for i in order[:axis]]
-    places = np.argsort(ranks) if op.kind == "feature" else range(len(case.geometry.statistics_shape))
     y, dx = (np.full_like(x, np.nan) for _ in range(2))
-    shape = [case.geometry.statistics_shape[i] for i in (ranks if op.kind == "feature" else places)]
-    statistics = [np.full(shape, np.nan) for _ in op.statistics]
+    statistics = [np.full(case.geometry.statistics_shape, np.nan) for _ in op.statistics]
     like = x if weight is None else weight
     grads = [np.full(case.geometry.parameter_shape, np.nan, like.dtype) for _ in op.parameters]
     groups = [case.options["num_groups"]] if op.has_groups else []
@@ -97,7 +94,7 @@ def in_c(case, x, weight, bias, dy, running, threads=1, strides=True):
         status = call(f"{case.op}_backward", tdy, turned, *groups, *given, tdx, *grads, threads, strides=strides)
     if status:
         return status
-    return [y, *(s.transpose(places) for s in statistics), dx, *grads]
+    return [y, *statistics, dx, *grads]
 
 
 def in_python(case, x, weight, bias, dy, running):
@@ -676,6 +673,53 @@ def test_normalizing_over_any_axes(axes):
         assert checks.same_bits(y, expected[0])
         assert checks.same_bits(mean, expected[1])
     assert text(in_struct("layer_norm", x=x, y=y, eps=1e-5, axes=1 << 3)) == "axis: outside its range"
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "group_norm"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "negative"])
+def test_what_follows_a_norm_in_the_same_pass(name, dtype, layout):
+    for shape, options in problems(name, "typical"):
+        case = Case(name, shape, options, dtype, layout=layout, fused={"add": True, "activation": "relu"})
+        x, weight, bias, dy = case.inputs()
+        add, op, axis = case.companions()["add"], OPS[name], case.options[OPS[name].axis_name]
+        weight, bias = (np.ascontiguousarray(a) for a in (weight, bias))
+        with normlib.backends.use("cython"):
+            expected = in_python(case, x, weight, bias, dy, {})
+        y, dx, dadd = (np.full_like(x, np.nan) for _ in range(3))
+        stats = [np.empty(case.geometry.statistics_shape) for _ in op.statistics]
+        given = {"weight": weight, "bias": bias, "add": add, "activation": 1, "num_groups": case.options.get("num_groups")}
+        given = {key: value for key, value in given.items() if value is not None}
+        if op.kind == "feature":
+            given["axes"] = sum(1 << a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+        else:
+            given["axis"] = axis
+        given.update(zip(op.statistics, stats, strict=True))
+        status = in_struct(name, x=x, y=y, eps=case.eps, **given)
+        if status:
+            assert kind(status) == "BAD_LAYOUT", case
+            assert kernels.copies(name, x, axis), case
+            continue
+        grads = {f"d{parameter}": np.empty_like(weight) for parameter in op.parameters}
+        ensure(in_struct(f"{name}_backward", dy=dy, x=x, dx=dx, dadd=dadd, **grads, **given))
+        for found, truth in zip([y, *stats, dx, *grads.values(), dadd], expected, strict=True):
+            assert checks.same_bits(found, truth), case
+
+
+def test_what_is_wrong_with_what_follows():
+    x = ONE["x"]
+    assert text(in_struct("layer_norm", **ONE, activation=2)) == "activation: outside its range"
+    assert text(in_struct("layer_norm", **ONE, add=x[:1])) == "add: the number of axes or a size does not fit"
+    assert text(in_struct("layer_norm", **ONE, add=x.astype(float))) == "add: not a dtype that is taken here"
+    assert text(in_struct("layer_norm", **ONE, dadd=x)) == "dadd: not an argument of this function in this version"
+    back = {"x": x.copy(), "dy": x, "mean": np.zeros((2, 3)), "rstd": np.ones((2, 3)), "axis": -1}
+    shared = "shares memory with another argument or with itself"
+    for role in ("dx", "dadd"):  # x is read after the first of them is written
+        status = in_struct("layer_norm_backward", **{"dx": x.copy(), **back, role: back["x"]}, activation=1)
+        assert text(status) == f"{role}: an output {shared}"
+    status = in_struct("layer_norm_backward", **back, dx=(dx := x.copy()), dadd=dx, activation=1)
+    assert text(status).endswith(shared)
+    ensure(in_struct("layer_norm_backward", **{**back, "dx": back["dy"].copy()}, activation=1))
 
 
 def test_the_number_of_threads():

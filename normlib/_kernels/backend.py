@@ -1,7 +1,7 @@
 """The backend ``cython``: canonical functions over the direct ones.
 
 A layout that no loop family takes is copied here, explicitly: kept axes outside, reduced axes inside for feature
-norms; samples, channels, space for channel norms. `copies` says when.
+norms; samples, space, channels for channel norms. `copies` says when.
 """
 
 import numpy as np
@@ -15,26 +15,16 @@ OUTPUTS = {"out"} | {role.name for function in FUNCTIONS.values() for role in fu
 direct = {name: getattr(calls, name) for name in FUNCTIONS}
 
 
-def _memory_order(x, axis):
-    """The kept axes as they lie in memory, then the reduced ones: a view that the rows family may take."""
-    kept = [i for i in range(x.ndim) if i not in axis]
-    return (*sorted(kept, key=lambda i: -abs(x.strides[i])), *axis)
-
-
 def _in_c_order(a):
     return np.empty(a.shape, a.dtype)
 
 
 def _orders(op, x, axis):
-    """Other orders of axes to try, each with the memory for copies, or None for no copies. That with the axes in the
-    order that they have in the memory of x comes first: it decides the last bits."""
-    axes = range(x.ndim)
-    if op.of_features:
-        view = _memory_order(x, axis)
-        views = [] if view == tuple(axes) else [(view, None)]
-        return [*views, (view, np.empty_like), ((*sorted(view[: x.ndim - len(axis)]), *axis), _in_c_order)]
-    order = [i for i in axes if i not in axis]
-    order.insert(1, *axis)
+    """Orders of axes to try, each with the memory for copies: that in which x lies comes first, for it decides the last
+    bits."""
+    order = [i for i in range(x.ndim) if i not in axis]
+    at = len(order) if op.of_features else 1
+    order[at:at] = axis
     return [(order, np.empty_like), (order, _in_c_order)]
 
 
@@ -63,36 +53,28 @@ def _copy(a, to):
     return to
 
 
-def _arranged(op, run, arrays, statistics, axis, in_place):
-    """What `run(arrays, statistics, axis)` returns beside the arrays that it fills, by name: those as they are, views
-    of them, or copies, of which that of x becomes the output where it may be computed in place."""
+def _arranged(op, run, arrays, axis, in_place):
+    """What `run(arrays, axis)` returns beside the arrays that it fills, by name: those as they are, or copies, of which
+    that of x becomes the output where it may be computed in place."""
     x = arrays["x"]
     kinds = _kinds(op, x.ndim, axis)
-    if _takes(kinds, x) and (result := run(arrays, statistics, axis)) is not NotImplemented:
+    if _takes(kinds, x) and (result := run(arrays, axis)) is not NotImplemented:
         return result
     for order, memory in _orders(op, x, axis):
-        moved = {name: a.transpose(order) for name, a in arrays.items()}
-        target = moved["x"] if memory is None else memory(moved["x"])
+        views = {name: a.transpose(order) for name, a in arrays.items()}
+        target = memory(views["x"])
         if not _takes(bytes(map(kinds.__getitem__, order)), target):
             continue
-        views = moved
-        if memory is not None:
-            moved = {name: np.empty_like(target) for name in views if not (in_place and name == "out")}
-            for name in views.keys() - OUTPUTS:
-                _copy(views[name], moved[name])
-            if in_place:
-                moved["out"] = moved["x"]
-        kept = [i for i in order if i not in axis]  # the axes of the statistics of a feature norm
-        turned = op.of_features and kept != sorted(kept)
-        given = [s.transpose(np.argsort(np.argsort(kept))).copy() for s in statistics] if turned else statistics
-        result = run(moved, given, tuple(map(order.index, axis)))
-        if result is NotImplemented:
-            continue
-        for name in views.keys() & OUTPUTS if memory is not None else ():
-            _copy(moved[name], views[name])
-        if turned and not statistics:
-            return [s.transpose(np.argsort(kept)) for s in result]
-        return result
+        moved = {name: np.empty_like(target) for name in views if not (in_place and name == "out")}
+        for name in views.keys() - OUTPUTS:
+            _copy(views[name], moved[name])
+        if in_place:
+            moved["out"] = moved["x"]
+        result = run(moved, tuple(map(order.index, axis)))
+        if result is not NotImplemented:
+            for name in views.keys() & OUTPUTS:
+                _copy(moved[name], views[name])
+            return result
     raise NotImplementedError
 
 
@@ -100,14 +82,13 @@ def _canonical(function):
     """The canonical function over the direct one, of which it fills in what it knows better."""
     op, names, call = function.op, function.names, direct[function.name]
     data = {role.name for role in (*function.roles, *function.fused_roles) if role.kind == "data"}
-    moved = op.statistics if op.of_features and function.backward else ()
 
     def compute(*args, **fused):
         values = dict(zip(function.canonical, args, strict=True), return_stats=calls.CANONICAL)
         mean = _statistics(op, values) if op.mode and not function.backward else None
 
-        def run(arrays, statistics, axis):
-            values.update(arrays, **dict(zip(moved, statistics, strict=True)))
+        def run(arrays, axis):
+            values.update(arrays)
             values[op.axis_name] = axis if op.of_features else axis[0]
             among = {name: arrays.get(name, value) for name, value in fused.items()} | {calls.CANONICAL: True}
             result = call(*[values[name] for name in names], among)
@@ -116,7 +97,7 @@ def _canonical(function):
         arrays = {name: a for name, a in (values | fused).items() if name in data}
         axis = values[op.axis_name]
         axis = axis if op.of_features else (axis,)
-        found = _arranged(op, run, arrays, [values[name] for name in moved], axis, not fused)
+        found = _arranged(op, run, arrays, axis, not fused)
         return found if mean is None else (mean, found[1], values["var"])
 
     return compute
@@ -135,11 +116,5 @@ globals().update({function.name: _canonical(function) for function in FUNCTIONS.
 
 def copies(op, x, axis):
     """Whether an x of this layout is copied before `op` runs."""
-    op = FUNCTIONS[op].op
     axis = tuple(sorted({i % x.ndim for i in (axis if isinstance(axis, tuple) else (axis,))}))
-    kinds = _kinds(op, x.ndim, axis)
-    views = [order for order, memory in _orders(op, x, axis) if memory is None]
-    return not (
-        calls.takes(kinds, 1, x)
-        or any(calls.takes(bytes(map(kinds.__getitem__, order)), 1, x.transpose(order)) for order in views)
-    )
+    return not calls.takes(_kinds(FUNCTIONS[op].op, x.ndim, axis), 1, x)

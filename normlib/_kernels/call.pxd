@@ -64,6 +64,9 @@ cdef struct Call:
     void* memory[8]
     Region region[ROLES]
     Shape parameter, statistic
+    int kept                            # axes that have more than one row
+    int order[AXES]                     # these in the order of memory, where that is not the array's
+    bint turned                         # it is not
     char kinds[AXES]
     Py_ssize_t dense[AXES]              # strides of x, did it lie in C order
     normlib_array view[ROLES]           # for those that have no arrays to point at

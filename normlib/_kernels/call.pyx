@@ -13,8 +13,9 @@ from libc.string cimport memset
 from normlib._kernels.check cimport check, op_of, shapes, untaken
 from normlib._kernels.convert cimport move, narrow, repeat, widen
 from normlib._kernels.header cimport (
-    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT,
+    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X,
 )
+from normlib._kernels.layout cimport AXES, KEPT
 from normlib._kernels.parallel cimport default_threads
 from normlib._kernels.plan cimport F64, ROOTS, size_of
 from normlib._kernels.schedule cimport execute, free_gradients
@@ -51,6 +52,10 @@ cdef int compute(Call* call) noexcept nogil:
     if call.count:
         if execute(_run, p, call.threads if call.threads else default_threads()):
             return wrong(NORMLIB_NO_MEMORY, NOTHING)
+        if call.turned and not op.backward and call.at[MEAN] != NULL:
+            turn(call, p.mean, <double*>call.at[MEAN].data, True)
+        if call.turned and not op.backward and call.at[RSTD] != NULL:
+            turn(call, p.rstd, <double*>call.at[RSTD].data, True)
     elif not op.backward:
         statistics_of_nothing(call)
     if call.at[DWEIGHT] != NULL:
@@ -80,18 +85,47 @@ cdef bint given_statistics(Call* call) noexcept nogil:
     return given_statistic(call, MEAN, &call.plan.mean) and given_statistic(call, RSTD, &call.plan.rstd)
 
 
+cdef void turn(const Call* call, const double* a, double* to, bint back) noexcept nogil:
+    """A statistic whose values lie in the array's order, in the order of its memory; back: the other way."""
+    cdef const Py_ssize_t* shape = call.at[X].shape
+    cdef Py_ssize_t steps[AXES]
+    cdef Py_ssize_t at[AXES]
+    cdef Py_ssize_t step = 1, place = 0, r
+    cdef int i, k
+    memset(at, 0, sizeof(at))
+    for i in range(call.ndim - 1, -1, -1):
+        steps[i] = step
+        if call.kinds[i] == KEPT:
+            step *= shape[i]
+    for r in range(call.statistic.count):
+        to[place if back else r] = a[r if back else place]
+        for k in range(call.kept - 1, -1, -1):
+            i = call.order[k]
+            at[i] += 1
+            place += steps[i]
+            if at[i] < shape[i]:
+                break
+            place -= at[i] * steps[i]
+            at[i] = 0
+
+
 cdef bint given_statistic(Call* call, int role, double** to) noexcept nogil:
     """A given mean or rstd as float64."""
     cdef const normlib_array* a = call.at[role]
+    cdef double* wide
     if a == NULL:
         return True
-    to[0] = <double*>a.data
-    if a.dtype == F64:
-        return True
-    to[0] = <double*>own(call, call.statistic.count * sizeof(double))
-    if to[0] == NULL:
-        return False
-    repeat(a.dtype, a.data, 1, call.statistic.count, to[0])
+    wide = to[0] = <double*>a.data
+    if a.dtype != F64:
+        wide = to[0] = <double*>own(call, call.statistic.count * sizeof(double))
+        if wide == NULL:
+            return False
+        repeat(a.dtype, a.data, 1, call.statistic.count, wide)
+    if call.turned:
+        to[0] = <double*>own(call, call.statistic.count * sizeof(double))
+        if to[0] == NULL:
+            return False
+        turn(call, wide, to[0], False)
     return True
 
 
@@ -100,9 +134,13 @@ cdef bint new_statistics(Call* call, bint moving) noexcept nogil:
     cdef Plan* p = &call.plan
     cdef Py_ssize_t samples, bytes = call.statistic.count * sizeof(double)
     if call.at[MEAN] != NULL:
-        p.mean = <double*>call.at[MEAN].data
+        p.mean = <double*>(own(call, bytes) if call.turned else call.at[MEAN].data)
+        if p.mean == NULL:
+            return False
     if call.at[RSTD] != NULL:
-        p.rstd = <double*>call.at[RSTD].data
+        p.rstd = <double*>(own(call, bytes) if call.turned else call.at[RSTD].data)
+        if p.rstd == NULL:
+            return False
     if not moving:
         return True
     if p.mean == NULL:

@@ -11,7 +11,7 @@ from normlib._kernels.header cimport (
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
     ACTIVATIONS, BIAS, DADD, DBIAS, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RSTD, RUNNING_MEAN, RUNNING_VAR, VIEWS, WEIGHT, X, normlib_array,
 )
-from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, lay_out, magnitude, same_strides
+from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
 from normlib import description
 
@@ -375,6 +375,7 @@ cdef int arrange(Call* call) noexcept nogil:
     cdef const normlib_array* a
     cdef bint gaps = False
     cdef int view
+    call.turned = False
     if call.count == 0:
         return 0
     for view in range(VIEWS):
@@ -397,7 +398,12 @@ cdef int arrange(Call* call) noexcept nogil:
         for view in range(VIEWS):
             p.companion[view].span = p.xs
         return 0
-    return 0 if walks(call, VIEWS) else refused(call)
+    if not walks(call, VIEWS):
+        return refused(call)
+    call.kept = kept_order(call.kinds, call.ndim, call.at[X].shape, strides_of(call, call.at[X]), call.order)
+    for view in range(1, call.kept):
+        call.turned |= call.order[view] < call.order[view - 1]
+    return 0
 
 
 cdef bint walks(Call* call, int views) noexcept nogil:

@@ -39,7 +39,7 @@ cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) no
 cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """The axes in the order of x's memory, neighbours merged; False where reduced axes lie in another order than in the
     array's shape, which would change the order of a sum, or a stride is no whole number of elements."""
-    cdef int i, j, v, count = 0, seen = -1, kept = -1
+    cdef int i, j, v, count = 0, seen = -1
     cdef Axis* axes = a.axis
     cdef Axis new
     for i in range(ndim):
@@ -63,10 +63,6 @@ cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, con
             if axes[i].number < seen:
                 return False
             seen = axes[i].number
-        elif axes[i].kind == b"K":
-            if axes[i].number < kept:
-                return False
-            kept = axes[i].number
     j = 0
     for i in range(1, count):
         if one_run(a, &axes[j], &axes[i]):
@@ -163,6 +159,21 @@ cdef void channels(Plan* p, Axes* a) noexcept nogil:
     if p.samples == 1:
         p.samples = take(a, b"N", False, SAMPLE_STRIDE)
     p.channels //= p.groups
+
+
+cdef int kept_order(const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides, int* order) noexcept nogil:
+    """The kept axes in the order of memory, which is that of the rows in a plan; how many have more than one element."""
+    cdef int i, j, count = 0
+    for i in range(ndim):
+        if kinds[i] != b"K" or shape[i] == 1:
+            continue
+        j = count
+        while j > 0 and magnitude(strides[order[j - 1]]) < magnitude(strides[i]):
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = i
+        count += 1
+    return count
 
 
 cdef Extent extent_of(const void* data, Py_ssize_t itemsize, int ndim, const Py_ssize_t* shape,

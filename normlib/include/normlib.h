@@ -108,7 +108,7 @@ static inline int normlib_kind(int status) { return status & 255; }
    x, y, dx, dy may have any strides, each its own: with gaps, negative, 0 in what is read, and an output may have another order of
    axes than x. Neighbours that lie side by side are fastest. What no loop walks is an order of axes: sort those of more than one
    element by the size of x's strides. Sorted so, the axes that are normalized over still have the order that they have in
-   `shape`, and so have the others; the two kinds alternate only as in (kept, normalized), (kept, normalized, kept) and, for channel
+   `shape`; the two kinds alternate only as in (kept, normalized), (kept, normalized, kept) and, for channel
    norms, (samples, positions, channels), (samples, positions, channels, positions) and what is left of these without some
    axes; neighbours of one kind count as one if no gap parts them. What is refused comes back as NORMLIB_BAD_LAYOUT with the
    argument that does not fit: describe the axes in another order, or copy that one first. */
