@@ -688,7 +688,8 @@ def test_what_follows_a_norm_in_the_same_pass(name, dtype, layout):
             expected = in_python(case, x, weight, bias, dy, {})
         y, dx, dadd = (np.full_like(x, np.nan) for _ in range(3))
         stats = [np.empty(case.geometry.statistics_shape) for _ in op.statistics]
-        given = {"weight": weight, "bias": bias, "add": add, "activation": 1, "num_groups": case.options.get("num_groups")}
+        groups = case.options.get("num_groups")
+        given = {"weight": weight, "bias": bias, "add": add, "activation": 1, "num_groups": groups}
         given = {key: value for key, value in given.items() if value is not None}
         if op.kind == "feature":
             given["axes"] = sum(1 << a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
