@@ -159,7 +159,7 @@ def header_pxd():
     lines += [f"    NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES"]
     lines += [f"    {', '.join(ENUMS['activation']).replace(',', ' = 0,', 1)}, ACTIVATIONS"]
     views = [f"OF_{name.upper()}" for name in description["DATA"]]
-    first = next((view for view in views if view.startswith("OF_D") and view != "OF_DY"), "VIEWS")
+    first = views[len(description["BESIDE"]) + 2]
     lines += ["", "cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go"]
     lines += [f"    {', '.join(views)}, VIEWS", f"    BESIDE = OF_DY, INPUTS = {first}"]
     lines += ["", "", "cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:"]

@@ -295,20 +295,20 @@ def weight_grads(op, value, weight):
     return bool(value)
 
 
-def output(op, out, x, large, small=()):
+def output(op, out, x, large, small=(), name="out"):
     """The array for the backend to fill, and the one that the caller sees: another one where writing
     to it at once could change an input (`large` ones have the shape of x) before it was read."""
     if out is None:
         fresh = empty_like(x)
         return fresh, fresh
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"{op}: out is a {type(out).__name__}, expected a NumPy array")
+        raise TypeError(f"{op}: {name} is a {type(out).__name__}, expected a NumPy array")
     if out.dtype.name != x.dtype.name:
-        raise TypeError(f"{op}: out has dtype {out.dtype}, expected {x.dtype.name}, the dtype of the result")
+        raise TypeError(f"{op}: {name} has dtype {out.dtype}, expected {x.dtype.name}, the dtype of the result")
     if out.shape != x.shape:
-        raise ValueError(f"{op}: out has shape {out.shape}, expected {x.shape}, the shape of x")
+        raise ValueError(f"{op}: {name} has shape {out.shape}, expected {x.shape}, the shape of x")
     if not out.flags.writeable:
-        raise ValueError(f"{op}: out is read-only, expected a writeable array")
+        raise ValueError(f"{op}: {name} is read-only, expected a writeable array")
     target = np.asarray(out)
     direct = (
         target.dtype.isnative

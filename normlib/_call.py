@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from . import _arguments as a
 from .description import FUNCTIONS, Option, Role
 
@@ -10,7 +12,7 @@ FLOAT64 = ("float64",)
 
 class Call:
     """The arguments of a call, checked in one order for all functions; `values` has them by their canonical names,
-    `fused` those for the same pass that are given, and `outputs` the arrays to fill beside `out`.
+    `fused` those for the same pass that are given.
 
     With ``in_place=False`` the running statistics need not be writeable.
     """
@@ -34,8 +36,13 @@ class Call:
         self.statistics_shape = op.statistics_shape(x.shape, self.axis, found.get("num_groups"))
         for argument, check in _CHECKS[name]:
             found[argument] = check(self, argument, given[argument])
-        self.fused = {key: _fused(self, function.fused[key], value) for key, value in (fused or {}).items()}
-        self.outputs = {r.name: a.empty_like(x) for r in function.fused_results if r.of in self.fused}
+        self.given |= fused or {}
+        self.fused = {}
+        for argument in (function.fused[key] for key in fused or ()):
+            if not argument.canonical:
+                self.fused[argument.name] = _fused(self, argument, fused[argument.name])
+        if "residual_out" in self.given and "residual" not in self.fused:
+            raise ValueError(f"{name}: residual_out is given without residual, expected both or neither")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
@@ -56,23 +63,33 @@ class Call:
             self.values["mean"], self.values["var"] = (a.constant(value, self.statistics_shape) for value in running)
         self.moves = tracked and mode and self.x.size > 0
 
-    def output(self):
-        """The array to fill, and the one that the caller sees."""
-        roles, values = self.function.roles, self.values | self.fused
-        names = [role.canonical or role.name for role in (*roles, *self.function.fused_roles) if role.name != "out"]
-        large = [name for name in names if name in values and self._written_late(name)]
-        small = [values[name] for name in names if name in values and name not in large]
-        return a.output(self.name, self.given["out"], self.x, [values[name] for name in large], small)
+    def outputs(self):
+        """The arrays to fill by their canonical names, and those that the caller sees."""
+        names = {"out": "out", **{r.name: r.name for r in self.function.fused_results if r.of in self.fused}}
+        names |= {a.canonical: a.name for a in self.function.fused.values() if a.canonical in names}
+        filled, seen = {}, {}
+        for output, argument in names.items():
+            large, small = [], []
+            for name, value in (self.values | self.fused).items():
+                if isinstance(value, np.ndarray):
+                    (small if _KINDS.get(name) != "data" or self._read_later(output, name) else large).append(value)
+            filled[output], seen[output] = a.output(self.name, self.given.get(argument), self.x, large, small, argument)
+            for other in seen.keys() - {output}:
+                if np.may_share_memory(seen[output], seen[other]):
+                    words = f"{argument} shares memory with {names[other]}, expected memory of its own"
+                    raise ValueError(f"{self.name}: {words}")
+        return filled, seen
 
-    def _written_late(self, name):
-        """Whether each element of an array is read before the same element of the result is written."""
-        if name == "x" and self.function.backward and "activation" in self.fused:
-            return False  # its derivative is written first
-        return self.values.get(name, self.fused.get(name)) is not None and _KINDS.get(name) == "data"
+    def _read_later(self, output, name):
+        """Whether elements of an array may be read after the same ones of an output were written."""
+        if output == "sum":  # which is the x of what follows
+            return name not in ("x", "residual")
+        return name in ("x", "dsum") and self.function.backward and "activation" in self.fused
 
-    def canonical(self, out):
-        """The arguments for the function of a backend."""
-        return [out if name == "out" else self.values[name] for name in self.function.canonical]
+    def canonical(self, filled):
+        """The arguments for the function of a backend, in its order and by name."""
+        rest = {name: array for name, array in filled.items() if name != "out"}
+        return [filled.get(name, self.values.get(name)) for name in self.function.canonical], self.fused | rest
 
     @property
     def expected(self):

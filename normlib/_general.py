@@ -28,25 +28,28 @@ def call(name, *values, **fused):
 
 def _compute(function, values, fused=None):
     checked = Call(function, values, fused or {})
-    filled, target = checked.output()
+    filled, seen = checked.outputs()
     results = (_gradients if function.backward else _statistics)(checked, filled)
-    if filled is not target:
-        target[...] = filled
-    y = target if checked.given["out"] is None else checked.given["out"]
+    for name, array in filled.items():
+        if array is not seen[name]:
+            seen[name][...] = array
+    y, *more = seen.values()
+    y = y if checked.given["out"] is None else checked.given["out"]
     if function.backward:
-        return y, *results, *checked.outputs.values()
+        return y, *results, *more
     # Before what is in place: from there on nothing fails
-    result = (y, *results[: len(function.op.statistics)]) if checked.values["return_stats"] else y
+    result = (y, *more, *(results[: len(function.op.statistics)] if checked.values["return_stats"] else ()))
+    result = result if len(result) > 1 else y
     if checked.moves:
         _move(checked, *results)
     return result
 
 
-def _statistics(checked, out):
-    """What the backend returns after filling `out`; of an empty array NaN, or the statistics that were given."""
+def _statistics(checked, filled):
+    """What the backend returns after filling arrays; of an empty array NaN, or the statistics that were given."""
     names, values = checked.function.returned, checked.values
     if checked.x.size:
-        found = backends.run(checked, out)
+        found = backends.run(checked, filled)
         if values["eps"] == 0 and (found[names.index("rstd")] == np.inf).any():
             a.zero_by_zero()
         return found
@@ -55,10 +58,10 @@ def _statistics(checked, out):
     return [np.full(checked.statistics_shape, np.nan) for _ in names]
 
 
-def _gradients(checked, out):
-    """Those of the parameters, after filling `out`."""
+def _gradients(checked, filled):
+    """Those of the parameters, after filling arrays."""
     if checked.x.size:
-        return _narrow(backends.run(checked, out), checked.dtype)
+        return _narrow(backends.run(checked, filled), checked.dtype)
     wanted = checked.values["weight_grads"]
     return [np.zeros(checked.parameter_shape, checked.dtype) if wanted else None for _ in checked.function.returned]
 

@@ -21,8 +21,8 @@ are float64, float32 or of the dtype of the parameter (of ``x`` without one), an
 ``weight_grads`` is False.
 
 What is computed in the same pass comes by name, after these, where it is given: ``activation``, a string;
-``add``, of the shape and dtype of ``x``; ``bias`` in the backward functions; and ``dadd``, of the same shape and dtype,
-to fill. A function that has no such argument is not called.
+``add``, ``residual`` and ``dsum``, of the shape and dtype of ``x``; ``bias`` in the backward functions; ``dadd``
+and ``sum``, of the same shape and dtype, to fill. A function that has no such argument is not called.
 
 A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
 has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a
@@ -360,14 +360,15 @@ def set_default(name: str, *, strict: bool = False) -> None:
     _resolve(Table(name, strict))
 
 
-def run(call, out):
-    """Let the candidates for a :class:`normlib._call.Call` fill `out` until one takes it; what it returns, checked."""
+def run(call, filled):
+    """Let the candidates for a :class:`normlib._call.Call` fill arrays until one takes it; what it returns, checked."""
     table, op = _active.get(), call.name
     for name, function in table.candidates[op]:
         try:
-            if call.fused and not _knows(function, frozenset(call.fused)):
+            arguments, fused = call.canonical(filled)
+            if fused and not _knows(function, frozenset(fused)):
                 continue
-            returned = function(*call.canonical(out), **call.fused, **call.outputs)
+            returned = function(*arguments, **fused)
         except NotImplementedError:
             continue
         except Exception as error:
@@ -447,7 +448,7 @@ def which(
     _taken.set(table.candidates[op][0][0] if table.candidates[op] else table.name)
     if sample.size:
         with np.errstate(all="ignore"):
-            run(call, call.output()[0])
+            run(call, call.outputs()[0])
     choice = Choice(_taken.get())
     copies = getattr(_registry.get(choice), "copies", None)
     if x is not None and copies is not None:

@@ -23,6 +23,7 @@ from typing import Any
 __all__ = [
     "ACTIVATIONS",
     "BACKWARD",
+    "BESIDE",
     "DATA",
     "DTYPES",
     "FORWARD",
@@ -193,11 +194,25 @@ BACKWARD = (DY, X, NUM_GROUPS, WEIGHT, MEAN, RSTD, MODE, AXIS, CHANNEL_AXIS, WEI
 
 # What stands around a norm and is computed in the same pass: by name alone, after all others, None by default. A
 # backend that does not know one declines the call.
+RESIDUAL = Role(
+    "residual", "data", "Added to x before: the sum, rounded to the dtype of x, is normalized, and returned after y.",
+    optional=True, keyword=True,
+)  # fmt: skip
+RESIDUAL_OUT = Role(
+    "residual_out", "data", "Where to put the sum; residual or x itself is allowed.", "out", True, True, canonical="sum"
+)
+DSUM = Role(
+    "dsum", "data", "The gradient that reaches the sum of x and residual from elsewhere, which is added to dx.",
+    optional=True, keyword=True,
+)  # fmt: skip
 ADD = Role("add", "data", "Added after the affine step; of the shape and dtype of x.", optional=True, keyword=True)
 ACTIVATION = Option("activation", "What comes last.", "str | None", "int", "str?", None, choices=ACTIVATIONS)
-FUSED = (ADD, ACTIVATION)
-FUSED_BACKWARD = (replace(BIAS, keyword=True), ADD, ACTIVATION)  # the activation's derivative is that at its input
-FUSED_RESULTS = (Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),)
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION)
+FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION)  # f' is that at the input of the activation
+FUSED_RESULTS = (
+    (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
+    (Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),),
+)
 
 FORWARD_RESULTS = (
     Role("y", "data", "The normalized array.", "out"),
@@ -372,13 +387,13 @@ class Function:
 
     @cached_property
     def fused_results(self) -> tuple[Role, ...]:
-        """What comes after the other results where the arrays that they are the gradients of are given."""
-        return FUSED_RESULTS if self.backward else ()
+        """What is returned where the arrays that it is of are given: forward after y, backward at the end."""
+        return FUSED_RESULTS[self.backward]
 
     @cached_property
     def fused_roles(self) -> tuple[Role, ...]:
         """The arrays among both."""
-        return (*(a for a in self.fused.values() if isinstance(a, Role)), *self.fused_results)
+        return (*(a for a in self.fused.values() if isinstance(a, Role) and not a.canonical), *self.fused_results)
 
     @cached_property
     def roles(self) -> tuple[Role, ...]:
@@ -481,8 +496,9 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
-    "add", "dadd",
+    "add", "dadd", "residual", "sum", "dsum",
 )  # fmt: skip
-LATER = ("add", "dadd", "activation")  # members of that struct that it did not have at first, in their order
-# Those of the shape of x in the order of the kernels, `y` also for dx: x and y, what epilogues read, and its gradients.
-DATA = ("x", "y", "dy", *(a.name for a in FUSED if isinstance(a, Role)), *(a.name for a in FUSED_RESULTS))
+# The members of that struct that it did not have at first, in their order.
+LATER = ("add", "dadd", "activation", "residual", "sum", "dsum")
+BESIDE = ("dy", "add", "dsum")  # what epilogues read
+DATA = ("x", "y", *BESIDE, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too

@@ -167,6 +167,8 @@ def _standardize(rows, eps, centered=True):
 @quietly
 def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, None), **fused):
     layout = lay_out(x)
+    if "residual" in fused:
+        x = np.add(x, fused.pop("residual"), out=fused.pop("sum"))
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
@@ -223,7 +225,10 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         if mean is not None:
             g -= g.mean(axis=1, keepdims=True)
         g -= z * projection
-    layout.put(g * rstd, out)
+    g *= rstd
+    if "dsum" in fused:
+        g += layout.take(fused["dsum"])
+    layout.put(g, out)
     return grads
 
 

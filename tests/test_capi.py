@@ -17,7 +17,7 @@ from support import effort, python
 
 import normlib
 from normlib._kernels import backend as kernels
-from normlib.description import ROLES
+from normlib.description import LATER, ROLES
 from normlib.ops import OPS
 from normlib.testing import AFFINE, LAYOUTS, Case, dtypes, problems
 from normlib.testing import _checks as checks
@@ -602,8 +602,10 @@ OPTIONS = (("op", ctypes.c_int), ("threads", ctypes.c_int), ("axis", ctypes.c_in
 class Struct(ctypes.Structure):
     """A normlib_call, and what a later version might have behind it."""
 
-    _fields_ = (("size", ctypes.c_size_t), *OPTIONS, *((role, ctypes.POINTER(Array)) for role in ROLES),
-                ("activation", ctypes.c_ssize_t), ("later", ctypes.c_void_p), ("latest", ctypes.c_double))  # fmt: skip
+    _fields_ = (("size", ctypes.c_size_t), *OPTIONS,
+                *((name, ctypes.POINTER(Array) if name in ROLES else ctypes.c_ssize_t)
+                  for name in (*(role for role in ROLES if role not in LATER), *LATER)),
+                ("later", ctypes.c_void_p), ("latest", ctypes.c_double))  # fmt: skip
 
 
 LENGTH = Struct.later.offset

@@ -9,7 +9,7 @@ from normlib._kernels.call cimport (
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RSTD, RUNNING_MEAN, RUNNING_VAR, VIEWS, WEIGHT, X, normlib_array,
+    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM, VIEWS, WEIGHT, X, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
@@ -212,6 +212,10 @@ cdef int check(Call* call) noexcept nogil:
             return wrong(NORMLIB_ONE_VALUE, X)
     call.plan.given = not own if op.backward else op.moving and uses_running(call)
     call.plan.weight_grads = call.at[DWEIGHT] != NULL or call.at[DBIAS] != NULL
+    if call.at[RESIDUAL] != NULL and call.at[SUM] == NULL:
+        return wrong(NORMLIB_NULL, SUM)
+    if call.at[SUM] != NULL and call.at[RESIDUAL] == NULL:
+        return wrong(NORMLIB_NULL, RESIDUAL)
     return apart(call) or arrange(call)
 
 
@@ -325,8 +329,7 @@ cdef bint apart_from_itself(const Call* call, const Py_ssize_t* shape, const Py_
 
 
 cdef int apart(Call* call) noexcept nogil:
-    """Whether no output shares memory with another array, aside from an input of the shape of x if they are the same elements;
-    x itself is still read after a fused backward pass has written what reaches the norm."""
+    """Whether no output shares memory with another array, aside from an input of the shape of x if they are the same elements."""
     cdef int i, j
     cdef Region* a
     cdef Region* b
@@ -338,11 +341,20 @@ cdef int apart(Call* call) noexcept nogil:
             b = &call.region[j]
             if a.extent.low >= b.extent.high or b.extent.low >= a.extent.high or i == j:
                 continue
-            if b.written or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role]):
-                return wrong(NORMLIB_OVERLAP, a.role)
-            if b.role == X and (a.role == DADD or (a.role == DX and call.activation and call.at[DADD] == NULL)):
+            if (b.written or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role])
+                    or read_later(call, a.role, b.role)):
                 return wrong(NORMLIB_OVERLAP, a.role)
     return 0
+
+
+cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
+    """Whether elements of an array are still read after the same ones of an output are written: of x + residual, which is the x of
+    what follows, or of the gradient that reaches the norm, which is in dadd or else in dx until x has been read."""
+    if output == SUM:
+        return role != X and role != RESIDUAL
+    if role == X or role == DSUM:
+        return output == DADD or (output == DX and call.activation and call.at[DADD] == NULL)
+    return False
 
 
 cdef bint same_elements(Call* call, const normlib_array* a, const normlib_array* b) noexcept nogil:

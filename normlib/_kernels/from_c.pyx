@@ -48,8 +48,9 @@ cdef inline bint plain(const normlib_call* c) noexcept nogil:
     cdef const normlib_array* y = c.y
     if c.op != NORMLIB_LAYER_NORM and (c.op != NORMLIB_RMS_NORM or c.bias != NULL):
         return False
-    if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx
-            | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | c.axes | <size_t>c.activation) or x == NULL or y == NULL:
+    if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx | <size_t>c.dsum
+            | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.residual | <size_t>c.sum
+            | c.axes | <size_t>c.activation) or x == NULL or y == NULL:
         return False
     if x.ndim != 2 or y.ndim != 2 or (c.axis != -1 and c.axis != 1) or x.strides != NULL or y.strides != NULL:
         return False

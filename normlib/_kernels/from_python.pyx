@@ -23,7 +23,7 @@ from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
 from normlib._kernels.plan cimport BF16, COPY, F16, F32, F64, Plan
 from normlib._arguments import zero_by_zero
-from normlib.description import ACTIVATIONS, FUNCTIONS, FUSED_RESULTS, ROLES
+from normlib.description import ACTIVATIONS, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
 cnp.import_array()
 
@@ -42,8 +42,10 @@ CANONICAL = _canonical
 
 
 cdef dict _ACTIVATIONS = {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
-cdef list _GRADIENTS = [(X + ROLES.index(role.of), X + ROLES.index(role.name)) for role in FUSED_RESULTS]
-cdef dict _ROLES = {argument.name: X + ROLES.index(argument.name) for f in FUNCTIONS.values() for argument in f.fused_roles}
+cdef list _RESULTS = [[(X + ROLES.index(role.of), X + ROLES.index(role.name)) for role in roles] for roles in FUSED_RESULTS]
+cdef set _CANONICAL = {role.name for roles in FUSED_RESULTS for role in roles}     # names that users do not give
+cdef dict _ROLES = {a.name: X + ROLES.index(a.canonical or a.name)
+                    for f in FUNCTIONS.values() for a in (*f.fused.values(), *f.fused_results) if isinstance(a, Role)}
 
 
 # ---- arguments into a call; False where they are not ordinary ----
@@ -100,7 +102,9 @@ cdef bint fuse(Call* call, dict fused) except -1:
                 return False
             continue
         role = _ROLES.get(name, 0)
-        if not op_of(call).takes >> role & 1 or (op_of(call).writes >> role & 1 and _canonical not in fused) or not fill(call, role, value):
+        if not op_of(call).takes >> role & 1 or not fill(call, role, value):
+            return False
+        if op_of(call).writes >> role & 1 and ((name in _CANONICAL and _canonical not in fused) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value)):
             return False
     return True
 
@@ -197,6 +201,22 @@ cdef cnp.ndarray new_statistic(Call* call, int role):
     return a
 
 
+cdef tuple more_results(Call* call, cnp.ndarray x, dict fused):
+    """Arrays to fill beside the output, for what is given: the caller's, or new ones."""
+    cdef tuple more = ()
+    if not fused:
+        return more
+    for of, role in _RESULTS[op_of(call).backward]:
+        if call.at[<int>of] == NULL or _canonical in fused:
+            continue
+        result = fused.get("residual_out")
+        if call.at[<int>role] == NULL:
+            result = new_like(x)
+            fill(call, role, result)
+        more += (result,)
+    return more
+
+
 cdef bint run(Call* call) except -1:
     """Check and compute; False where something is wrong."""
     cdef int status
@@ -228,6 +248,7 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     y = output(call, Y, x, out)
     if y is None:
         return NotImplemented
+    more = more_results(call, x, fused)
     if stats and call.plan.centered:
         mean = new_statistic(call, MEAN)
     if stats or call.eps == 0:
@@ -248,16 +269,16 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     finally:
         finish(call)
     if not stats:
-        return y
+        return (y, *more) if more else y
     if not call.plan.centered:
-        return y, rstd
-    return (y, mean, rstd) if var is None else (y, mean, rstd, var)
+        return (y, *more, rstd)
+    return (y, *more, mean, rstd) if var is None else (y, mean, rstd, var)
 
 
 cdef object backward(Call* call, object dy, object x, object weight, object mean, object rstd, object weight_grads, object out,
                      dict fused):
     cdef cnp.ndarray dx, dweight = None, dbias = None
-    cdef tuple more = ()
+    cdef tuple more
     cdef int type_number
     cdef bint wanted = weight is not None if weight_grads is None else weight_grads is True
     if not (is_bool(weight_grads) or weight_grads is None) or not fill(call, DY, dy) or not fill(call, WEIGHT, weight):
@@ -267,11 +288,7 @@ cdef object backward(Call* call, object dy, object x, object weight, object mean
     dx = output(call, DX, x, out)
     if dx is None:
         return NotImplemented
-    for of, role in _GRADIENTS:
-        if call.at[<int>of] != NULL and call.at[<int>role] == NULL:
-            gradient = new_like(x)
-            fill(call, role, gradient)
-            more += (gradient,)
+    more = more_results(call, x, fused)
     if wanted:
         type_number = cnp.PyArray_TYPE(<cnp.ndarray>(x if weight is None else weight))
         dweight = new_array(&call.parameter, type_number)

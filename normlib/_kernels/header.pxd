@@ -45,6 +45,9 @@ cdef extern from "normlib.h" nogil:
         const normlib_array* add
         const normlib_array* dadd
         ptrdiff_t activation
+        const normlib_array* residual
+        const normlib_array* sum
+        const normlib_array* dsum
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -88,11 +91,11 @@ cdef extern from "normlib.h" nogil:
 
 cdef enum:
     OPS = 10
-    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, ROLES
+    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, RESIDUAL, SUM, DSUM, ROLES
     NO_ACTIVATION = 0, RELU, ACTIVATIONS
 
 cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go
-    OF_X, OF_Y, OF_DY, OF_ADD, OF_DADD, VIEWS
+    OF_X, OF_Y, OF_DY, OF_ADD, OF_DSUM, OF_DADD, OF_RESIDUAL, OF_SUM, VIEWS
     BESIDE = OF_DY, INPUTS = OF_DADD
 
 
@@ -111,6 +114,9 @@ cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) n
     at[DBIAS] = call.dbias
     at[ADD] = call.add
     at[DADD] = call.dadd
+    at[RESIDUAL] = call.residual
+    at[SUM] = call.sum
+    at[DSUM] = call.dsum
 
 
 cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:
@@ -139,3 +145,6 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.add = NULL
     call.dadd = NULL
     call.activation = 0
+    call.residual = NULL
+    call.sum = NULL
+    call.dsum = NULL

@@ -6,7 +6,7 @@ from normlib._kernels.plan cimport (
     ABREAST, BF16, BLOCK, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
     View, line_of, round_up, size_of, view_of,
     FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
-    CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
+    CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY, WIDEN, NARROW, MOVE, STEPS,
 )
@@ -19,11 +19,12 @@ include "vectors/normalize.pxi"
 include "vectors/epilogues.pxi"
 include "walks/rows.pxi"
 include "vectors/across.pxi"
+include "walks/tables.pxi"
+include "walks/residual.pxi"
 include "walks/feature_rows.pxi"
 include "walks/channel_rows.pxi"
 include "walks/beside.pxi"
 include "walks/feature_columns.pxi"
-include "walks/tables.pxi"
 include "walks/channel_columns.pxi"
 include "walks/parameters.pxi"
 include "walks/memory.pxi"
@@ -50,6 +51,7 @@ cdef void set_steps():
     in_float[FEATURE_COLUMNS_BACKWARD], in_double[FEATURE_COLUMNS_BACKWARD] = feature_columns_backward, feature_columns_backward
     in_float[CHANNEL_ROWS_FORWARD], in_double[CHANNEL_ROWS_FORWARD] = channel_rows_forward, channel_rows_forward
     in_float[CHANNEL_ROWS_BACKWARD], in_double[CHANNEL_ROWS_BACKWARD] = channel_rows_backward, channel_rows_backward
+    in_float[CHANNEL_COLUMNS_SUM], in_double[CHANNEL_COLUMNS_SUM] = channel_columns_sum, channel_columns_sum
     in_float[CHANNEL_COLUMNS_FIRST], in_double[CHANNEL_COLUMNS_FIRST] = channel_columns_first, channel_columns_first
     in_float[CHANNEL_COLUMNS_MOMENTS], in_double[CHANNEL_COLUMNS_MOMENTS] = channel_columns_moments, channel_columns_moments
     in_float[CHANNEL_COLUMNS_STATISTICS], in_double[CHANNEL_COLUMNS_STATISTICS] = channel_columns_statistics, channel_columns_statistics

@@ -60,7 +60,7 @@ cdef struct Plan:
     int activation          # what comes last; 0: nothing
     bint fused              # an epilogue follows `normalize`
     bint upstream           # a forward pass that ends with dy times the derivative of its activation
-    const Plan* before      # of a fused backward pass: the pass of that kind that gives it dy, lot by lot
+    const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or the sum that is x
     const char* x
     const char* dy
     char* y                 # dx in a backward pass
@@ -103,6 +103,7 @@ cdef enum:  # Step
     FEATURE_COLUMNS_BACKWARD
     CHANNEL_ROWS_FORWARD
     CHANNEL_ROWS_BACKWARD
+    CHANNEL_COLUMNS_SUM
     CHANNEL_COLUMNS_FIRST
     CHANNEL_COLUMNS_MOMENTS
     CHANNEL_COLUMNS_STATISTICS

@@ -3,12 +3,12 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
-from normlib._kernels.header cimport OF_DADD, VIEWS
+from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_RESIDUAL, OF_SUM, VIEWS
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
     Plan, Run, Watch, alone, few_rows, line_of, round_up, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
-    FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
+    FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
 )
@@ -57,15 +57,33 @@ cdef void segments_as_samples(Plan* p) noexcept nogil:
 
 
 cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
-    """The pass that writes the gradient that reaches the norm, to dadd, else to dx, and dy is taken from there."""
+    """The pass that writes the gradient that reaches the norm, to dadd, else to dx, and dy is taken from there; what else an epilogue
+    reads is read by it, and dsum by the pass itself."""
+    cdef int view
     before[0] = p[0]
+    p.fused = p.companion[OF_DSUM].data != NULL
+    for view in range(VIEWS):
+        if view != OF_DSUM:
+            p.companion[view].data = NULL
+    if not p.activation and before.companion[OF_DADD].data == NULL:
+        return
+    before.companion[OF_DSUM].data = NULL
     before.given = before.upstream = True
-    if p.companion[OF_DADD].data != NULL:
-        before.y, before.ys = p.companion[OF_DADD].data, p.companion[OF_DADD].span
+    if before.companion[OF_DADD].data != NULL:
+        before.y, before.ys = before.companion[OF_DADD].data, before.companion[OF_DADD].span
     before.streaming = False
     before.companion[OF_DADD].data = NULL
     p.streaming &= before.y != p.y      # what was just written is in cache
     p.dy, p.ds = before.y, before.ys
+    p.before = before
+
+
+cdef void add_up(Plan* p, Plan* before) noexcept nogil:
+    """The pass that writes x + residual, and x is taken from there."""
+    before[0] = p[0]
+    before.y, before.ys = p.companion[OF_SUM].data, p.companion[OF_SUM].span
+    before.dy, before.ds = p.companion[OF_RESIDUAL].data, p.companion[OF_RESIDUAL].span
+    p.x, p.xs = before.y, before.ys
     p.before = before
 
 
@@ -88,7 +106,10 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
         p.parameters = p.segments * p.length
         p.batch = p.samples * p.groups
+        if p.companion[OF_RESIDUAL].data != NULL:
+            add_up(p, &before)
         run(FEATURE_ROWS_FORWARD, p, 0)
+        p.before = NULL
         return 0
     if p.given and not backward:
         run(ROOTS, p, 0)
@@ -98,8 +119,10 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
     p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
-    if backward and (p.activation or p.companion[OF_DADD].data != NULL):
+    if backward:
         pull_back(p, &before)
+    elif p.companion[OF_RESIDUAL].data != NULL:
+        add_up(p, &before)
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
@@ -242,13 +265,16 @@ cdef void go_to(Plan* p, const Plan* whole, Py_ssize_t first, Py_ssize_t samples
             p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * p.itemsize
 
 
-cdef void upstream_columns(Run run, const Plan* p, const Plan* whole, int threads) noexcept nogil:
+cdef void columns_before(Run run, const Plan* p, const Plan* whole, int threads) noexcept nogil:
     """`before` of a chunk, with the tables of its pass."""
     cdef Plan before = whole[0]
     go_to(&before, whole, p.first, p.samples)
     before.table, before.state, before.abreast, before.padded = p.table, p.state, p.abreast, p.padded
-    parallel_for(run, CHANNEL_COLUMNS_GIVEN, &before, p.samples, threads)
-    parallel_for(run, CHANNEL_COLUMNS_FORWARD, &before, cut_evenly(&before, threads), threads)
+    if before.upstream:
+        parallel_for(run, CHANNEL_COLUMNS_GIVEN, &before, p.samples, threads)
+        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &before, cut_evenly(&before, threads), threads)
+    else:
+        parallel_for(run, CHANNEL_COLUMNS_SUM, &before, cut_evenly(&before, threads), threads)
 
 
 cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t working, int threads) noexcept nogil:
@@ -277,9 +303,9 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
             break
         go_to(&p, whole, first, min(chunk, whole.samples - first))
         tiles = cut_sums(&p, threads)
+        if whole.before != NULL:
+            columns_before(run, &p, whole.before, threads)
         if backward:
-            if whole.before != NULL:
-                upstream_columns(run, &p, whole.before, threads)
             parallel_for(run, CHANNEL_COLUMNS_GIVEN, &p, p.samples, threads)
             if p.weight_grads or not p.given:
                 parallel_for(run, CHANNEL_COLUMNS_GRADIENTS, &p, tiles, threads)

@@ -167,6 +167,9 @@ typedef struct normlib_call {
     const normlib_array *add;
     const normlib_array *dadd;
     ptrdiff_t activation;
+    const normlib_array *residual;
+    const normlib_array *sum;
+    const normlib_array *dsum;
     /* end */
 } normlib_call;
 
@@ -229,7 +232,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
                                      const normlib_array *rstd /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0};
+                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -240,7 +243,8 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
                                               const normlib_array *dbias /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
-                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0};
+                               weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
+                               NULL};
     return normlib->call(&call);
 }
 
@@ -249,7 +253,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
                                    int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -259,7 +263,8 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
                                             const normlib_array *dweight /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
-                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0};
+                               weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
+                               NULL};
     return normlib->call(&call);
 }
 
@@ -273,7 +278,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -285,7 +290,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0};
+                               0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -296,7 +301,8 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
                                      int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
-                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0};
+                               x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
+                               NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -308,7 +314,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -322,7 +328,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -334,7 +340,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL};
     return normlib->call(&call);
 }
 /* end */

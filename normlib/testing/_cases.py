@@ -235,7 +235,16 @@ class Case:
             found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
         if backward and "activation" in found and (bias := self.inputs()[2]) is not None:
             found["bias"] = bias
+        if backward and "residual" in found:
+            found["dsum"] = found.pop("residual")
         return found
+
+    def normalized(self, x):
+        """What is normalized: x, or its sum with the residual, in the layout of x."""
+        residual = self.companions().get("residual")
+        if residual is None:
+            return x
+        return LAYOUTS[self.layout](np.add(x, residual).astype(dtype_named(self.dtype)))
 
     def _values(self, draw):
         x = draw.bell(self.shape)

@@ -36,11 +36,18 @@ def _untouched(case, **arrays):
 
 
 def call_forward(case, x, weight=None, bias=None, **options):
-    """The public forward function on a case's options, with the parameters that the op has."""
+    """The public forward function on a case's options, with the parameters that the op has; without the sum of x and
+    residual, which is checked."""
     parameters = {"weight": weight, "bias": bias}
     given = {name: parameters[name] for name in case.description.parameters}
-    function = getattr(normlib, case.op)
-    return function(x, **given, **{"eps": case.eps, **case.options, **case.companions(), **options})
+    given |= {"eps": case.eps, **case.options, **case.companions(), **options}
+    before = [np.array(a) for a in (x, given["residual"])] if "residual" in given else None
+    result = getattr(normlib, case.op)(x, **given)
+    if before is None:
+        return result
+    y, total, *rest = result
+    ensure(same_bits(total, np.add(*before)), case, "the sum of x and residual has other bits")
+    return (y, *rest) if rest else y
 
 
 def with_statistics(case, x, weight=None, bias=None, **options):
@@ -67,6 +74,7 @@ def running(case, dtype=np.float64):
 
 def expected_forward(case, x, weight, bias, fused=True):
     mean = var = None
+    x = case.normalized(x)
     if case.given:
         mean, var = (np.broadcast_to(s, case.geometry.statistics_shape) for s in case.given_statistics())
     truth = forward(case.geometry, x, weight, bias, eps=case.eps, centered=case.centered, mean=mean, var=var)
@@ -137,7 +145,8 @@ def _check_statistic(case, name, value, expected, limit):
 def expected_backward(case, dy, x, weight, truth, **statistics):
     """The gradients, and what reaches the norm: that of add."""
     upstream = _fused.upstream(case.geometry, truth, dy, case.companions())
-    return backward(case.geometry, upstream, x, weight, through=not case.given, **statistics), upstream
+    expected = backward(case.geometry, upstream, x, weight, through=not case.given, **statistics)
+    return _fused.backward(case.geometry, expected, case.companions(backward=True)), upstream
 
 
 def check_backward(case, limits=LIMITS, weight_grads=None):
@@ -145,6 +154,7 @@ def check_backward(case, limits=LIMITS, weight_grads=None):
     x, weight, bias, dy = case.inputs()
     truth = expected_forward(case, x, weight, bias, fused=False)
     mean, rstd = (None if s is None else np.asarray(s).astype(np.float64) for s in (truth.mean, truth.rstd))
+    x = case.normalized(x)
     expected, upstream = expected_backward(case, dy, x, weight, truth, mean=mean, rstd=rstd)
     aliased = {"inplace": ("x", "dy"), "overlap": ("x", "dy")}.get(case.out, (None,))
     worst = 0.0
@@ -222,8 +232,9 @@ def worst_errors(case):
     """
     x, weight, bias, dy = case.inputs()
     y, statistics = with_statistics(case, x, weight, bias)
-    dx, *sums = call_backward(case, dy, x, weight, **statistics, weight_grads=True)
     truth, plain = (expected_forward(case, x, weight, bias, fused=fused) for fused in (True, False))
+    x = case.normalized(x)
+    dx, *sums = call_backward(case, dy, x, weight, **statistics, weight_grads=True)
     used = {"mean": truth.mean, "rstd": truth.rstd} if case.dtype != "float64" else statistics
     expected, _ = expected_backward(case, dy, x, weight, plain, **used)
     rows = case.geometry.rows
@@ -238,6 +249,7 @@ def results(case, **outputs):
     """All results of a case, forward and backward, as a list of arrays (to compare bits)."""
     x, weight, bias, dy = case.inputs()
     y, statistics = with_statistics(case, x, weight, bias, **outputs)
+    x = case.normalized(x)
     return [y, *statistics.values(), *call_backward(case, dy, x, weight, **statistics, weight_grads=True)]
 
 

@@ -42,8 +42,13 @@ def _bad_companions(x, function):
             yield name, ValueError, {name: "sideways"}
             yield name, TypeError, {name: 1}
         elif argument.kind == "data":
-            yield name, ValueError, {name: _longer(x)}
-            yield name, TypeError, {name: x.astype(np.float64)}
+            more = {"residual": x} if argument.canonical else {}  # one for the output of it
+            yield name, ValueError, {name: _longer(x), **more}
+            yield name, TypeError, {name: x.astype(np.float64), **more}
+            if more:
+                yield name, ValueError, {name: x}
+                yield name, ValueError, {name: _readonly(x), **more}
+                yield name, ValueError, {name: (out := x.copy()), "out": out, **more}
 
 
 def _bad_forward(case, x, weight, bias):

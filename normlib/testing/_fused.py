@@ -14,7 +14,7 @@ ACTIVATIONS = {"relu": (lambda v: np.where(v <= 0, 0, v), lambda v: np.where(v <
 def together(function):
     """Every set of the arguments for the same pass of a forward function that makes sense, each option with each of its
     choices, as a dict; an array is True."""
-    fused = function.fused
+    fused = {name: argument for name, argument in function.fused.items() if not argument.canonical}
     for names in chain.from_iterable(combinations(fused, n) for n in range(1, len(fused) + 1)):
         choices = [fused[name].choices if isinstance(fused[name], Option) else (True,) for name in names]
         yield from (dict(zip(names, values, strict=True)) for values in product(*choices))
@@ -41,8 +41,20 @@ def upstream(geometry, truth, dy, companions):
     return dy * ACTIVATIONS[companions["activation"]][1](v)
 
 
+def backward(geometry, gradients, companions):
+    """The gradients of a backward pass, to dx what reaches the sum from elsewhere."""
+    if "dsum" not in companions:
+        return gradients
+    dsum = extended(companions["dsum"])
+    return gradients._replace(dx=gradients.dx + dsum, scale=np.maximum(gradients.scale, _largest(geometry, dsum)))
+
+
+def _largest(geometry, a):
+    return np.max(np.abs(geometry.rows(a)), axis=1, keepdims=True, initial=0)
+
+
 def _before_activation(geometry, truth, companions):
     if "add" not in companions:
         return truth.y, truth.scale
     add = extended(companions["add"])
-    return truth.y + add, np.maximum(truth.scale, np.max(np.abs(geometry.rows(add)), axis=1, keepdims=True, initial=0))
+    return truth.y + add, np.maximum(truth.scale, _largest(geometry, add))

@@ -95,16 +95,23 @@ def check_gradients(case, limits=None):
     """All gradients of a float64 case against finite differences of its forward function."""
     given, parameters = _inputs(case), case.description.parameters
 
+    summed = "residual" in given  # then the sum is a result too, and has a gradient
+
     def function(*values):
-        return call_forward(case, **dict(zip(given, values, strict=True)), **running(case))
+        now = dict(zip(given, values, strict=True))
+        y = call_forward(case, **now, **running(case))
+        return np.stack([y, now["x"] + now["residual"]]) if summed else y
 
     def gradients(dy, *values):
         now = dict(zip(given, values, strict=True))
         _, statistics = with_statistics(case, **now)
-        bias = now.pop("bias", None)
-        before = {"bias": bias} if "activation" in case.fused and bias is not None else {}
+        before = {"bias": now.pop("bias")} if "activation" in case.fused and "bias" in now else {}
+        now.pop("bias", None)
+        if summed:
+            now["x"] = now["x"] + now.pop("residual")
+            dy, before["dsum"] = dy
         dx, *rest = call_backward(case, dy, **now, **statistics, **before)
-        found = {"x": dx, **dict(zip(parameters, rest, strict=False)), "add": rest[-1]}
+        found = {"x": dx, "residual": dx, **dict(zip(parameters, rest, strict=False)), "add": rest[-1]}
         return [found[name] for name in given]
 
     try:

@@ -1,11 +1,12 @@
 # What follows `normalize` while the panel is in L1:
 #
 #   forward     y  = f(v),  v = normalize(x) + add
-#   backward    dy becomes dy * f'(v), the gradient that reaches the norm and is that of add
+#   backward    dy becomes dy * f'(v), the gradient that reaches the norm and is that of add;
+#               dx = descend(dy, x) + dsum, where x was a sum that others have taken too
 #
 # f is an activation: relu(v) = v if v > 0 else 0, of which the derivative at 0 is 0 (Glorot, Bordes, Bengio 2011).
 
-from normlib._kernels.header cimport OF_ADD, RELU
+from normlib._kernels.header cimport OF_ADD, OF_DSUM, RELU
 
 
 cdef inline void add_up_to(work* v, const work* add, Py_ssize_t n) noexcept nogil:
@@ -30,6 +31,9 @@ cdef void relu_upstream(work* v, const work* dy, Py_ssize_t n) noexcept nogil:
 cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noexcept nogil:
     """n elements at v; what lies beside them, or NULL."""
     cdef const work* dy = <const work*>beside[OF_DY]
+    if beside[OF_DSUM] != NULL:     # of a backward pass, which reads nothing else
+        add_up_to(v, <const work*>beside[OF_DSUM], n)
+        return
     if beside[OF_ADD] != NULL:
         add_up_to(v, <const work*>beside[OF_ADD], n)
     if not p.upstream:

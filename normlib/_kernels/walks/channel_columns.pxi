@@ -402,9 +402,9 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
 
 cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ssize_t first, Py_ssize_t positions, Py_ssize_t width) noexcept nogil:
     """As cut_normalize."""
-    cdef bint direct = s.y.plain and not s.writer.streaming
+    cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
     cdef bint copied = not (direct and s.x.plain and s.dy.plain)
-    cdef Py_ssize_t step = min(width, out_of_panel(table[0]) // 2) if copied else width, window, i, j
+    cdef Py_ssize_t most = ABREAST if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
     cdef work* room = <work*>s.room
     cdef const work* t
     cdef const work* g
@@ -425,6 +425,8 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
             to = s.y_at + i * s.y.apart + j * s.y.position
             b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
             descend(c, &b, t, g, <work*>to if direct else room)
+            if p.fused:
+                follow_positions(&s.beside, i, j, b.rows, b.width, room)
             if not direct:
                 give_positions(&s.y, to, &s.writer, room, b.rows, b.width)
 

@@ -258,13 +258,17 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef const work* w = <const work*>p.weight
     cdef bint far = w != NULL and far_from_1(w, p.parameters), scaled
     cdef work table[TABLE * TOGETHER]
+    cdef Residual residual
     cdef Pass s
     cdef Array taken
     cdef Array* x
     open_pass(&s, p, zero)
+    open_residual(&residual, p.before, zero)
     s.x.far = scattered(p)
     while r < stop:
         m = min(most, stop - r, stop - r if whole else p.groups - r % p.groups)
+        if p.before != NULL:
+            residual_rows(&residual, r, r + m, zero)
         x = &s.x
         if p.given:
             scaled = given_statistics(p, r, m, table, True)
@@ -328,33 +332,39 @@ cdef inline void add_groups(Py_ssize_t m, Py_ssize_t many, const double* s, doub
         add_up(&sums[k], &lost[k], total, zero)
 
 
-cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const char* first, const char* dfirst, char* to, Py_ssize_t many,
-                       const Affine* c, work zero) noexcept nogil:
+cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spot, const char* dfirst, Py_ssize_t many, const Affine* c,
+                       work zero) noexcept nogil:
     """As runs_normalize."""
     cdef Affine row
     cdef Block b
+    cdef Spot run
     cdef Py_ssize_t n = x.length, per = min(portion(x, &s.y, &s.writer, many * n, zero), portion(dy, &s.y, &s.writer, many * n, zero)), k
     cdef const work* t
     cdef const work* g
     cdef work* u
     b.width, b.ahead = n, 0
-    if x.plain and dy.plain and s.y.plain and not s.writer.streaming:
+    if runs_in_place(s, x) and dy.plain:
         b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
-        descend(c, &b, <const work*>first, <const work*>dfirst, <work*>to)
+        descend(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
+        if s.plan.fused:
+            follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.dy = b.y = n
-    per = max(<Py_ssize_t>1, min(per, out_of_panel(zero) // 2) // n)
+    per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) if s.plan.fused else out_of_panel(zero) // 2) // n)
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
+        run = moved(s, x, spot, k, 0)
         if per == 1:
-            descend_pieces(s, x, dy, first + k * x.channel, dfirst + k * dy.channel, to + k * s.y.channel, n, &row, zero)
+            descend_pieces(s, x, dy, &run, dfirst + k * dy.channel, n, &row, zero)
             continue
         b.rows = min(per, many - k)
-        t = take_runs(x, first + k * x.channel, b.rows, <work*>s.out)
-        g = take_runs(dy, dfirst + k * dy.channel, b.rows, <work*>(s.out + OUT_BYTES // 2))
-        u = out_of(&s.y, to + k * s.y.channel, &s.writer, <work*>s.out, b.rows * n)
+        t = take_runs(x, run.x, b.rows, <work*>s.out)
+        g = take_runs(dy, dfirst + k * dy.channel, b.rows, share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2))
+        u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         descend(&row, &b, t, g, u)
-        give_runs(&s.y, to + k * s.y.channel, &s.writer, u, b.rows)
+        if s.plan.fused:
+            follow_runs(s, x, &run, b.rows, n, u)
+        give_runs(&s.y, run.y, &s.writer, u, b.rows)
 
 
 cdef void groups_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, work* of_runs, const work* w) noexcept nogil:
@@ -362,27 +372,24 @@ cdef void groups_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r,
     cdef const Plan* p = s.plan
     cdef work ones[TOGETHER]
     cdef Affine c
-    cdef Py_ssize_t channel = r % p.groups * p.channels, stop = channel + m * p.channels, ahead = next_lot(&s.x, p, stop - channel), many, k, i
-    cdef const char* run = row_at(x, r)
-    cdef const char* drun = row_at(dy, r)
-    cdef char* to = row_at(&s.y, r)
+    cdef Py_ssize_t channel = r % p.groups * p.channels, channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, k, i
+    cdef Spot spot = row_spot(s, x, r), run
+    cdef const char* drun
     beside(&c, of_runs, TOGETHER)
     c.statistics = c.center = c.weight = ONE
     c.through = ABSENT if p.given else ONE
     for k in range(TOGETHER):
         ones[k] = 1
-    while channel < stop:
-        many = min(<Py_ssize_t>TOGETHER, stop - channel)
-        c.of_weight = w + channel if w != NULL else ones
+    for first from 0 <= first < channels by TOGETHER:
+        many = min(<Py_ssize_t>TOGETHER, channels - first)
+        c.of_weight = w + channel + first if w != NULL else ones
         for i in range(p.segments):
+            run = moved(s, x, &spot, first, i)
+            drun = row_at(dy, r) + first * dy.channel + i * dy.segment
             for k in range(many if ahead > 0 else 0):
-                prefetch_bytes(run + i * x.segment + k * x.channel + ahead, p.length * p.itemsize)
-                prefetch_bytes(drun + i * dy.segment + k * dy.channel + next_lot(&s.dy, p, m * p.channels), p.length * p.itemsize)
-            runs_descend(s, x, dy, run + i * x.segment, drun + i * dy.segment, to + i * s.y.segment, many, &c, of_runs[0])
-        channel += many
-        run += many * x.channel
-        drun += many * dy.channel
-        to += many * s.y.channel
+                prefetch_bytes(run.x + k * x.channel + ahead, p.length * p.itemsize)
+                prefetch_bytes(drun + k * dy.channel + next_lot(&s.dy, p, channels), p.length * p.itemsize)
+            runs_descend(s, x, dy, &run, drun, many, &c, of_runs[0])
 
 
 cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize_t m, Py_ssize_t part, const work* w, work* of_groups,

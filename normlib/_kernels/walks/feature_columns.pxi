@@ -220,6 +220,10 @@ cdef void strip_forward(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_
     cdef Py_ssize_t first = sample * p.width + column
     cdef bint scaled
     cdef Strip s
+    cdef Tile tile
+    if p.before != NULL:
+        tile.sample, tile.position, tile.positions, tile.column, tile.width = sample, 0, p.length, column, width
+        residual_positions(p.before, &tile, zero)
     open_strip(&s, p, zero)
     go_to(&s, sample, column, width)
     keep_strip(&s, width, zero)
@@ -337,7 +341,7 @@ cdef void strip_descend(Strip* s, const Plan* p, Py_ssize_t part, const work* ta
     cdef const work* t
     cdef const work* g
     cdef char* to
-    cdef bint direct = s.y.plain and not s.writer.streaming
+    cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
     beside(&c, table, WIDE)
     c.statistics, c.center, c.through, c.weight, c.of_weight = MANY, MANY, MANY, ONE, ws
     b.width, b.ahead = s.width, 0
@@ -354,6 +358,8 @@ cdef void strip_descend(Strip* s, const Plan* p, Py_ssize_t part, const work* ta
             add_gradients(p, part * s.n + i, dw, db, b.rows, table[0])
         to = s.y_at + i * s.y.apart
         descend(&c, &b, t, g, <work*>to if direct else <work*>s.dy_room)
+        if p.fused:
+            follow_positions(&s.beside, i, 0, b.rows, s.width, <work*>s.dy_room)
         if not direct:
             give_positions(&s.y, to, &s.writer, <work*>s.dy_room, b.rows, s.width)
 

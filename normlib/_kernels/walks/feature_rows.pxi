@@ -22,6 +22,15 @@ cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
     return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1
 
 
+cdef inline void follow_rows(const Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, work zero) noexcept nogil:
+    """The epilogue of rows that were computed in their place."""
+    cdef Spot spot
+    cdef Py_ssize_t k
+    for k in range(m if s.plan.fused else 0):
+        spot = row_spot(s, x, r + k)
+        follow(s.plan, <work*>spot.y, <const void**>spot.beside, s.plan.parameters)
+
+
 cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const Affine* c, bint scaled) noexcept nogil:
     cdef Affine row
     cdef Block b
@@ -31,9 +40,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         b.rows, b.width, b.ahead = m, n, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
-        for k in range(m if s.plan.fused else 0):
-            spot = row_spot(s, x, r + k)
-            follow(s.plan, <work*>spot.y, <const void**>spot.beside, n)
+        follow_rows(s, x, r, m, table[0])
         return
     for k in range(m):
         row = row_of(c, k, table[0])
@@ -58,13 +65,17 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef work table[TABLE * TOGETHER]
     cdef bint scaled
     cdef Affine c
+    cdef Residual residual
     cdef Pass s
     cdef Array taken
     cdef Array* x
     open_pass(&s, p, zero)
+    open_residual(&residual, p.before, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
     while r < stop:
         m = min(most, stop - r)
+        if p.before != NULL:
+            residual_rows(&residual, r, r + m, zero)
         x = take_rows(&s.x, r, m, round_up(n, LINE // sizeof(work)), &taken, <work*>s.room, panel_of(zero))
         scaled = rows_given(p, r, m, table) if p.given else rows_statistics(p, x, r, m, table)
         rows_normalize(&s, x, r, m, table, &c, scaled)
@@ -145,16 +156,19 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize
 
 cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, const Affine* c, work zero) noexcept nogil:
     cdef Affine row
+    cdef Spot spot
     cdef Block b
     cdef Py_ssize_t k
-    if in_place(s, x) and dy.plain and dy.whole:
+    if in_place(s, x) and s.apart and dy.plain and dy.whole:
         b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
+        follow_rows(s, x, r, m, zero)
         return
     for k in range(m):
         row = row_of(c, k, zero)
-        descend_pieces(s, x, dy, row_at(x, r + k), row_at(dy, r + k), row_at(&s.y, r + k), s.plan.parameters, &row, zero)
+        spot = row_spot(s, x, r + k)
+        descend_pieces(s, x, dy, &spot, row_at(dy, r + k), s.plan.parameters, &row, zero)
 
 
 cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:

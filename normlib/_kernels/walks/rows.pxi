@@ -33,6 +33,11 @@ cdef struct Spot:
     const char* beside[INPUTS]  # NULL: there is none
 
 
+cdef inline void in_cache(Array* a) noexcept nogil:
+    """What has just been written there needs no prefetching."""
+    a.level, a.ahead = 2, 0
+
+
 cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     cdef View view
     cdef int i
@@ -41,6 +46,10 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     open_array(&s.y, p, p.y, &p.ys, zero)
     if p.dy != NULL:
         open_array(&s.dy, p, p.dy, &p.ds, zero)
+    if p.before != NULL and p.before.y == p.x:
+        in_cache(&s.x)
+    elif p.before != NULL:
+        in_cache(&s.dy)
     for i in range(BESIDE, INPUTS if p.fused else 0):
         view = view_of(p, i)
         open_array(&s.beside[i], p, view.data, &view.span, zero)
@@ -216,8 +225,8 @@ cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t
             k.of_bias = <const work*>k.of_bias + b.width
 
 
-cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* row, const char* drow, char* to, Py_ssize_t n,
-                         const Affine* c, work zero) noexcept nogil:
+cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const Spot* spot, const char* drow, Py_ssize_t n, const Affine* c,
+                         work zero) noexcept nogil:
     """As normalize_pieces."""
     cdef Affine k = c[0]
     cdef Block b
@@ -225,15 +234,20 @@ cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const char* r
     cdef const work* t
     cdef const work* g
     cdef work* u
-    if not (x.plain and x.whole and dy.plain and dy.whole):
+    cdef work* room = share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2)
+    if s.plan.fused:
+        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
+    elif not (x.plain and x.whole and dy.plain and dy.whole):
         step = min(step, out_of_panel(zero) // 2)
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
-        t = take(x, row, i, b.width, <work*>s.out)
-        g = take(dy, drow, i, b.width, <work*>(s.out + OUT_BYTES // 2))
-        u = target(&s.y, to, i, &s.writer, <work*>s.out, b.width)
+        t = take(x, spot.x, i, b.width, <work*>s.out)
+        g = take(dy, drow, i, b.width, room)
+        u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         descend(&k, &b, t, g, u)
-        give(&s.y, to, i, &s.writer, u, b.width)
+        if s.plan.fused:
+            follow_piece(s, spot, i, b.width, u)
+        give(&s.y, spot.y, i, &s.writer, u, b.width)
         if k.weight == MANY:
             k.of_weight = <const work*>k.of_weight + b.width
