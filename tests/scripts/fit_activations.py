@@ -1,7 +1,7 @@
 """Fits the polynomials of normlib/_kernels/vectors/activations.h and prints its tables: pip install mpmath.
 
-Each is a polynomial or a quotient of two by least squares at Chebyshev points, which is close to minimax; for a quotient the
-weights are found by iteration (Sanathanan and Koerner, 1963). All with 50 digits; the table says what it misses.
+Each is a polynomial or a quotient of two by least squares at Chebyshev points, which is close to minimax; for quotients
+the weights are found by iteration (Sanathanan and Koerner, 1963). All with 50 digits; a table says what it misses.
 """
 
 from mpmath import cos, erfc, exp, fdot, linspace, log, matrix, mp, mpf, nstr, pi, qr_solve, sqrt
@@ -42,7 +42,7 @@ def value(c, x):
 
 
 def fit(f, low, high, top, bottom=0, weight=lambda x: 1):
-    """Two polynomials whose quotient is f, the constants first; the last coefficient of the divisor is 1."""
+    """Coefficients of two polynomials whose quotient is f, the constants first; the last of the divisor is 1."""
     x = points(low, high, 8 * (top + bottom))
     y = [f(a) for a in x]
     q = [mpf(1)]
@@ -81,7 +81,8 @@ def main():
     error = missed(exp, lambda r: (value(c, r * r) + r) / (value(c, r * r) - r), low, high)
     unit = (-c[2]) ** (mpf(1) / 3)
     table("double", "COTH", [unit * c[0], c[1] / unit, unit],
-          f"r coth(r / 2) in r^2, in a unit that makes the last coefficient -1: two coefficients, the unit; exp within 2^{error}")
+          "r coth(r / 2) in r^2, in a unit that makes the last coefficient -1: the first two, the unit;"
+          f" exp within 2^{error}")
 
     end = mpf("14.5")
     p, q = fit(mills, mpf(0), end, 4, 5)

@@ -52,7 +52,7 @@ static inline double cubic(const double *c, double x, double x2) { return (c[0] 
 #define MAGIC_F64 (0x1.8p52 + 1023)
 #define LOG2E 1.4426950408889634
 #define LN2 0.69314718055994531
-#define SQRT_8_OVER_PI 1.5957691216057307 /* gelu_tanh(v) = v / (1 + exp(-z)), z = sqrt(8 / pi) (v + 0.044715 v^3) */
+#define SQRT_8_OVER_PI 1.5957691216057308 /* gelu_tanh(v) = v / (1 + exp(-z)), z = sqrt(8 / pi) (v + 0.044715 v^3) */
 #define CUBE 0.044715
 #define DENSITY 0.39894228040143268 /* of the normal distribution at 0 */
 
@@ -92,7 +92,7 @@ static inline float silu_of_f32(float v)
 
 /* ---- float32 in float64 ---- */
 
-/* r coth(r / 2) in r^2, in a unit that makes the last coefficient -1: two coefficients, the unit; exp within 2^-31.57 */
+/* r coth(r / 2) in r^2, in a unit that makes the last coefficient -1: the first two, the unit; exp within 2^-31.57 */
 static const double COTH[3] = {
     2.8067563229243227e-1, 1.1876045945438746, 1.4033781526956662e-1};
 
@@ -197,13 +197,13 @@ static inline pair times(pair a, pair b)
 {
     double a1 = upper(a.head), a2 = (a.head - a1) + a.tail;
     double b1 = upper(b.head), b2 = (b.head - b1) + b.tail;
-    return pair_of(a1 * b1, a1 * b2 + a2 * b.head);
+    return pair_of(a1 * b1, a1 * b2 + a2 * (b1 + b2));
 }
 
 static inline pair over(pair a, pair b)
 {
     double b1 = upper(b.head), b2 = (b.head - b1) + b.tail;
-    double inverse = 1 / b.head, first = upper(a.head * inverse);
+    double inverse = 1 / (b1 + b2), first = upper(a.head * inverse);
     return pair_of(first, (((a.head - first * b1) - first * b2) + a.tail) * inverse);
 }
 
