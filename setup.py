@@ -59,7 +59,7 @@ def extensions():
     def extension(name, depends=()):
         return Extension(f"normlib._kernels.{name}", [str(KERNELS / f"{name}.pyx")], depends=[str(d) for d in depends])
 
-    included = [*sorted(KERNELS.rglob("*.pxi")), KERNELS / "vectors/storage.h", KERNELS / "plan.pxd"]
+    included = [*sorted(KERNELS.rglob("*.pxi")), *sorted(KERNELS.glob("vectors/*.h")), KERNELS / "plan.pxd"]
     declared = [*sorted(KERNELS.glob("*.pxd")), KERNELS / "team.h", HEADER]
     modules = [extension(name, declared) for name in ("probe", *CALLS)]
     modules += [extension(f"isa_{level}", included) for level in levels()]

@@ -81,7 +81,8 @@ def wrapper(number, function):
 
 def member(name, array):
     """As wide as an address: the size of the struct tells which members there are."""
-    return f"{array}{name}" if name in ROLES else f"ptrdiff_t {name}"
+    option = next((a for a in description["FUSED"] if a.name == name and name not in ROLES), None)
+    return f"{array}{name}" if option is None else f"{option.c.replace('int', 'ptrdiff_t')} {name}"
 
 
 def header_parts():

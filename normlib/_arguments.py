@@ -281,6 +281,15 @@ def fraction(op, momentum):
     return momentum
 
 
+def slope(op, value, activation):
+    value = _real(op, "negative_slope", value)
+    if not np.isfinite(value):
+        raise ValueError(f"{op}: negative_slope is {value}, expected a finite number")
+    if activation != "leaky_relu":
+        raise ValueError(f"{op}: negative_slope is given without activation='leaky_relu'")
+    return value
+
+
 def flag(op, name, value):
     if not isinstance(value, (bool, np.bool)):
         raise TypeError(f"{op}: {name} is {value!r}, expected True or False")

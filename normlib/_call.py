@@ -102,6 +102,8 @@ class Call:
 
 
 def _fused(call, argument, value):
+    if argument.name == "negative_slope":
+        return a.slope(call.name, value, call.given.get("activation"))
     if isinstance(argument, Option):
         return a.choice(call.name, argument.name, value, argument.choices)
     if argument.kind == "parameter":

@@ -39,7 +39,7 @@ __all__ = [
     "Role",
 ]
 
-ACTIVATIONS = ("relu",)  # in C by their number, from 1 on
+ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid")  # in C by their number, from 1 on
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 REQUIRED: object = object()  # the default of an argument that has none
 
@@ -207,8 +207,11 @@ DSUM = Role(
 )  # fmt: skip
 ADD = Role("add", "data", "Added after the affine step; of the shape and dtype of x.", optional=True, keyword=True)
 ACTIVATION = Option("activation", "What comes last.", "str | None", "int", "str?", None, choices=ACTIVATIONS)
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION)
-FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION)  # f' is that at the input of the activation
+NEGATIVE_SLOPE = Option(
+    "negative_slope", "That of leaky_relu below 0; 0.01 by default.", "float | None", "double", "float?", None
+)
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE)
+FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE)
 FUSED_RESULTS = (
     (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
     (Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),),
@@ -499,6 +502,6 @@ ROLES = (
     "add", "dadd", "residual", "sum", "dsum",
 )  # fmt: skip
 # The members of that struct that it did not have at first, in their order.
-LATER = ("add", "dadd", "activation", "residual", "sum", "dsum")
+LATER = ("add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope")
 BESIDE = ("dy", "add", "dsum")  # what epilogues read
 DATA = ("x", "y", *BESIDE, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too

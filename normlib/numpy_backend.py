@@ -51,15 +51,61 @@ class _Rows:
         return columns.reshape(math.prod(self.parameter_shape), -1).sum(axis=1).reshape(self.parameter_shape)
 
 
-def relu(v):
-    return np.where(v <= 0, 0, v)
+def _normal(v):
+    """The share of a normal distribution below v."""
+    return np.asarray(_erfc(-v / math.sqrt(2)), np.float64) / 2
 
 
-def relu_slope(v):
-    return np.where(v <= 0, 0.0, 1.0)
+def _sigmoid(v):
+    e = np.exp(-np.abs(v))
+    return np.where(v < 0, e, 1.0) / (1 + e)
 
 
-ACTIVATIONS = {"relu": (relu, relu_slope)}  # and their derivatives
+def _of_tanh(v):
+    """z, with gelu_tanh(v) = v / (1 + exp(-z)), and dz/dv."""
+    factor = math.sqrt(8 / math.pi)
+    return factor * (v + 0.044715 * v**3), factor * (1 + 3 * 0.044715 * v**2)
+
+
+def _weighted(v, share):
+    return np.where(np.isneginf(v), -0.0, v * share)  # of -inf the limit
+
+
+def _relu_slope(v, slope=0.0):
+    return np.where(v <= 0, slope, 1.0)
+
+
+def _silu_slope(v):
+    return _sigmoid(v) + np.where(np.isinf(v), 0, v) * _sigmoid(v) * _sigmoid(-v)
+
+
+def _gelu_slope(v):
+    density = np.exp(-0.5 * v * v) / math.sqrt(2 * math.pi)
+    return _normal(v) + np.where(np.isinf(v), 0, v) * density
+
+
+def _gelu_tanh_slope(v):
+    z, dz = _of_tanh(v)
+    return _sigmoid(z) + np.where(np.isinf(v), 0, v * _sigmoid(z) * _sigmoid(-z) * dz)
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+# Each activation and its derivative.
+ACTIVATIONS = {
+    "relu": (lambda v: np.where(v <= 0, 0, v), _relu_slope),
+    "leaky_relu": (lambda v, slope: np.where(v <= 0, v * slope, v), _relu_slope),
+    "silu": (lambda v: _weighted(v, _sigmoid(v)), _silu_slope),
+    "gelu": (lambda v: _weighted(v, _normal(v)), _gelu_slope),
+    "gelu_tanh": (lambda v: _weighted(v, _sigmoid(_of_tanh(v)[0])), _gelu_tanh_slope),
+    "sigmoid": (_sigmoid, lambda v: _sigmoid(v) * _sigmoid(-v)),
+}
+
+
+def _activate(v, fused, slope=False):
+    """An activation, or its derivative, of v."""
+    name = fused["activation"]
+    more = [fused.get("negative_slope", 0.01)] if name == "leaky_relu" else []
+    return ACTIVATIONS[name][slope](v, *more)
 
 
 def _features(x, axis):
@@ -103,7 +149,7 @@ def _at(place, array):
 def _fused_at(i, p, fused):
     """The arguments for the same pass of one block."""
     places = dict.fromkeys(fused, i) | {"bias": p}
-    return {key: value if key == "activation" else value[places[key]] for key, value in fused.items()}
+    return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
 
 
 def _affine(layout, z, weight, bias=None, add=None):
@@ -186,7 +232,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         z = (rows - mean[:, None]) * rstd[:, None]
     y = _affine(layout, z, weight, bias, fused.get("add"))
     if "activation" in fused:
-        y = ACTIVATIONS[fused["activation"]][0](y)
+        y = _activate(y, fused)
     layout.put(y, out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
@@ -213,7 +259,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     z *= rstd
     if "activation" in fused:
         v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
-        slope = ACTIVATIONS[fused["activation"]][1](v).reshape(g.shape)
+        slope = _activate(v, fused, slope=True).reshape(g.shape)
         g = np.where(slope == 0, 0, g * slope)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])

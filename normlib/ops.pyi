@@ -35,94 +35,112 @@ def layer_norm(
     x: NDArray[_D], weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
     x: NDArray[_D], weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
     x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
     x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
     x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
     eps: float = 1e-5, out: _Array | None = None, return_stats: bool, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
     axis: _Axis = -1, weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
-    bias: ArrayLike | None = None, add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    bias: ArrayLike | None = None, add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
     axis: _Axis = -1, weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
-    bias: ArrayLike | None = None, add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    bias: ArrayLike | None = None, add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
     x: NDArray[_D], weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
     out: _Array | None = None, return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
     x: NDArray[_D], weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
     out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
     x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
     out: _Array | None = None, return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
     x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
     out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
     x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
     out: _Array | None = None, return_stats: bool, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, rstd: ArrayLike, axis: _Axis = -1,
     weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Gradient]: ...
 @overload
 def rms_norm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, rstd: ArrayLike, axis: _Axis = -1,
     weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(
@@ -131,7 +149,8 @@ def batch_norm(
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def batch_norm(
@@ -139,7 +158,9 @@ def batch_norm(
     running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -148,7 +169,8 @@ def batch_norm(
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array: ...
 @overload
 def batch_norm(
@@ -156,7 +178,9 @@ def batch_norm(
     running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -164,70 +188,81 @@ def batch_norm(
     running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: bool, residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
     training: bool = True, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def batch_norm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
     training: bool = True, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def group_norm(
     x: NDArray[_D], num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def group_norm(
     x: NDArray[_D], num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[True],
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def group_norm(
     x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array: ...
 @overload
 def group_norm(
     x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[True],
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
     x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *,
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: bool,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm_backward(
     dy: ArrayLike, x: NDArray[_D], num_groups: int, weight: ArrayLike | None = None, *, mean: ArrayLike,
     rstd: ArrayLike, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def group_norm_backward(
     dy: ArrayLike, x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, *, mean: ArrayLike,
     rstd: ArrayLike, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def instance_norm(
@@ -236,7 +271,8 @@ def instance_norm(
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def instance_norm(
@@ -244,7 +280,9 @@ def instance_norm(
     running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -253,7 +291,8 @@ def instance_norm(
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array: ...
 @overload
 def instance_norm(
@@ -261,7 +300,9 @@ def instance_norm(
     running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -269,21 +310,27 @@ def instance_norm(
     running_mean: ArrayLike | None = None, running_var: ArrayLike | None = None, use_input_stats: bool = True,
     momentum: float = 0.1, eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None,
     return_stats: bool, residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
     use_input_stats: bool = True, channel_axis: int = 1, weight_grads: bool | None = None,
     out: _Array | None = None, dsum: ArrayLike | None = None, bias: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def instance_norm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
     use_input_stats: bool = True, channel_axis: int = 1, weight_grads: bool | None = None,
     out: _Array | None = None, dsum: ArrayLike | None = None, bias: ArrayLike | None = None,
-    add: ArrayLike | None = None, activation: Literal["relu"] | None = None,
+    add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ cdef enum Argument:     # what a status names: a role, or one of these
     EPS
     MOMENTUM
     ACTIVATION
+    NEGATIVE_SLOPE
     THREADS
     STRUCT
     ARGUMENTS
@@ -51,7 +52,7 @@ cdef struct Call:
     int mode
     int threads
     Py_ssize_t activation
-    double momentum, eps
+    double momentum, eps, negative_slope
     const normlib_array* at[ROLES]      # NULL where there is none
     double* var                         # where to write the variance of each row, if anywhere
     # What comes of it.

@@ -4,7 +4,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
@@ -104,6 +104,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_BAD_VALUE, THREADS)
     if not 0 <= call.activation < ACTIVATIONS:
         return wrong(NORMLIB_BAD_VALUE, ACTIVATION)
+    if not -INFINITY < call.negative_slope < INFINITY:
+        return wrong(NORMLIB_BAD_VALUE, NEGATIVE_SLOPE)
     call.ndim = x.ndim
     call.count = 1
     for i in range(x.ndim):
@@ -117,7 +119,7 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.eps = call.eps
     call.plan.groups = 1
     call.plan.centered = op.centered
-    call.plan.activation = <int>call.activation
+    call.plan.activation, call.plan.negative_slope = <int>call.activation, call.negative_slope
     return features(call) if op.feature else channels(call, op)
 
 

@@ -99,6 +99,7 @@ cdef int answer(const normlib_call* given) noexcept nogil:
     clear(&call, given.op)
     call.threads, call.axis, call.mode, call.axes = given.threads, given.axis, given.mode, given.axes
     call.num_groups, call.momentum, call.eps, call.activation = given.num_groups, given.momentum, given.eps, given.activation
+    call.negative_slope = given.negative_slope
     arrays_of(given, call.at)
     return perform(&call)
 
@@ -112,7 +113,7 @@ cdef int set_threads(int threads) noexcept nogil:
 
 # ---- the words of a status ----
 
-_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "activation", "threads", "call")
+_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "activation", "negative_slope", "threads", "call")
 _KINDS = (
     "no error",
     "NULL, but it is needed here",

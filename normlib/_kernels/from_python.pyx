@@ -16,7 +16,7 @@ from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    BIAS, DBIAS, DWEIGHT, DX, DY, OF_X, VIEWS, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
+    BIAS, DBIAS, DWEIGHT, DX, DY, LEAKY_RELU, OF_X, VIEWS, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport lay_out
 from normlib._kernels.outputs cimport new_like
@@ -99,6 +99,12 @@ cdef bint fuse(Call* call, dict fused) except -1:
         if name == "activation":
             call.activation = _ACTIVATIONS.get(value, 0) if type(value) is str else 0
             if call.activation == 0:
+                return False
+            if call.activation == LEAKY_RELU and fused.get("negative_slope") is None:
+                call.negative_slope = 0.01
+            continue
+        if name == "negative_slope":
+            if fused.get("activation") != "leaky_relu" or not number(value, &call.negative_slope):
                 return False
             continue
         role = _ROLES.get(name, 0)

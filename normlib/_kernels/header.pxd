@@ -17,7 +17,8 @@ cdef extern from "normlib.h" nogil:
         NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM
         NORMLIB_INSTANCE_NORM_BACKWARD
     enum:
-        NORMLIB_NO_ACTIVATION, NORMLIB_RELU
+        NORMLIB_NO_ACTIVATION, NORMLIB_RELU, NORMLIB_LEAKY_RELU, NORMLIB_SILU, NORMLIB_GELU, NORMLIB_GELU_TANH
+        NORMLIB_SIGMOID
     ctypedef struct normlib_array:
         void* data
         int dtype
@@ -48,6 +49,7 @@ cdef extern from "normlib.h" nogil:
         const normlib_array* residual
         const normlib_array* sum
         const normlib_array* dsum
+        double negative_slope
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -92,7 +94,7 @@ cdef extern from "normlib.h" nogil:
 cdef enum:
     OPS = 10
     NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, RESIDUAL, SUM, DSUM, ROLES
-    NO_ACTIVATION = 0, RELU, ACTIVATIONS
+    NO_ACTIVATION = 0, RELU, LEAKY_RELU, SILU, GELU, GELU_TANH, SIGMOID, ACTIVATIONS
 
 cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go
     OF_X, OF_Y, OF_DY, OF_ADD, OF_DSUM, OF_DADD, OF_RESIDUAL, OF_SUM, VIEWS
@@ -148,3 +150,4 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.residual = NULL
     call.sum = NULL
     call.dsum = NULL
+    call.negative_slope = 0

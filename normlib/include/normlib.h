@@ -72,7 +72,12 @@ enum { /* op */
 /* generated: activations */
 enum { /* activation */
     NORMLIB_NO_ACTIVATION,
-    NORMLIB_RELU
+    NORMLIB_RELU,
+    NORMLIB_LEAKY_RELU,
+    NORMLIB_SILU,
+    NORMLIB_GELU,
+    NORMLIB_GELU_TANH,
+    NORMLIB_SIGMOID
 };
 /* end */
 
@@ -170,6 +175,7 @@ typedef struct normlib_call {
     const normlib_array *residual;
     const normlib_array *sum;
     const normlib_array *dsum;
+    double negative_slope;
     /* end */
 } normlib_call;
 
@@ -232,7 +238,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
                                      const normlib_array *rstd /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL};
+                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -244,7 +250,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL};
+                               NULL, 0};
     return normlib->call(&call);
 }
 
@@ -253,7 +259,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
                                    int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL};
+                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -264,7 +270,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL};
+                               NULL, 0};
     return normlib->call(&call);
 }
 
@@ -278,7 +284,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -290,7 +296,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL};
+                               0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -302,7 +308,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL};
+                               NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -314,7 +320,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -328,7 +334,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -340,7 +346,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

@@ -38,7 +38,11 @@ def _both_ways(x, options):
 def _bad_companions(x, function):
     """Of what is computed in the same pass."""
     for name, argument in function.fused.items():
-        if isinstance(argument, Option):
+        if argument.name == "negative_slope":
+            yield name, TypeError, {"activation": "leaky_relu", name: "steep"}
+            yield name, ValueError, {"activation": "leaky_relu", name: float("inf")}
+            yield name, ValueError, {"activation": "silu", name: 0.5}
+        elif isinstance(argument, Option):
             yield name, ValueError, {name: "sideways"}
             yield name, TypeError, {name: 1}
         elif argument.kind == "data":

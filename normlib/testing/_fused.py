@@ -1,5 +1,6 @@
 """What is computed in the pass of a norm, in extended precision, by the names of its arguments."""
 
+import math
 from itertools import chain, combinations, product
 
 import numpy as np
@@ -7,14 +8,44 @@ import numpy as np
 from ..description import Option, Role
 from ._reference import extended
 
+_SQRT_2 = np.sqrt(np.longdouble(2))
+_PI = np.longdouble("3.14159265358979323846264338327950288")
+
+
+def _logistic(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def _normal(v):
+    """Of a normal distribution the share below v, as good as a float64 has it."""
+    return np.frompyfunc(math.erfc, 1, 1)(np.asarray(-v / _SQRT_2, np.float64)).astype(np.longdouble) / 2
+
+
+def _of_tanh(v):
+    return np.sqrt(8 / _PI) * (v + 0.044715 * v**3), np.sqrt(8 / _PI) * (1 + 3 * 0.044715 * v**2)
+
+
+def _gelu_tanh_slope(v):
+    z, dz = _of_tanh(v)
+    return _logistic(z) + v * _logistic(z) * _logistic(-z) * dz
+
+
 # Each activation and its derivative.
-ACTIVATIONS = {"relu": (lambda v: np.where(v <= 0, 0, v), lambda v: np.where(v <= 0, 0, 1))}
+ACTIVATIONS = {
+    "relu": (lambda v: np.where(v <= 0, 0, v), lambda v: np.where(v <= 0, 0, 1)),
+    "leaky_relu": (lambda v: np.where(v <= 0, v * 0.01, v), lambda v: np.where(v <= 0, 0.01, 1)),
+    "silu": (lambda v: v * _logistic(v), lambda v: _logistic(v) * (1 + v * _logistic(-v))),
+    "gelu": (lambda v: v * _normal(v), lambda v: _normal(v) + v * np.exp(-v * v / 2) / np.sqrt(2 * _PI)),
+    "gelu_tanh": (lambda v: v * _logistic(_of_tanh(v)[0]), _gelu_tanh_slope),
+    "sigmoid": (_logistic, lambda v: _logistic(v) * _logistic(-v)),
+}
 
 
 def together(function):
     """Every set of the arguments for the same pass of a forward function that makes sense, each option with each of its
     choices, as a dict; an array is True."""
-    fused = {name: argument for name, argument in function.fused.items() if not argument.canonical}
+    own = [a for a in function.fused.values() if not a.canonical]
+    fused = {a.name: a for a in own if isinstance(a, Role) or a.choices}
     for names in chain.from_iterable(combinations(fused, n) for n in range(1, len(fused) + 1)):
         choices = [fused[name].choices if isinstance(fused[name], Option) else (True,) for name in names]
         yield from (dict(zip(names, values, strict=True)) for values in product(*choices))
@@ -28,7 +59,10 @@ def arrays(function, fused):
 def forward(geometry, truth, companions):
     """The results of a forward pass with what follows it: f(y + add)."""
     v, scale = _before_activation(geometry, truth, companions)
-    f = ACTIVATIONS[companions["activation"]][0] if "activation" in companions else np.array
+    if "activation" not in companions:
+        return truth._replace(y=v, scale=scale)
+    f, slope = ACTIVATIONS[companions["activation"]]
+    scale = np.maximum(scale, _largest(geometry, v)) * _largest(geometry, slope(v))  # what the last digits of v come to
     return truth._replace(y=f(v), scale=scale)
 
 

@@ -115,7 +115,7 @@ def check_gradients(case, limits=None):
         return [found[name] for name in given]
 
     try:
-        return gradcheck(function, gradients, *given.values())
+        return gradcheck(function, gradients, *given.values(), rtol=1e-7 if case.fused else 1e-8)
     except AssertionError as error:
         ensure(False, case, str(error))
 
