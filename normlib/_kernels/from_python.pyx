@@ -16,7 +16,7 @@ from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    BIAS, DBIAS, DWEIGHT, DX, DY, LEAKY_RELU, OF_X, VIEWS, MEAN, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X, Y, normlib_array,
+    ADD, BIAS, DADD, DBIAS, DWEIGHT, DX, DY, LEAKY_RELU, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM, WEIGHT, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport lay_out
 from normlib._kernels.outputs cimport new_like
@@ -42,7 +42,6 @@ CANONICAL = _canonical
 
 
 cdef dict _ACTIVATIONS = {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
-cdef list _RESULTS = [[(X + ROLES.index(role.of), X + ROLES.index(role.name)) for role in roles] for roles in FUSED_RESULTS]
 cdef set _CANONICAL = {role.name for roles in FUSED_RESULTS for role in roles}     # names that users do not give
 cdef dict _ROLES = {a.name: X + ROLES.index(a.canonical or a.name)
                     for f in FUNCTIONS.values() for a in (*f.fused.values(), *f.fused_results) if isinstance(a, Role)}
@@ -209,18 +208,14 @@ cdef cnp.ndarray new_statistic(Call* call, int role):
 
 cdef tuple more_results(Call* call, cnp.ndarray x, dict fused):
     """Arrays to fill beside the output, for what is given: the caller's, or new ones."""
-    cdef tuple more = ()
-    if not fused:
-        return more
-    for of, role in _RESULTS[op_of(call).backward]:
-        if call.at[<int>of] == NULL or _canonical in fused:
-            continue
-        result = fused.get("residual_out")
-        if call.at[<int>role] == NULL:
-            result = new_like(x)
-            fill(call, role, result)
-        more += (result,)
-    return more
+    cdef int role = DADD if op_of(call).backward else SUM
+    if not fused or call.at[ADD if op_of(call).backward else RESIDUAL] == NULL or _canonical in fused:
+        return ()
+    if call.at[role] != NULL:
+        return (fused["residual_out"],)
+    result = new_like(x)
+    fill(call, role, result)
+    return (result,)
 
 
 cdef bint run(Call* call) except -1:

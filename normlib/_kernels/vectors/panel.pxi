@@ -223,6 +223,11 @@ cdef inline Array* take_rows(Array* a, Py_ssize_t r, Py_ssize_t m, Py_ssize_t st
         return a
     for k in range(m):
         gather(a, row_at(a, r + k), 0, n, room + k * step)
+    return in_room(a, r, step, taken, room)
+
+
+cdef inline Array* in_room(const Array* a, Py_ssize_t r, Py_ssize_t step, Array* taken, work* room) noexcept nogil:
+    """The array of rows like those of a, from r on, that are in room."""
     taken.data, taken.first, taken.groups, taken.sample = <char*>room, r, 1, step * sizeof(work)
     taken.dtype, taken.itemsize, taken.position = F64 if work is double else F32, sizeof(work), sizeof(work)
     taken.channels, taken.segments, taken.length = a.channels, a.segments, a.length

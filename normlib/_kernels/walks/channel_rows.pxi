@@ -263,7 +263,7 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Array taken
     cdef Array* x
     open_pass(&s, p, zero)
-    open_residual(&residual, p.before, zero)
+    open_residual(&residual, p.before, False, zero)
     s.x.far = scattered(p)
     while r < stop:
         m = min(most, stop - r, stop - r if whole else p.groups - r % p.groups)

@@ -61,7 +61,7 @@ cdef bint rows_given(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table) noe
 
 cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
     """Rows r to stop."""
-    cdef Py_ssize_t n = p.parameters, most = together(n, p.streaming), m
+    cdef Py_ssize_t n = p.parameters, most = together(n, p.streaming), step = round_up(n, LINE // sizeof(work)), m
     cdef work table[TABLE * TOGETHER]
     cdef bint scaled
     cdef Affine c
@@ -70,17 +70,22 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Array taken
     cdef Array* x
     open_pass(&s, p, zero)
-    open_residual(&residual, p.before, zero)
+    open_residual(&residual, p.before, p.streaming, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
     while r < stop:
         m = min(most, stop - r)
-        if p.before != NULL:
-            residual_rows(&residual, r, r + m, zero)
-        x = take_rows(&s.x, r, m, round_up(n, LINE // sizeof(work)), &taken, <work*>s.room, panel_of(zero))
+        if p.before != NULL and residual.streaming and m * n <= panel_of(zero):
+            x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
+        else:
+            if p.before != NULL:
+                residual_rows(&residual, r, r + m, zero)
+            x = take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
         scaled = rows_given(p, r, m, table) if p.given else rows_statistics(p, x, r, m, table)
         rows_normalize(&s, x, r, m, table, &c, scaled)
         r += m
     close_writer(&s.writer)
+    if p.before != NULL:
+        close_writer(&residual.writer)
 
 
 cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:

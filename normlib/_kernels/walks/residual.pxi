@@ -11,19 +11,23 @@ cdef struct Residual:
     Array x, more, sum
     Py_ssize_t row, step    # elements of a row, and those to add at once
     bint dense              # rows lie one after the other in all three
+    bint streaming          # sums go past the caches too, and are normalized from where they are computed
+    Writer writer
 
 
 cdef inline bint dense(const Array* a, Py_ssize_t row) noexcept nogil:
     return a.plain and a.whole and a.groups == 1 and a.sample == row * a.itemsize
 
 
-cdef inline void open_residual(Residual* s, const Plan* p, work zero) noexcept nogil:
+cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work zero) noexcept nogil:
     if p == NULL:
         return
     s.row = p.channels * p.segments * p.length
     open_array(&s.x, p, p.x, &p.xs, zero)
     open_array(&s.more, p, p.dy, &p.ds, zero)
     open_array(&s.sum, p, p.y, &p.ys, zero)
+    s.streaming = streaming and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
+    open_writer(&s.writer, s.streaming)
     s.dense = dense(&s.x, s.row) and dense(&s.more, s.row) and dense(&s.sum, s.row)
     s.step = ABREAST
     if s.x.plain and s.x.whole and s.more.plain and s.more.whole and s.sum.plain and s.sum.whole:
@@ -52,6 +56,39 @@ cdef void residual_rows(const Residual* s, Py_ssize_t r, Py_ssize_t stop, work z
             add_elements(t, a, u, m)
             give(&s.sum, row_at(&s.sum, r), i, &writer, u, m)
         r += 1
+
+
+cdef void send_rounded(Writer* writer, const Array* a, char* at, work* t, Py_ssize_t n) noexcept nogil:
+    """n elements past the caches, and t as they were rounded."""
+    cdef Py_ssize_t i, m
+    cdef char* to
+    if a.plain:
+        send(writer, at, <const char*>t, n * sizeof(work))
+        return
+    for i from 0 <= i < n by STAGE_BYTES // a.itemsize:
+        m = min(STAGE_BYTES // a.itemsize, n - i)
+        to = place(writer, at + i * a.itemsize)
+        narrow_to(a, t + i, m, to)
+        widen(a, to, m, t + i)
+        wrote(writer, m * a.itemsize)
+
+
+cdef Array* residual_taken(Residual* s, Py_ssize_t r, Py_ssize_t m, Py_ssize_t step, Array* taken, work* room) noexcept nogil:
+    """residual_rows past the caches: m rows from r on, in room."""
+    cdef work more[ABREAST]
+    cdef work* u
+    cdef const work* a
+    cdef const work* t
+    cdef Py_ssize_t i, k, n
+    for k in range(m):
+        u = room + k * step
+        for i from 0 <= i < s.row by ABREAST:
+            n = min(<Py_ssize_t>ABREAST, s.row - i)
+            t = take(&s.x, row_at(&s.x, r + k), i, n, u + i)
+            a = take(&s.more, row_at(&s.more, r + k), i, n, more)
+            add_elements(t, a, u + i, n)
+        send_rounded(&s.writer, &s.sum, row_at(&s.sum, r + k), u, s.row)
+    return in_room(&s.sum, r, step, taken, room)
 
 
 cdef void residual_positions(const Plan* p, Tile* tile, work zero) noexcept nogil:
