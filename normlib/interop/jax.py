@@ -157,8 +157,8 @@ class _Spec(NamedTuple):
     results: tuple[str, ...] = ()
 
     @property
-    def backward(self):
-        return "dy" in self.operands
+    def function(self):
+        return FUNCTIONS[self.op + "_backward" * ("dy" in self.operands)]
 
 
 # -- checks, as those of the NumPy functions: arrays without memory of their own stand for traced ones ----
@@ -364,13 +364,12 @@ def _has_handler():
 def _through_xla(spec, operands, results):
     """The call by the handler of `_kernels/from_xla.pyx`, which documents the numbers."""
     op, ndim = OPS[spec.op], operands[spec.operands.index("x")].ndim
-    of_channels = op.kind == "channel"
     numbers = [
-        list(FUNCTIONS).index(spec.op + "_backward" * spec.backward),
+        list(FUNCTIONS).index(spec.function.name),
         sum(1 << ROLES.index(name) for name in spec.operands),
         sum(1 << ROLES.index(name) for name in spec.results),
-        spec.axis + ndim if of_channels else 0,
-        0 if of_channels else sum(1 << (i + ndim) for i in spec.axis),
+        spec.axis + ndim if op.of_channels else 0,
+        0 if op.of_channels else sum(1 << (i + ndim) for i in spec.axis),
         spec.num_groups or 0,
         spec.mode,
         *np.array([spec.momentum, spec.eps]).view(np.int64).tolist(),
@@ -389,22 +388,17 @@ def _through_xla(spec, operands, results):
 
 def _on_the_host(spec, *operands):
     """The call on NumPy arrays."""
-    op = OPS[spec.op]
+    op, function = OPS[spec.op], spec.function
     given = dict(zip(spec.operands, map(np.asarray, operands), strict=True))
-    options = {op.axis_name: spec.axis}
-    if op.has_groups:
-        options["num_groups"] = spec.num_groups
-    if op.mode is not None:
-        options[op.mode] = spec.mode
-    if spec.backward:
+    values = spec._asdict() | {op.axis_name: spec.axis, op.mode: spec.mode}
+    options = {option.name: values[option.name] for option in function.options if option.name in values}
+    if function.backward:
         given |= {name: _wide(given[name]) for name in op.statistics}
         results = op.backward(**given, **options, weight_grads=len(spec.results) > 1)
         return tuple(results[: len(spec.results)])
-    if op.mode is not None:
-        options["momentum"] = spec.momentum
     if spec.mode:
         given |= {name: given[name].copy() for name in spec.results if name in given}
-    y, *statistics = op.forward(**given, **options, eps=spec.eps, return_stats=True)
+    y, *statistics = op.forward(**given, **options, return_stats=True)
     found = given | {"y": y} | {n: _narrow(s) for n, s in zip(op.statistics, statistics, strict=True)}
     return tuple(found[name] for name in spec.results)
 
