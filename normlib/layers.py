@@ -6,7 +6,7 @@ they are), the statistics of the last ``forward`` for one ``backward``, and whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
@@ -128,7 +128,7 @@ class _Layer:
 
     def parameters(self) -> dict[str, NDArray[Any]]:
         """The layer's parameters by name: the arrays themselves, for an optimizer to update in place."""
-        return {name: value for name in ("weight", "bias") if (value := getattr(self, name)) is not None}
+        return self._held("weight", "bias")
 
     def gradients(self) -> dict[str, NDArray[Any]]:
         """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
@@ -181,14 +181,16 @@ class _Layer:
         """Use the running statistics, where the layer has any; returns the layer."""
         return self.train(False)
 
-    def _state(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        for name in ("weight", "bias", *self._buffers):
-            if (value := getattr(self, name)) is not None:
-                yield name, value
+    def _held(self, *names: str) -> dict[str, NDArray[Any]]:
+        """The arrays of these names, but for those that are None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _state(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return {prefix + name: value for name, value in self._held("weight", "bias", *self._buffers).items()}
 
     def state_dict(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """A copy of parameters and running statistics under torch's names, each behind `prefix`."""
-        return {prefix + name: value.copy() for name, value in self._state()}
+        return {name: value.copy() for name, value in self._state(prefix).items()}
 
     def load_state_dict(
         self, state: Mapping[str, ArrayLike], strict: bool = True, prefix: str = ""
@@ -210,7 +212,7 @@ class _Layer:
         missing, unexpected : list of str
             What ``strict=True`` would have called an error.
         """
-        own = {prefix + name: value for name, value in self._state()}
+        own = self._state(prefix)
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name.startswith(prefix) and name not in own]
         problems = []
@@ -393,16 +395,12 @@ class _RunningNorm(_ChannelNorm):
             momentum = _arguments.fraction(type(self).__name__, momentum)
         super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype)
         self.momentum = momentum
-        self.track_running_stats = track_running_stats
-        self.running_mean: NDArray[Any] | None = None
-        self.running_var: NDArray[Any] | None = None
-        self.num_batches_tracked: NDArray[Any] | None = None
-        if track_running_stats:
-            # 16 bits would swallow the small steps of a running average.
-            kind = self.dtype if self.dtype.itemsize > 2 else np.float32
-            self.running_mean = np.zeros(self.num_features, kind)
-            self.running_var = np.ones(self.num_features, kind)
-            self.num_batches_tracked = np.zeros((), np.int64)
+        self.track_running_stats = tracked = track_running_stats
+        # 16 bits would swallow the small steps of a running average.
+        kind = self.dtype if self.dtype.itemsize > 2 else np.float32
+        self.running_mean: NDArray[Any] | None = np.zeros(self._shape, kind) if tracked else None
+        self.running_var: NDArray[Any] | None = np.ones(self._shape, kind) if tracked else None
+        self.num_batches_tracked: NDArray[Any] | None = np.zeros((), np.int64) if tracked else None
 
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the count of batches to 0, in place."""
