@@ -295,9 +295,9 @@ def _joins(spec, batched):
     op, own = OPS[spec.op], _of_samples(spec)
     if any(is_batched and name not in own for name, is_batched in zip(spec.operands, batched, strict=True)):
         return False
-    if op.mode is not None and (not spec.mode or op.name == "batch_norm") and not own.issuperset(spec.results):
-        return False
-    return not (op.name == "batch_norm" and spec.mode)
+    if op.mode is None:
+        return True
+    return op.per_sample if spec.mode else own.issuperset(spec.results)
 
 
 def _joined(spec, size, batched, operands):
