@@ -1,31 +1,21 @@
-"""What follows from the description of the norms but has to lie in a file.
+"""What follows from the description of the norms but has to lie in a file; generate_c.py has the part of C and Cython.
 
     python .ci/generate.py            write the files
     python .ci/generate.py --check    fail where one differs from what would be written
 """
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from runpy import run_path
 from textwrap import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 114
-
-
-def load_description():
-    """The module by itself: the package may not have been built yet."""
-    spec = spec_from_file_location("description", ROOT / "normlib/description.py")
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-description = load_description()
-FUNCTIONS = description.FUNCTIONS.values()
+description = run_path(str(ROOT / "normlib/description.py"))  # by itself: the package may not have been built yet
+FUNCTIONS, REQUIRED = description["FUNCTIONS"].values(), description["REQUIRED"]
 
 STUB = """\
-# Generated from normlib/description.py by .ci/generate.py
+# Written by .ci/generate.py from normlib/description.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,7 +49,7 @@ OPS: dict[str, Op]
 
 def parameter(argument, types):
     """An argument of a signature; `types` may have another type for it, and whether it has its default."""
-    kind, has_default = types.get(argument.name, (argument.python, argument.default is not description.REQUIRED))
+    kind, has_default = types.get(argument.name, (argument.python, argument.default is not REQUIRED))
     default = f"{argument.default:g}".replace("e-0", "e-") if argument.name == "eps" else argument.default
     return f"{argument.name}: {kind}" + f" = {default}" * has_default
 
@@ -122,6 +112,7 @@ def outputs():
     return {
         ROOT / "normlib/ops.pyi": stub(),
         backends: between_marks(backends, "functions", rows),
+        **run_path(str(ROOT / ".ci/generate_c.py"))["files"](),
     }
 
 

@@ -1,11 +1,10 @@
-"""Writes what follows from normlib/description.py in the C interface; with --check, only says what is out of date.
+"""What follows from normlib/description.py in the interfaces of C and Cython; generate.py writes it.
 
 In normlib.h the parts between ``/* generated: ... */`` and ``/* end */``, in views.pxd what follows
 ``# generated``; the other files altogether.
 """
 
 import re
-import sys
 from pathlib import Path
 from runpy import run_path
 
@@ -15,7 +14,7 @@ FUNCTIONS, ROLES, LATER = description["FUNCTIONS"], description["ROLES"], descri
 FIRST = [role for role in ROLES if role not in LATER]
 VERSION = run_path(str(ROOT / "normlib" / "_version.py"))["__version__"]
 ARRAY = "const normlib_array *"
-BY = "# Written by .ci/generate_c.py from normlib/description.py.\n\n"
+BY = "# Written by .ci/generate.py from normlib/description.py.\n\n"
 OPTIONS = ("threads", "axis", "mode", "axes", "num_groups", "momentum", "eps")  # in the order of normlib_call
 ROWS = {
     "layer_norm_rows": "int dtype, ptrdiff_t rows, ptrdiff_t cols, const void *x, const void *weight, "
@@ -313,7 +312,7 @@ def views(text):
     return text.partition("# generated: functions\n")[0] + "# generated: functions\n" + "\n".join(lines) + "\n"
 
 
-CMAKE_VERSION = """# Written by .ci/generate_c.py.
+CMAKE_VERSION = """# Written by .ci/generate.py.
 set(PACKAGE_VERSION "{version}")
 if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
   set(PACKAGE_VERSION_COMPATIBLE FALSE)
@@ -324,7 +323,7 @@ else()
   endif()
 endif()
 """
-PKG_CONFIG = """# Written by .ci/generate_c.py.
+PKG_CONFIG = """# Written by .ci/generate.py.
 prefix=${{pcfiledir}}/../..
 includedir=${{prefix}}/include
 
@@ -337,6 +336,7 @@ Cflags: -I${{includedir}}
 
 
 def files():
+    """The files by path, with what they should hold."""
     path, of_views = ROOT / "normlib" / "include" / "normlib.h", ROOT / "normlib" / "views.pxd"
     share = ROOT / "normlib" / "share"
     return {
@@ -349,16 +349,3 @@ def files():
         share / "cmake" / "normlib" / "normlib-config-version.cmake": CMAKE_VERSION.format(version=VERSION),
         share / "pkgconfig" / "normlib.pc": PKG_CONFIG.format(version=VERSION),
     }
-
-
-def main():
-    stale = [(p, text) for p, text in files().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv:
-        sys.exit("".join(f"{path} is out of date: run {__file__}\n" for path, _ in stale) or 0)
-    for path, text in stale:
-        path.write_text(text, encoding="utf-8")
-        print(path.relative_to(ROOT))
-
-
-if __name__ == "__main__":
-    main()

@@ -290,18 +290,14 @@ def slope(op, value, activation):
     return value
 
 
-def flag(op, name, value):
+def flag(op, name, value, words="True or False"):
     if not isinstance(value, (bool, np.bool)):
-        raise TypeError(f"{op}: {name} is {value!r}, expected True or False")
+        raise TypeError(f"{op}: {name} is {value!r}, expected {words}")
     return bool(value)
 
 
 def weight_grads(op, value, weight):
-    if value is None:
-        return weight is not None
-    if not isinstance(value, (bool, np.bool)):
-        raise TypeError(f"{op}: weight_grads is {value!r}, expected True, False or None")
-    return bool(value)
+    return weight is not None if value is None else flag(op, "weight_grads", value, "True, False or None")
 
 
 def output(op, out, x, large, small=(), name="out"):

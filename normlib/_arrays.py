@@ -35,7 +35,7 @@ def returned(function, values, kinds, results):
     for role in function.written:
         if role.name in kinds and (role.direction == "out" or values[function.names.index(function.op.mode)]):
             kinds[role.name].written(values[places[role.name]])
-    kind, x, out = kinds.get("x", _Plain), values[places["x"]], values[places["out"]]
+    kind, x, out = kinds.get("x", _NUMPY), values[places["x"]], values[places["out"]]
     if not isinstance(results, tuple):
         return kind.returned(results, x) if out is None else out
     first, *rest = results
@@ -45,8 +45,7 @@ def returned(function, values, kinds, results):
 
 def as_array(op, name, value):
     """`value`, of whatever library, as an array of NumPy."""
-    kind = _kind(value)
-    return convert(op, name, value) if kind is None else kind.taken(op, name, value)
+    return convert(op, name, numpy_of(op, name, value))
 
 
 def numpy_of(op, name, value):
@@ -59,12 +58,12 @@ def numpy_of(op, name, value):
 def _kind(value):
     """How to treat `value`, or None where NumPy knows best: its subclasses, and what np.asarray makes an array of."""
     if isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ())):
-        return _Torch
+        return _TORCH
     if isinstance(value, getattr(sys.modules.get("jax"), "Array", ())):
-        return _Jax
+        return _JAX
     if isinstance(value, np.ndarray):
         return None
-    return _Standard if hasattr(value, "__dlpack__") and hasattr(value, "__array_namespace__") else None
+    return _STANDARD if hasattr(value, "__dlpack__") and hasattr(value, "__array_namespace__") else None
 
 
 def _elsewhere(op, name, device, way):
@@ -74,24 +73,20 @@ def _elsewhere(op, name, device, way):
 class _Plain:
     """NumPy's own."""
 
-    @staticmethod
-    def output(x):
+    def output(self, x):
         """The array for the result, where it must be a particular one."""
         return None
 
-    @staticmethod
-    def written(value):
+    def written(self, value):
         """Tell the library of `value` that its memory was written to."""
 
-    @staticmethod
-    def returned(array, like):
+    def returned(self, array, like):
         """`array` as an array of the library that `like` is of."""
         return array
 
 
 class _Torch(_Plain):
-    @staticmethod
-    def taken(op, name, value):
+    def taken(self, op, name, value):
         torch = sys.modules["torch"]
         bits = value.dtype is torch.bfloat16
         if value.device.type != "cpu":
@@ -109,13 +104,11 @@ class _Torch(_Plain):
             raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
         return array.view(_bfloat16(op, name)) if bits else array
 
-    @staticmethod
-    def written(value):
+    def written(self, value):
         if not value.is_inference():  # the others have versions, by which autograd notices
             sys.modules["torch"].autograd.graph.increment_version(value)
 
-    @staticmethod
-    def returned(array, like):
+    def returned(self, array, like):
         torch = sys.modules["torch"]
         array = np.asarray(array)
         if array.dtype.kind == "f":
@@ -124,8 +117,7 @@ class _Torch(_Plain):
 
 
 class _Jax(_Plain):
-    @staticmethod
-    def taken(op, name, value):
+    def taken(self, op, name, value):
         jax = sys.modules["jax"]
         if isinstance(value, jax.core.Tracer):
             raise TypeError(f"{op}: {name} is being traced by JAX (jit, grad, vmap): use normlib.interop.jax")
@@ -137,8 +129,7 @@ class _Jax(_Plain):
             raise TypeError(f"{op}: out is a JAX array, which cannot be written to, expected a NumPy array or None")
         return convert(op, name, value)
 
-    @staticmethod
-    def output(x):
+    def output(self, x):
         """JAX takes over memory that is aligned to 64 bytes and has no gaps, and copies any other."""
         dtype = computed(x.dtype)
         size = x.size * dtype.itemsize
@@ -146,16 +137,14 @@ class _Jax(_Plain):
         start = -memory.ctypes.data % 64
         return memory[start : start + size].view(dtype).reshape(x.shape)
 
-    @staticmethod
-    def returned(array, like):
+    def returned(self, array, like):
         return sys.modules["jax"].device_put(array, like.sharding if like.committed else None)
 
 
 class _Standard(_Plain):
     """What the array API standard has; the memory is that of the CPU where its DLPack device says so."""
 
-    @staticmethod
-    def taken(op, name, value):
+    def taken(self, op, name, value):
         kind, _ = value.__dlpack_device__()
         if kind != 1:
             raise _elsewhere(op, name, getattr(value, "device", kind), "copy it there")
@@ -166,9 +155,11 @@ class _Standard(_Plain):
         except Exception as error:
             raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
 
-    @staticmethod
-    def returned(array, like):
+    def returned(self, array, like):
         return like.__array_namespace__().from_dlpack(np.asarray(array), device=like.device)
+
+
+_NUMPY, _TORCH, _JAX, _STANDARD = _Plain(), _Torch(), _Jax(), _Standard()
 
 
 def _bfloat16(op, name):

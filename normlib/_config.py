@@ -2,6 +2,7 @@
 
 import platform
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from . import _kernels, backends
 from ._machine import Others, cores
 from ._version import __version__
+from .description import DTYPES
 from .threads import get_num_threads
 
 LOOK = 0.1  # seconds for which `show_config` watches the cores
@@ -88,11 +90,5 @@ def _config():
         "threads": get_num_threads(),
         "cores": cores(),
         "busy": others.busy(),
-        "dtypes": ["float64", "float32", "float16", *_bfloat16()],
+        "dtypes": [name for name in DTYPES if name != "bfloat16" or find_spec("ml_dtypes")],
     }
-
-
-def _bfloat16():
-    from importlib.util import find_spec
-
-    return ["bfloat16"] if find_spec("ml_dtypes") else []

@@ -1,4 +1,4 @@
-# Written by .ci/generate_c.py from normlib/description.py.
+# Written by .ci/generate.py from normlib/description.py.
 
 """What `from normlib.capi cimport ...` gives: the functions of normlib.h, types and constants."""
 

@@ -6,7 +6,7 @@ they are), the statistics of the last ``forward`` for one ``backward``, and whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
@@ -33,6 +33,11 @@ def _positive(layer: object, name: str, value: Any) -> int:
     return number
 
 
+# What the repr of a layer says beside sizes and eps, where the layer has it.
+_ALWAYS_SHOWN = ("momentum", "affine", "track_running_stats")
+_SHOWN_UNLESS = {"elementwise_affine": True, "channel_axis": 1}
+
+
 class _Layer:
     """What all layers share: parameters and buffers by name, gradients, freezing, state, modes."""
 
@@ -48,6 +53,7 @@ class _Layer:
             raise TypeError(f"{name}: dtype is {dtype!r}, expected one of {', '.join(known)}") from error
         if self.dtype.name not in known:
             raise TypeError(f"{name}: dtype is {self.dtype}, expected one of {', '.join(known)}")
+        self._shape = shape
         self.eps = _arguments.epsilon(name, eps)
         self.training = True
         self.weight: NDArray[Any] | None = np.ones(shape, self.dtype) if weight else None
@@ -122,7 +128,7 @@ class _Layer:
 
     def parameters(self) -> dict[str, NDArray[Any]]:
         """The layer's parameters by name: the arrays themselves, for an optimizer to update in place."""
-        return {name: value for name in ("weight", "bias") if (value := getattr(self, name)) is not None}
+        return self._held("weight", "bias")
 
     def gradients(self) -> dict[str, NDArray[Any]]:
         """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
@@ -175,14 +181,16 @@ class _Layer:
         """Use the running statistics, where the layer has any; returns the layer."""
         return self.train(False)
 
-    def _state(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        for name in ("weight", "bias", *self._buffers):
-            if (value := getattr(self, name)) is not None:
-                yield name, value
+    def _held(self, *names: str) -> dict[str, NDArray[Any]]:
+        """The arrays of these names, but for those that are None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _state(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return {prefix + name: value for name, value in self._held("weight", "bias", *self._buffers).items()}
 
     def state_dict(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """A copy of parameters and running statistics under torch's names, each behind `prefix`."""
-        return {prefix + name: value.copy() for name, value in self._state()}
+        return {name: value.copy() for name, value in self._state(prefix).items()}
 
     def load_state_dict(
         self, state: Mapping[str, ArrayLike], strict: bool = True, prefix: str = ""
@@ -204,7 +212,7 @@ class _Layer:
         missing, unexpected : list of str
             What ``strict=True`` would have called an error.
         """
-        own = {prefix + name: value for name, value in self._state()}
+        own = self._state(prefix)
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name.startswith(prefix) and name not in own]
         problems = []
@@ -226,13 +234,13 @@ class _Layer:
             own[name][...] = array
         return missing, unexpected
 
-    # -- repr ----
-
-    def _arguments(self) -> list[str]:
-        raise NotImplementedError
-
     def __repr__(self) -> str:
-        parts = self._arguments()
+        own = vars(self)
+        size = self._shape if len(self._shape) > 1 else self._shape[0]
+        parts = [str(n) for n in (own.get("num_groups"), size) if n is not None]
+        parts.append(f"eps={self.eps:g}")
+        parts += [f"{name}={own[name]}" for name in _ALWAYS_SHOWN if name in own]
+        parts += [f"{name}={own[name]}" for name, usual in _SHOWN_UNLESS.items() if own.get(name, usual) != usual]
         if self.weight is not None and self.bias is None and "bias" in self._op.parameters:
             parts.append("bias=False")
         if self.dtype != np.float32:
@@ -244,14 +252,21 @@ class _Layer:
 class _TrailingNorm(_Layer):
     """Normalizes over the trailing axes that `normalized_shape` names."""
 
-    def __init__(self, normalized_shape: Any, eps: float, affine: bool, bias: bool, dtype: DTypeLike) -> None:
-        one = not isinstance(normalized_shape, Iterable)
-        sizes = (normalized_shape,) if one else tuple(normalized_shape)
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        sizes = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
         self.normalized_shape = tuple(_positive(self, "a size in normalized_shape", size) for size in sizes)
         if not self.normalized_shape:
             raise ValueError(f"{type(self).__name__}: normalized_shape is (), expected at least one size")
-        self.elementwise_affine = affine
-        super().__init__(self.normalized_shape, eps, affine, bias, dtype)
+        self.elementwise_affine = elementwise_affine
+        super().__init__(self.normalized_shape, eps, elementwise_affine, bias, dtype)
         self._axis = tuple(range(-len(self.normalized_shape), 0))
 
     def _options(self) -> dict[str, Any]:
@@ -261,11 +276,6 @@ class _TrailingNorm(_Layer):
         if x.shape[-len(self._axis) :] != self.normalized_shape:
             expected = "(..., " + ", ".join(map(str, self.normalized_shape)) + ")"
             raise ValueError(f"{type(self).__name__}: x has shape {x.shape}, expected {expected}")
-
-    def _arguments(self) -> list[str]:
-        size = self.normalized_shape
-        parts = [str(size[0] if len(size) == 1 else size), f"eps={self.eps:g}"]
-        return parts if self.elementwise_affine else [*parts, "elementwise_affine=False"]
 
 
 class LayerNorm(_TrailingNorm):
@@ -302,17 +312,6 @@ class LayerNorm(_TrailingNorm):
     """
 
     _op = ops.OPS["layer_norm"]
-
-    def __init__(
-        self,
-        normalized_shape: int | tuple[int, ...],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        bias: bool = True,
-        *,
-        dtype: DTypeLike = np.float32,
-    ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, bias, dtype)
 
 
 class RMSNorm(_TrailingNorm):
@@ -351,7 +350,7 @@ class RMSNorm(_TrailingNorm):
         *,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, False, dtype)
+        super().__init__(normalized_shape, eps, elementwise_affine, bias=False, dtype=dtype)
 
 
 class _ChannelNorm(_Layer):
@@ -362,22 +361,16 @@ class _ChannelNorm(_Layer):
     ) -> None:
         self.affine = affine
         self.channel_axis = _arguments.integer(type(self).__name__, "channel_axis", channel_axis)
-        self._channels = channels
         super().__init__((channels,), eps, affine, bias, dtype)
 
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
 
     def _check(self, x: NDArray[Any]) -> None:
-        if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != self._channels:
-            raise ValueError(
-                f"{type(self).__name__}: x has shape {x.shape}, "
-                f"expected {self._channels} channels along axis {self.channel_axis}"
-            )
-
-    def _arguments(self) -> list[str]:
-        parts = [f"eps={self.eps:g}", f"affine={self.affine}"]
-        return parts if self.channel_axis == 1 else [*parts, f"channel_axis={self.channel_axis}"]
+        (channels,), axis = self._shape, self.channel_axis
+        if not -x.ndim <= axis < x.ndim or x.shape[axis] != channels:
+            expected = f"{channels} channels along axis {axis}"
+            raise ValueError(f"{type(self).__name__}: x has shape {x.shape}, expected {expected}")
 
 
 class _RunningNorm(_ChannelNorm):
@@ -388,29 +381,26 @@ class _RunningNorm(_ChannelNorm):
     def __init__(
         self,
         num_features: int,
-        eps: float,
-        momentum: float | None,
-        affine: bool,
-        track_running_stats: bool,
-        bias: bool,
-        channel_axis: int,
-        dtype: DTypeLike,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
     ) -> None:
         self.num_features = _positive(self, "num_features", num_features)
         if momentum is not None:
             momentum = _arguments.fraction(type(self).__name__, momentum)
         super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype)
         self.momentum = momentum
-        self.track_running_stats = track_running_stats
-        self.running_mean: NDArray[Any] | None = None
-        self.running_var: NDArray[Any] | None = None
-        self.num_batches_tracked: NDArray[Any] | None = None
-        if track_running_stats:
-            # 16 bits would swallow the small steps of a running average.
-            kind = self.dtype if self.dtype.itemsize > 2 else np.float32
-            self.running_mean = np.zeros(self.num_features, kind)
-            self.running_var = np.ones(self.num_features, kind)
-            self.num_batches_tracked = np.zeros((), np.int64)
+        self.track_running_stats = tracked = track_running_stats
+        # 16 bits would swallow the small steps of a running average.
+        kind = self.dtype if self.dtype.itemsize > 2 else np.float32
+        self.running_mean: NDArray[Any] | None = np.zeros(self._shape, kind) if tracked else None
+        self.running_var: NDArray[Any] | None = np.ones(self._shape, kind) if tracked else None
+        self.num_batches_tracked: NDArray[Any] | None = np.zeros((), np.int64) if tracked else None
 
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the count of batches to 0, in place."""
@@ -436,11 +426,6 @@ class _RunningNorm(_ChannelNorm):
                 array[...] = values
             raise
         return y, {**saved, **mode}
-
-    def _arguments(self) -> list[str]:
-        eps, *rest = super()._arguments()
-        tracked = f"track_running_stats={self.track_running_stats}"
-        return [str(self.num_features), eps, f"momentum={self.momentum}", rest[0], tracked, *rest[1:]]
 
 
 class BatchNorm(_RunningNorm):
@@ -485,20 +470,6 @@ class BatchNorm(_RunningNorm):
     """
 
     _op = ops.OPS["batch_norm"]
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        channel_axis: int = 1,
-        dtype: DTypeLike = np.float32,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype)
 
 
 class InstanceNorm(_RunningNorm):
@@ -548,7 +519,8 @@ class InstanceNorm(_RunningNorm):
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype)
+        rest: dict[str, Any] = {"bias": bias, "channel_axis": channel_axis, "dtype": dtype}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **rest)
 
 
 class GroupNorm(_ChannelNorm):
@@ -604,6 +576,3 @@ class GroupNorm(_ChannelNorm):
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "num_groups": self.num_groups}
-
-    def _arguments(self) -> list[str]:
-        return [str(self.num_groups), str(self.num_channels), *super()._arguments()]

@@ -1,4 +1,4 @@
-# Generated from normlib/description.py by .ci/generate.py
+# Written by .ci/generate.py from normlib/description.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

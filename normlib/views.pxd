@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-# What follows the declarations below is written by .ci/generate_c.py from normlib/description.py.
+# What follows the declarations below is written by .ci/generate.py from normlib/description.py.
 """The functions of normlib on typed memoryviews: no GIL, no exceptions, the status comes back.
 
     from normlib.views cimport layer_norm

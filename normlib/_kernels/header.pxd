@@ -1,4 +1,4 @@
-# Written by .ci/generate_c.py from normlib/description.py.
+# Written by .ci/generate.py from normlib/description.py.
 
 """normlib.h for Cython; the roles of arrays."""
 

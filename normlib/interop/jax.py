@@ -157,8 +157,8 @@ class _Spec(NamedTuple):
     results: tuple[str, ...] = ()
 
     @property
-    def backward(self):
-        return "dy" in self.operands
+    def function(self):
+        return FUNCTIONS[self.op + "_backward" * ("dy" in self.operands)]
 
 
 # -- checks, as those of the NumPy functions: arrays without memory of their own stand for traced ones ----
@@ -219,18 +219,19 @@ def _given(**arrays):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _norm(spec, arrays):
     """y, and the running statistics that have moved."""
-    return _bind(spec, arrays, ("y", *_moved(spec, arrays)))
+    return tuple(_results(spec, arrays).values())
 
 
-def _moved(spec, arrays):
-    return [name for name in ("running_mean", "running_var") if spec.mode and name in arrays]
+def _results(spec, arrays, more=()):
+    """The same by name, and `more`."""
+    moved = [name for name in ("running_mean", "running_var") if spec.mode and name in arrays]
+    return _bind(spec, arrays, ("y", *moved, *more))
 
 
 def _norm_forward(spec, arrays):
-    names, moved = OPS[spec.op].statistics, _moved(spec, arrays)
-    y, *results = _bind(spec, arrays, ("y", *moved, *names))
-    statistics = dict(zip(names, results[len(moved) :], strict=True))
-    return (y, *results[: len(moved)]), (arrays, statistics)
+    found = _results(spec, arrays, OPS[spec.op].statistics)
+    statistics = {name: found.pop(name) for name in OPS[spec.op].statistics}
+    return tuple(found.values()), (arrays, statistics)
 
 
 def _norm_backward(spec, saved, cotangents):
@@ -238,7 +239,7 @@ def _norm_backward(spec, saved, cotangents):
     wanted = [f"d{name}" for name in OPS[spec.op].parameters] if "weight" in arrays else []
     given = {name: arrays[name] for name in ("x", "weight") if name in arrays} | statistics
     gradients = _bind(spec, {"dy": cotangents[0], **given}, ("dx", *wanted))
-    found = dict(zip(("x", *OPS[spec.op].parameters), gradients, strict=False))
+    found = {name.removeprefix("d"): gradient for name, gradient in gradients.items()}
     constant = {name: jnp.zeros_like(value) for name, value in arrays.items() if name not in found}
     return ({name: found[name].astype(arrays[name].dtype) for name in arrays.keys() & found} | constant,)
 
@@ -250,8 +251,12 @@ _norm.defvjp(_norm_forward, _norm_backward)
 
 
 def _bind(spec, arrays, results):
-    spec = spec._replace(operands=tuple(arrays), results=tuple(results))
-    return _batchable(spec)(*arrays.values())
+    """The named results of a norm, or of its gradient where dy is among the arrays. All of them go in the order of
+    `ROLES`, as the handler of XLA has them."""
+    operands, found = (tuple(sorted(names, key=ROLES.index)) for names in (arrays, results))
+    values = _batchable(spec._replace(operands=operands, results=found))(*map(arrays.get, operands))
+    values = dict(zip(found, values, strict=True))
+    return {name: values[name] for name in results}
 
 
 @functools.cache
@@ -290,9 +295,9 @@ def _joins(spec, batched):
     op, own = OPS[spec.op], _of_samples(spec)
     if any(is_batched and name not in own for name, is_batched in zip(spec.operands, batched, strict=True)):
         return False
-    if op.mode is not None and (not spec.mode or op.name == "batch_norm") and not own.issuperset(spec.results):
-        return False
-    return not (op.name == "batch_norm" and spec.mode)
+    if op.mode is None:
+        return True
+    return op.per_sample if spec.mode else own.issuperset(spec.results)
 
 
 def _joined(spec, size, batched, operands):
@@ -308,12 +313,12 @@ def _joined(spec, size, batched, operands):
     def apart(value):
         return value.reshape(size, value.shape[0] // size, *value.shape[1:]) if merge else value
 
-    found = [name for name in spec.results if name in own]
-    results = dict(zip(found, map(apart, _bind(spec, arrays, found)), strict=True))
+    found = _bind(spec, arrays, [name for name in spec.results if name in own])
+    results = {name: apart(value) for name, value in found.items()}
     if len(found) < len(spec.results):  # sums over the samples of each member
         wide = jnp.promote_types(arrays["x"].dtype, jnp.float32)
-        (z,) = _bind(spec, {"x": arrays["x"].astype(wide)}, ("y",))
-        z, dy = apart(z), apart(arrays["dy"]).astype(wide)
+        z = apart(_bind(spec, {"x": arrays["x"].astype(wide)}, ["y"])["y"])
+        dy = apart(arrays["dy"]).astype(wide)
         reduced = spec.axis if OPS[spec.op].kind == "feature" else (spec.axis,)
         summed = tuple(i for i in range(1, dy.ndim) if i - dy.ndim not in reduced)
         dtype = arrays["weight"].dtype
@@ -364,47 +369,35 @@ def _has_handler():
 def _through_xla(spec, operands, results):
     """The call by the handler of `_kernels/from_xla.pyx`, which documents the numbers."""
     op, ndim = OPS[spec.op], operands[spec.operands.index("x")].ndim
-    of_channels = op.kind == "channel"
     numbers = [
-        list(FUNCTIONS).index(spec.op + "_backward" * spec.backward),
+        list(FUNCTIONS).index(spec.function.name),
         sum(1 << ROLES.index(name) for name in spec.operands),
         sum(1 << ROLES.index(name) for name in spec.results),
-        spec.axis + ndim if of_channels else 0,
-        0 if of_channels else sum(1 << (i + ndim) for i in spec.axis),
+        spec.axis + ndim if op.of_channels else 0,
+        0 if op.of_channels else sum(1 << (i + ndim) for i in spec.axis),
         spec.num_groups or 0,
         spec.mode,
         *np.array([spec.momentum, spec.eps]).view(np.int64).tolist(),
     ]
-    sent = sorted(range(len(operands)), key=lambda i: ROLES.index(spec.operands[i]))
-    got = sorted(range(len(results)), key=lambda i: ROLES.index(spec.results[i]))
-    aliases = {
-        at: got.index(spec.results.index(spec.operands[i]))
-        for at, i in enumerate(sent)
-        if spec.operands[i].startswith("running_") and spec.operands[i] in spec.results
-    }
-    call = jax.ffi.ffi_call("normlib", [results[i] for i in got], input_output_aliases=aliases)
-    found = call(*(operands[i] for i in sent), spec=np.array(numbers, np.int64))
-    return [found[got.index(i)] for i in range(len(results))]
+    moved = [name for name in spec.results if name in spec.operands]
+    aliases = {spec.operands.index(name): spec.results.index(name) for name in moved}
+    call = jax.ffi.ffi_call("normlib", results, input_output_aliases=aliases)
+    return call(*operands, spec=np.array(numbers, np.int64))
 
 
 def _on_the_host(spec, *operands):
     """The call on NumPy arrays."""
-    op = OPS[spec.op]
+    op, function = OPS[spec.op], spec.function
     given = dict(zip(spec.operands, map(np.asarray, operands), strict=True))
-    options = {op.axis_name: spec.axis}
-    if op.has_groups:
-        options["num_groups"] = spec.num_groups
-    if op.mode is not None:
-        options[op.mode] = spec.mode
-    if spec.backward:
+    values = spec._asdict() | {op.axis_name: spec.axis, op.mode: spec.mode}
+    options = {option.name: values[option.name] for option in function.options if option.name in values}
+    if function.backward:
         given |= {name: _wide(given[name]) for name in op.statistics}
         results = op.backward(**given, **options, weight_grads=len(spec.results) > 1)
         return tuple(results[: len(spec.results)])
-    if op.mode is not None:
-        options["momentum"] = spec.momentum
     if spec.mode:
         given |= {name: given[name].copy() for name in spec.results if name in given}
-    y, *statistics = op.forward(**given, **options, eps=spec.eps, return_stats=True)
+    y, *statistics = op.forward(**given, **options, return_stats=True)
     found = given | {"y": y} | {n: _narrow(s) for n, s in zip(op.statistics, statistics, strict=True)}
     return tuple(found[name] for name in spec.results)
 

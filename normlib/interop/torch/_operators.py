@@ -151,8 +151,7 @@ class _Operators:
             return None, *missing
         x, weight, *statistics = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1 : 1 + len(self.op.parameters)]
-        options = [ctx.options[key] for key in self.kept]
-        dx, *of_parameters = self.backward_operator(dy, x, weight, *statistics, *options, any(wanted))
+        dx, *of_parameters = self.backward_operator(dy, x, weight, *statistics, *ctx.options.values(), any(wanted))
         for i, needed in enumerate(wanted):
             missing[i] = of_parameters[i] if needed else None
         return dx, *missing

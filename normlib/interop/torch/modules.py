@@ -18,25 +18,17 @@ from ._tensors import eager, fits
 from .functional import direct, recorded
 from .survey import Norm, Report, eps_name, walk, why_no_rms_norm
 
-__all__ = [
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "GroupNorm",
-    "InstanceNorm1d",
-    "InstanceNorm2d",
-    "InstanceNorm3d",
-    "LayerNorm",
-    "RMSNorm",
-    "accelerate",
-    "report",
-    "restore",
-]
-
 
 def _run(name, input, tensors, options):
     way = recorded if torch.compiler.is_compiling() else direct
     return way(name, input, tensors, options)
+
+
+def _run_moving(name, module, input, running, mode, momentum):
+    """A norm with running statistics; `mode` says whether the statistics are those of the input."""
+    tensors = {"weight": module.weight, "bias": module.bias, "running_mean": running[0], "running_var": running[1]}
+    options = {OPS[name].mode: mode, "momentum": float(momentum or 0), "eps": module.eps, "channel_axis": 1}
+    return _run(name, input, tensors, options)
 
 
 # Elements up to which torch's batch norm in evaluation takes less time than the way into ours, for each of its
@@ -99,14 +91,7 @@ class _BatchNorm(_Accelerated):
                 momentum = 1.0 / float(self.num_batches_tracked)
         if self.training and not self.track_running_stats:
             running = None, None
-        tensors = dict(zip(_MOVING, (self.weight, self.bias, *running), strict=True))
-        options = {
-            "training": self.training or running[0] is None,
-            "momentum": float(momentum or 0),
-            "eps": self.eps,
-            "channel_axis": 1,
-        }
-        return _run("batch_norm", input, tensors, options)
+        return _run_moving("batch_norm", self, input, running, self.training or running[0] is None, momentum)
 
 
 class _GroupNorm(_Accelerated):
@@ -119,16 +104,11 @@ class _GroupNorm(_Accelerated):
 
 class _InstanceNorm(_Accelerated):
     def _apply_instance_norm(self, input):  # what forward calls after its checks
-        tensors = dict(zip(_MOVING, (self.weight, self.bias, self.running_mean, self.running_var), strict=True))
-        if not fits(input, *tensors.values()):
+        running = self.running_mean, self.running_var
+        if not fits(input, self.weight, self.bias, *running):
             return super()._apply_instance_norm(input)
-        options = {
-            _MODE: self.training or not self.track_running_stats,
-            "momentum": float(self.momentum or 0),
-            "eps": self.eps,
-            "channel_axis": 1,
-        }
-        return _run("instance_norm", input, tensors, options)
+        mode = self.training or not self.track_running_stats
+        return _run_moving("instance_norm", self, input, running, mode, self.momentum)
 
 
 class _ModelRMSNorm(_Accelerated):
@@ -152,10 +132,6 @@ def _in_order(input, weight, eps):
     back = sorted(range(input.ndim), key=order.__getitem__)
     y = _run("rms_norm", input.permute(order), {"weight": weight}, {"axis": back[-1], "eps": eps})
     return y.permute(back)
-
-
-_MOVING = ("weight", "bias", "running_mean", "running_var")
-_MODE = OPS["instance_norm"].mode
 
 
 class LayerNorm(_LayerNorm, nn.LayerNorm):

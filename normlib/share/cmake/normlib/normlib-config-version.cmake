@@ -1,4 +1,4 @@
-# Written by .ci/generate_c.py.
+# Written by .ci/generate.py.
 set(PACKAGE_VERSION "0.1.0")
 if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
   set(PACKAGE_VERSION_COMPATIBLE FALSE)
