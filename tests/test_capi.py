@@ -703,7 +703,7 @@ def test_what_follows_a_norm_in_the_same_pass(name, dtype, layout):
 
 def test_what_is_wrong_with_what_follows():
     x = ONE["x"]
-    assert text(in_struct("layer_norm", **ONE, activation=2)) == "activation: outside its range"
+    assert text(in_struct("layer_norm", **ONE, activation=7)) == "activation: outside its range"
     assert text(in_struct("layer_norm", **ONE, add=x[:1])) == "add: the number of axes or a size does not fit"
     assert text(in_struct("layer_norm", **ONE, add=x.astype(float))) == "add: not a dtype that is taken here"
     assert text(in_struct("layer_norm", **ONE, dadd=x)) == "dadd: not an argument of this function in this version"

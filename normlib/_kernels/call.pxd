@@ -5,7 +5,7 @@ from normlib._kernels.header cimport ROLES, normlib_array
 from normlib._kernels.layout cimport AXES, Extent
 from normlib._kernels.plan cimport BF16, FEATURE_ROWS, Plan, Run
 
-cdef enum Argument:     # what a status names: a role, or one of these
+cdef enum:     # what a status names: a role, or one of these
     OP = ROLES
     AXIS
     CHANNEL_AXIS

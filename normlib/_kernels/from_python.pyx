@@ -235,6 +235,17 @@ cdef bint run(Call* call) except -1:
     return -1 if status else True
 
 
+cdef object results_of(object y, tuple more, object mean, object rstd, object var):
+    """What a forward function returns."""
+    if rstd is None:
+        return (y, *more) if more else y
+    if more:
+        return (y, *more, rstd) if mean is None else (y, *more, mean, rstd)
+    if mean is None:
+        return y, rstd
+    return (y, mean, rstd) if var is None else (y, mean, rstd, var)
+
+
 cdef object forward(Call* call, object x, object weight, object bias, object eps, object out, object return_stats,
                     dict fused):
     """The rest of a forward call, whose options are filled in."""
@@ -257,6 +268,7 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     if canonical and op_of(call).moving and not uses_running(call):
         var = new_array(&call.statistic, cnp.NPY_FLOAT64)
         call.var = <double*>cnp.PyArray_DATA(var)
+    results = results_of(y, more, mean, rstd if stats else None, var)
     try:
         if not run(call):
             return NotImplemented
@@ -269,11 +281,7 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
             learn(call)     # last: from here on nothing fails
     finally:
         finish(call)
-    if not stats:
-        return (y, *more) if more else y
-    if not call.plan.centered:
-        return (y, *more, rstd)
-    return (y, *more, mean, rstd) if var is None else (y, mean, rstd, var)
+    return results
 
 
 cdef object backward(Call* call, object dy, object x, object weight, object mean, object rstd, object weight_grads, object out,
