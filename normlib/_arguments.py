@@ -164,11 +164,12 @@ def not_sizes(op, weight, x):
             raise TypeError(f"{op}: weight is {weight!r}, sizes of the last axes of x, expected axis={axis} for these")
 
 
-def statistic(op, name, value, shape, meaning):
+def statistic(op, name, value, shape, meaning, dtypes=("float64", "float32")):
     """`value` as a contiguous float64 array."""
     value = convert(op, name, value, None if _has_dtype(value) else np.float64)
-    if value.dtype.name not in ("float64", "float32"):
-        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected float64 or float32")
+    if value.dtype.name not in dtypes:
+        words = _WORDS if dtypes is DTYPES else "float64 or float32"
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {words}")
     if value.shape != shape:
         raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")
     return np.require(value, np.float64, ["C", "A"])
@@ -181,7 +182,7 @@ def running(op, mean, var, shape, update):
     for name, value in (("running_mean", mean), ("running_var", var)):
         if value is None:
             raise ValueError(f"{op}: {name} is None, expected both running_mean and running_var or neither")
-        statistic(op, name, value, shape, "one value a channel")
+        statistic(op, name, value, shape, "one value a channel", DTYPES)
         if update and not isinstance(value, np.ndarray):
             raise TypeError(
                 f"{op}: {name} is a {type(value).__name__}, expected a NumPy array, to be updated in place"

@@ -83,7 +83,18 @@ def _over_samples(statistic):
 
 @a.quietly
 def _moved(old, momentum, new, dtype):
-    return ((1 - momentum) * np.float64(old) + momentum * new).astype(dtype)
+    moved = (1 - momentum) * old.astype(np.float64) + momentum * new
+    return (_to_odd(moved) if dtype.itemsize == 2 else moved).astype(dtype)
+
+
+def _to_odd(values):
+    """float32 with a last bit of 1 where that is not exact: what is rounded to 16 bits from there is rounded once
+    (Boldo, Melquiond 2008)."""
+    narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32)
+    inexact = (narrow != values) & ~np.isnan(values)
+    bits[inexact] = (bits[inexact] - (np.abs(narrow[inexact]) > np.abs(values[inexact]))) | np.uint32(1)
+    return narrow
 
 
 def _move(checked, mean, rstd, var):

@@ -289,7 +289,7 @@ def batch_norm(
     weight, bias : array_like, optional
         One value a channel, in any of the float dtypes. By name alone: in torch the running statistics come first.
     running_mean, running_var : array_like, optional
-        One value a channel in float64 or float32; writeable arrays if `training`.
+        One value a channel in any of the float dtypes; writeable arrays if `training`.
     training : bool, default False
         Whether to use the statistics of `x` and update the running ones.
     momentum : float, default 0.1
@@ -561,7 +561,7 @@ def instance_norm(
     weight, bias : array_like, optional
         One value a channel, in any of the float dtypes. By name alone: in torch the running statistics come first.
     running_mean, running_var : array_like, optional
-        One value a channel in float64 or float32; writeable arrays if `use_input_stats`.
+        One value a channel in any of the float dtypes; writeable arrays if `use_input_stats`.
     use_input_stats : bool, default True
         Whether to use the statistics of `x` and update the running ones.
     momentum : float, default 0.1

@@ -9,7 +9,7 @@ import normlib
 from normlib.ops import OPS
 from normlib.testing import AFFINE, LAYOUTS, OUTPUTS, Case, cases, check_backend, dtypes, problems
 from normlib.testing import _checks as checks
-from normlib.testing._cases import _possible, constant, independent
+from normlib.testing._cases import _possible, constant, dtype_named, independent
 from normlib.testing._errors import check_errors
 from normlib.testing._gradients import check_gradients, gradient_cases
 from normlib.testing._layouts import ORDERS, in_order
@@ -105,6 +105,24 @@ def test_running_statistics(backend, op, dtype, kept):
     many = Case(op, (3, 1057, 4), {"channel_axis": 1, OPS[op].mode: True}, dtype)
     for case in [*typical(op, dtype), many]:
         checks.check_running(case, dtype=kept)
+
+
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.mode is not None])
+@pytest.mark.parametrize("kept", DTYPES[2:])
+def test_running_statistics_of_16_bits_are_those_of_float64_rounded_once(backend, op, kept):
+    case = Case(op, (3, 1057, 4), {"channel_axis": 1, OPS[op].mode: True})
+    x, weight, bias, _ = case.inputs()
+    kept = dtype_named(kept)
+    found, exact = ([s.astype(kept).astype(dtype) for s in case.given_statistics()] for dtype in (kept, np.float64))
+    for mean, var in (found, exact):
+        checks.call_forward(case, x, weight, bias, running_mean=mean, running_var=var, momentum=0.3)
+    for a, b in zip(found, exact, strict=True):
+        error = np.abs(a.astype(np.float64) - b)
+        for neighbor in (np.nextafter(a, kept.type(9)), np.nextafter(a, kept.type(-9))):
+            assert np.all(error <= np.abs(neighbor.astype(np.float64) - b))
+    y = checks.call_forward(constant(case), x, running_mean=found[0], running_var=found[1])
+    wide = [s.astype(np.float64) for s in found]
+    assert checks.same_bits(y, checks.call_forward(constant(case), x, running_mean=wide[0], running_var=wide[1]))
 
 
 @each_op

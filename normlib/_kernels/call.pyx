@@ -17,7 +17,7 @@ from normlib._kernels.header cimport (
 )
 from normlib._kernels.layout cimport AXES, KEPT
 from normlib._kernels.parallel cimport default_threads
-from normlib._kernels.plan cimport F64, ROOTS, size_of
+from normlib._kernels.plan cimport F32, F64, ROOTS, size_of
 from normlib._kernels.schedule cimport execute, free_gradients
 
 cdef Run _run = NULL
@@ -132,7 +132,7 @@ cdef bint given_statistic(Call* call, int role, double** to) noexcept nogil:
 cdef bint new_statistics(Call* call, bint moving) noexcept nogil:
     """Where statistics are written to, and the values of those that are given."""
     cdef Plan* p = &call.plan
-    cdef Py_ssize_t samples, bytes = call.statistic.count * sizeof(double)
+    cdef Py_ssize_t bytes = call.statistic.count * sizeof(double)
     if call.at[MEAN] != NULL:
         p.mean = <double*>(own(call, bytes) if call.turned else call.at[MEAN].data)
         if p.mean == NULL:
@@ -150,10 +150,22 @@ cdef bint new_statistics(Call* call, bint moving) noexcept nogil:
     p.var = p.rstd if p.given else call.var if call.var != NULL else <double*>own(call, bytes)
     if p.mean == NULL or p.rstd == NULL or p.var == NULL:
         return False
-    if p.given:
-        samples = call.statistic.count // max(<Py_ssize_t>1, call.parameter.count)
-        repeat(call.at[RUNNING_MEAN].dtype, call.at[RUNNING_MEAN].data, samples, call.parameter.count, p.mean)
-        repeat(call.at[RUNNING_VAR].dtype, call.at[RUNNING_VAR].data, samples, call.parameter.count, p.var)
+    return not p.given or (running_statistic(call, RUNNING_MEAN, p.mean) and running_statistic(call, RUNNING_VAR, p.var))
+
+
+cdef bint running_statistic(Call* call, int role, double* to) noexcept nogil:
+    """A running statistic in float64, once a sample; False where memory is short."""
+    cdef const normlib_array* a = call.at[role]
+    cdef Py_ssize_t samples = call.statistic.count // max(<Py_ssize_t>1, call.parameter.count)
+    cdef float* wide
+    if size_of(a.dtype) > 2:
+        repeat(a.dtype, a.data, samples, call.parameter.count, to)
+        return True
+    wide = <float*>own(call, call.parameter.count * sizeof(float))
+    if wide == NULL:
+        return False
+    widen(_run, a.dtype, a.data, call.parameter.count, wide)
+    repeat(F32, wide, samples, call.parameter.count, to)
     return True
 
 

@@ -230,7 +230,7 @@ cdef int check_array(Call* call, const normlib_array* a, int role, bint written)
         return dense(call, a, role, written, dtypes, &call.parameter)
     if bit & STATISTICS:
         return dense(call, a, role, written, 1 << F64 if written else WIDE, &call.statistic)
-    return dense(call, a, role, written, WIDE if bit & RUNNING else ANY, &call.parameter)
+    return dense(call, a, role, written, ANY, &call.parameter)
 
 
 cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) noexcept nogil:

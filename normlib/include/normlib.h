@@ -136,7 +136,7 @@ typedef struct normlib_array {
 
    Batch norm, group norm and instance norm: x has 2 axes or more; channels lie along `axis` (-1: the last), samples along the
    first other axis. All parameters: (channels,). mean, rstd: (channels,) in batch norm, (samples, num_groups) in group
-   norm, (samples, channels) in instance norm. running_mean, running_var: (channels,), float64 or float32, both or neither.
+   norm, (samples, channels) in instance norm. running_mean, running_var: (channels,), any dtype, both or neither.
 
    mode, as the functions of batch norm and instance norm have it: not 0 normalizes with the statistics of x and
    moves the running ones, if given, towards them: running += momentum * (new - running), with the unbiased variance;

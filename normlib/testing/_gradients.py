@@ -128,5 +128,5 @@ def gradient_cases(name):
             yield Case(name, shape, options, "float64", affine=affine)
         if ops.OPS[name].mode is not None:
             yield constant(Case(name, shape, options, "float64"))
-        for fused in together(FUNCTIONS[name]):
-            yield Case(name, shape, options, "float64", fused=fused)
+    for fused in together(FUNCTIONS[name]):
+        yield Case(name, *problems(name, "small")[0], "float64", fused=fused)

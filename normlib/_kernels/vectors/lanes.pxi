@@ -11,6 +11,7 @@ cdef extern from "storage.h" nogil:
         pass
     ctypedef struct bf16_t:
         pass
+    float to_odd(double)
     float widen_half(half_t)
     float widen_bf16(bf16_t)
     half_t narrow_half(float)

@@ -20,6 +20,16 @@ static inline float float_of(uint32_t u) { float f; memcpy(&f, &u, sizeof f); re
 
 /* ---- one element ---- */
 
+/* float64 to float32 with a last bit of 1 where that is not exact: what is rounded to 16 bits from there is rounded once (Boldo, Melquiond 2008). */
+static inline float to_odd(double d)
+{
+    float f = (float)d;
+    uint32_t u = bits_of(f);
+    if ((double)f == d || f != f)
+        return f;
+    return float_of((u - ((f < 0 ? -f : f) > (d < 0 ? -d : d))) | 1);
+}
+
 static inline float widen_bf16(bf16_t h) { return float_of((uint32_t)h.bits << 16); }
 
 /* To nearest, ties to even; NaN stays NaN (made quiet). */

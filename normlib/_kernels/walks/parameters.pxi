@@ -33,8 +33,9 @@ cdef void narrow_all(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
 cdef void move_running(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic"""
     cdef double total[BLOCK]
+    cdef double running[BLOCK]
     cdef const double* statistic = p.mean
-    cdef work* running = <work*>p.y
+    cdef Py_ssize_t size = size_of(p.dtype)
     cdef double momentum = p.momentum, factor = p.factor, samples = p.samples
     cdef Py_ssize_t first, m, c, n
     for first from 0 <= first < p.length by BLOCK:
@@ -43,8 +44,12 @@ cdef void move_running(const Plan* p, Py_ssize_t task, work zero) noexcept nogil
         for n in range(p.samples):
             for c in range(m):
                 total[c] += statistic[n * p.length + first + c]
+        widen_strided(p.dtype, p.y + first * size, size, m, running)
         for c in range(m):
-            running[first + c] = <work>((1 - momentum) * running[first + c] + momentum * (factor * (total[c] / samples)))
+            running[c] = (1 - momentum) * running[c] + momentum * (factor * (total[c] / samples))
+            if size == 2:
+                running[c] = to_odd(running[c])
+        narrow_strided(p.dtype, running, m, p.y + first * size, size)
 
 
 cdef inline void add_parts_of(const Plan* p, Py_ssize_t first, Py_ssize_t stop, double* sums, const double* lost, work zero) noexcept nogil:
