@@ -159,9 +159,10 @@ def header_pxd():
     lines += [f"    NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES"]
     lines += [f"    {', '.join(ENUMS['activation']).replace(',', ' = 0,', 1)}, ACTIVATIONS"]
     views = [f"OF_{name.upper()}" for name in description["DATA"]]
-    first = views[len(description["BESIDE"]) + 2]
-    lines += ["", "cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go"]
-    lines += [f"    {', '.join(views)}, VIEWS", f"    BESIDE = OF_DY, INPUTS = {first}"]
+    inputs = 2 + len(description["BESIDE"])
+    ends = views[inputs], views[inputs + len(description["GIVEN"])]
+    lines += ["", "cdef enum:  # arrays of x's shape: x, y or dx, what epilogues read, what they write, the others"]
+    lines += [f"    {', '.join(views)}, VIEWS", f"    BESIDE = OF_DY, INPUTS = {ends[0]}, OUTPUTS = {ends[1]}"]
     lines += ["", "", "cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:"]
     lines += [f"    at[{role.upper()}] = call.{role}" for role in ROLES]
     lines += ["", "", "cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:"]

@@ -43,6 +43,10 @@ class Call:
                 self.fused[argument.name] = _fused(self, argument, fused[argument.name])
         if "residual_out" in self.given and "residual" not in self.fused:
             raise ValueError(f"{name}: residual_out is given without residual, expected both or neither")
+        if "gate_activation" in self.fused and "gate" not in self.fused:
+            raise ValueError(f"{name}: gate_activation is given without gate")
+        if "gate" in self.fused:
+            self.fused.setdefault("gate_activation", "silu")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
@@ -84,7 +88,7 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
-        return name in ("x", "dsum") and self.function.backward and "activation" in self.fused
+        return name in ("x", "dsum") and self.function.backward and bool(self.fused.keys() & {"activation", "gate"})
 
     def canonical(self, filled):
         """The arguments for the function of a backend, in its order and by name."""

@@ -29,6 +29,7 @@ __all__ = [
     "FORWARD",
     "FUNCTIONS",
     "FUSED",
+    "GIVEN",
     "LATER",
     "OPS",
     "REQUIRED",
@@ -210,11 +211,21 @@ ACTIVATION = Option("activation", "What comes last.", "str | None", "int", "str?
 NEGATIVE_SLOPE = Option(
     "negative_slope", "That of leaky_relu below 0; 0.01 by default.", "float | None", "double", "float?", None
 )
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE)
-FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE)
+GATE = Role(
+    "gate", "data", "The result times gate_activation(gate); of the shape and dtype of x.", optional=True, keyword=True
+)
+GATE_ACTIVATION = Option(
+    "gate_activation", "That of the gate; silu by default.", "str | None", "int", "str?", None,
+    choices=tuple(name for name in ACTIVATIONS if name != "leaky_relu"),
+)  # fmt: skip
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
+FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
 FUSED_RESULTS = (
     (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
-    (Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),),
+    (
+        Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),
+        Role("dgate", "data", "The gradient with respect to gate.", "out", optional=True, of="gate"),
+    ),
 )
 
 FORWARD_RESULTS = (
@@ -499,9 +510,10 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
-    "add", "dadd", "residual", "sum", "dsum",
+    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate",
 )  # fmt: skip
 # The members of that struct that it did not have at first, in their order.
-LATER = ("add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope")
-BESIDE = ("dy", "add", "dsum")  # what epilogues read
-DATA = ("x", "y", *BESIDE, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too
+LATER = ("add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation")
+BESIDE = ("dy", "add", "dsum", "gate")  # what epilogues read
+GIVEN = ("dgate",)  # what they write beside y
+DATA = ("x", "y", *BESIDE, *GIVEN, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too

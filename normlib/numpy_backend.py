@@ -108,6 +108,12 @@ def _activate(v, fused, slope=False):
     return ACTIVATIONS[name][slope](v, *more)
 
 
+def _opened(layout, fused, slope=False):
+    """What a gate lets through, or its derivative."""
+    gate = layout.take(fused["gate"]).reshape(layout.shape)
+    return ACTIVATIONS[fused["gate_activation"]][slope](gate)
+
+
 def _features(x, axis):
     kept = tuple(i for i in range(x.ndim) if i not in axis)
     count, shape = len(kept), [x.shape[i] for i in kept + axis]
@@ -233,6 +239,8 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
     y = _affine(layout, z, weight, bias, fused.get("add"))
     if "activation" in fused:
         y = _activate(y, fused)
+    if "gate" in fused:
+        y = y * _opened(layout, fused)
     layout.put(y, out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
@@ -257,10 +265,15 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     if mean is not None:
         z -= mean.reshape(-1, 1)
     z *= rstd
-    if "activation" in fused:
+    if fused.keys() & {"activation", "gate"}:
         v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
-        slope = _activate(v, fused, slope=True).reshape(g.shape)
-        g = np.where(slope == 0, 0, g * slope)
+        factor = _activate(v, fused, slope=True) if "activation" in fused else np.ones_like(v)
+        if "gate" in fused:
+            open_slope = _opened(layout, fused, slope=True) * (_activate(v, fused) if "activation" in fused else v)
+            layout.put(g * open_slope.reshape(g.shape), fused["dgate"])
+            factor = factor * _opened(layout, fused)
+        factor = factor.reshape(g.shape)
+        g = np.where(factor == 0, 0, g * factor)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
     grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)

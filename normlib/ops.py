@@ -16,10 +16,12 @@ What holds for all of them:
   functions take them in float64 or float32.
 - Gradients of parameters come for ``weight_grads=True``, or None where a weight is given; they have the
   dtype of ``weight`` (of ``x`` without one) and are None otherwise.
-- What stands around a norm is computed in the same pass: y = activation(norm(x + residual) + add). The sum, rounded
-  to the dtype of ``x``, is returned after ``y``, where a ``residual`` is given.
-- The backward functions take the sum as ``x``, and as ``dsum`` the gradient that reaches it from elsewhere; ``add``
-  and ``activation`` too, with ``bias`` where there is an activation. They return the gradient of ``add`` last.
+- What stands around a norm is computed in the same pass:
+  y = activation(norm(x + residual) + add) * gate_activation(gate). The sum, rounded to the dtype of ``x``, is
+  returned after ``y``, where a ``residual`` is given.
+- The backward functions take the sum as ``x``, and as ``dsum`` the gradient that reaches it from elsewhere; what
+  follows the norm too, with ``bias`` where that is an activation or a gate. They return the gradients of ``add`` and
+  ``gate`` last.
 - An array without elements gives results without elements, gradients of zero and statistics of NaN.
 - A wrong argument is a ValueError or TypeError that names function, argument, expectation and finding.
 """

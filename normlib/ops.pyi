@@ -36,7 +36,8 @@ def layer_norm(
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
@@ -44,7 +45,8 @@ def layer_norm(
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -52,7 +54,8 @@ def layer_norm(
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
@@ -60,7 +63,8 @@ def layer_norm(
     eps: float = 1e-5, out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -68,7 +72,8 @@ def layer_norm(
     eps: float = 1e-5, out: _Array | None = None, return_stats: bool, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm_backward(
@@ -76,7 +81,8 @@ def layer_norm_backward(
     axis: _Axis = -1, weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
     bias: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def layer_norm_backward(
@@ -84,7 +90,8 @@ def layer_norm_backward(
     axis: _Axis = -1, weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
     bias: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
@@ -92,7 +99,8 @@ def rms_norm(
     out: _Array | None = None, return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
@@ -100,7 +108,8 @@ def rms_norm(
     out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
@@ -108,7 +117,8 @@ def rms_norm(
     out: _Array | None = None, return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
@@ -116,7 +126,8 @@ def rms_norm(
     out: _Array | None = None, return_stats: Literal[True], residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -124,7 +135,8 @@ def rms_norm(
     out: _Array | None = None, return_stats: bool, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm_backward(
@@ -132,7 +144,8 @@ def rms_norm_backward(
     weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Gradient]: ...
 @overload
 def rms_norm_backward(
@@ -140,7 +153,8 @@ def rms_norm_backward(
     weight_grads: bool | None = None, out: _Array | None = None, dsum: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(
@@ -150,7 +164,8 @@ def batch_norm(
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def batch_norm(
@@ -160,7 +175,8 @@ def batch_norm(
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -170,7 +186,8 @@ def batch_norm(
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array: ...
 @overload
 def batch_norm(
@@ -180,7 +197,8 @@ def batch_norm(
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -190,7 +208,8 @@ def batch_norm(
     return_stats: bool, residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm_backward(
@@ -198,7 +217,8 @@ def batch_norm_backward(
     training: bool = True, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def batch_norm_backward(
@@ -206,7 +226,8 @@ def batch_norm_backward(
     training: bool = True, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def group_norm(
@@ -214,7 +235,8 @@ def group_norm(
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def group_norm(
@@ -222,7 +244,8 @@ def group_norm(
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[True],
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -230,7 +253,8 @@ def group_norm(
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[False] = False,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array: ...
 @overload
 def group_norm(
@@ -238,7 +262,8 @@ def group_norm(
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: Literal[True],
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -246,7 +271,8 @@ def group_norm(
     eps: float = 1e-5, channel_axis: int = 1, out: _Array | None = None, return_stats: bool,
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm_backward(
@@ -254,7 +280,8 @@ def group_norm_backward(
     rstd: ArrayLike, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def group_norm_backward(
@@ -262,7 +289,8 @@ def group_norm_backward(
     rstd: ArrayLike, channel_axis: int = 1, weight_grads: bool | None = None, out: _Array | None = None,
     dsum: ArrayLike | None = None, bias: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def instance_norm(
@@ -272,7 +300,8 @@ def instance_norm(
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def instance_norm(
@@ -282,7 +311,8 @@ def instance_norm(
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -292,7 +322,8 @@ def instance_norm(
     return_stats: Literal[False] = False, residual: ArrayLike | None = None,
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array: ...
 @overload
 def instance_norm(
@@ -302,7 +333,8 @@ def instance_norm(
     return_stats: Literal[True], residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -312,7 +344,8 @@ def instance_norm(
     return_stats: bool, residual: ArrayLike | None = None, residual_out: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm_backward(
@@ -321,7 +354,8 @@ def instance_norm_backward(
     out: _Array | None = None, dsum: ArrayLike | None = None, bias: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def instance_norm_backward(
@@ -330,7 +364,8 @@ def instance_norm_backward(
     out: _Array | None = None, dsum: ArrayLike | None = None, bias: ArrayLike | None = None,
     add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    negative_slope: float | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 
 @dataclass(frozen=True)

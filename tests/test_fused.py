@@ -53,14 +53,15 @@ def separate(case, y):
     companions = case.companions()
     if "add" in companions:
         y = y + companions["add"]
-    return activated(y, companions["activation"]) if "activation" in companions else y
+    y = activated(y, companions["activation"]) if "activation" in companions else y
+    return y * activated(companions["gate"], companions.get("gate_activation", "silu")) if "gate" in companions else y
 
 
 def activated(v, name):
     """By the function that the kernels use; for those of one line in NumPy."""
     if name in ("relu", "leaky_relu"):
         return np.where(v <= 0, v * v.dtype.type(0 if name == "relu" else 0.01) + 0, v)
-    result = np.array(v, order="C")
+    result = np.array(v, v.dtype.newbyteorder("="), order="C")
     level = import_module(f"normlib._kernels.isa_{_kernels.info()['isa']}")
     level.activated(result, 1 + ACTIVATIONS.index(name))
     return result

@@ -13,6 +13,7 @@ cdef enum:     # what a status names: a role, or one of these
     EPS
     MOMENTUM
     ACTIVATION
+    GATE_ACTIVATION
     NEGATIVE_SLOPE
     THREADS
     STRUCT
@@ -51,7 +52,7 @@ cdef struct Call:
     Py_ssize_t num_groups
     int mode
     int threads
-    Py_ssize_t activation
+    Py_ssize_t activation, gate_activation
     double momentum, eps, negative_slope
     const normlib_array* at[ROLES]      # NULL where there is none
     double* var                         # where to write the variance of each row, if anywhere

@@ -4,12 +4,12 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM, VIEWS, WEIGHT, X, normlib_array,
+    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM, VIEWS, WEIGHT, X, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
@@ -104,6 +104,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_BAD_VALUE, THREADS)
     if not 0 <= call.activation < ACTIVATIONS:
         return wrong(NORMLIB_BAD_VALUE, ACTIVATION)
+    if not 0 <= call.gate_activation < ACTIVATIONS or call.gate_activation == LEAKY_RELU:
+        return wrong(NORMLIB_BAD_VALUE, GATE_ACTIVATION)
     if not -INFINITY < call.negative_slope < INFINITY:
         return wrong(NORMLIB_BAD_VALUE, NEGATIVE_SLOPE)
     call.ndim = x.ndim
@@ -119,7 +121,8 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.eps = call.eps
     call.plan.groups = 1
     call.plan.centered = op.centered
-    call.plan.activation, call.plan.negative_slope = <int>call.activation, call.negative_slope
+    call.plan.activation, call.plan.gate_activation = <int>call.activation, <int>call.gate_activation
+    call.plan.negative_slope = call.negative_slope
     return features(call) if op.feature else channels(call, op)
 
 
@@ -355,7 +358,7 @@ cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
     if output == SUM:
         return role != X and role != RESIDUAL
     if role == X or role == DSUM:
-        return output == DADD or (output == DX and call.activation and call.at[DADD] == NULL)
+        return output == DADD or (output == DX and (call.activation or call.at[GATE] != NULL) and call.at[DADD] == NULL)
     return False
 
 

@@ -16,7 +16,8 @@ from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    ADD, BIAS, DADD, DBIAS, DWEIGHT, DX, DY, LEAKY_RELU, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM, WEIGHT, X, Y, normlib_array,
+    ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SILU, SUM,
+    WEIGHT, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport lay_out
 from normlib._kernels.outputs cimport new_like
@@ -102,6 +103,11 @@ cdef bint fuse(Call* call, dict fused) except -1:
             if call.activation == LEAKY_RELU and fused.get("negative_slope") is None:
                 call.negative_slope = 0.01
             continue
+        if name == "gate_activation":
+            call.gate_activation = _ACTIVATIONS.get(value, 0) if type(value) is str else 0
+            if call.gate_activation == 0 or fused.get("gate") is None:
+                return False
+            continue
         if name == "negative_slope":
             if fused.get("activation") != "leaky_relu" or not number(value, &call.negative_slope):
                 return False
@@ -111,6 +117,8 @@ cdef bint fuse(Call* call, dict fused) except -1:
             return False
         if op_of(call).writes >> role & 1 and ((name in _CANONICAL and _canonical not in fused) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value)):
             return False
+    if call.at[GATE] != NULL and call.gate_activation == 0:
+        call.gate_activation = SILU
     return True
 
 
@@ -206,16 +214,28 @@ cdef cnp.ndarray new_statistic(Call* call, int role):
     return a
 
 
+cdef cnp.ndarray new_companion(Call* call, int role, cnp.ndarray x):
+    cdef cnp.ndarray a = new_like(x)
+    fill(call, role, a)
+    return a
+
+
 cdef tuple more_results(Call* call, cnp.ndarray x, dict fused):
     """Arrays to fill beside the output, for what is given: the caller's, or new ones."""
-    cdef int role = DADD if op_of(call).backward else SUM
-    if not fused or call.at[ADD if op_of(call).backward else RESIDUAL] == NULL or _canonical in fused:
+    cdef cnp.ndarray one = None, other = None
+    if not fused or _canonical in fused:
         return ()
-    if call.at[role] != NULL:
-        return (fused["residual_out"],)
-    result = new_like(x)
-    fill(call, role, result)
-    return (result,)
+    if not op_of(call).backward:
+        if call.at[RESIDUAL] == NULL:
+            return ()
+        return (fused["residual_out"] if call.at[SUM] != NULL else new_companion(call, SUM, x),)
+    if call.at[ADD] != NULL:
+        one = new_companion(call, DADD, x)
+    if call.at[GATE] != NULL:
+        other = new_companion(call, DGATE, x)
+    if one is None:
+        return () if other is None else (other,)
+    return (one,) if other is None else (one, other)
 
 
 cdef bint run(Call* call) except -1:

@@ -50,6 +50,9 @@ cdef extern from "normlib.h" nogil:
         const normlib_array* sum
         const normlib_array* dsum
         double negative_slope
+        const normlib_array* gate
+        const normlib_array* dgate
+        ptrdiff_t gate_activation
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -93,12 +96,12 @@ cdef extern from "normlib.h" nogil:
 
 cdef enum:
     OPS = 10
-    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, RESIDUAL, SUM, DSUM, ROLES
+    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, RESIDUAL, SUM, DSUM, GATE, DGATE, ROLES
     NO_ACTIVATION = 0, RELU, LEAKY_RELU, SILU, GELU, GELU_TANH, SIGMOID, ACTIVATIONS
 
-cdef enum:  # arrays of the shape of x: x, y or dx, what epilogues read, where gradients of it go
-    OF_X, OF_Y, OF_DY, OF_ADD, OF_DSUM, OF_DADD, OF_RESIDUAL, OF_SUM, VIEWS
-    BESIDE = OF_DY, INPUTS = OF_DADD
+cdef enum:  # arrays of x's shape: x, y or dx, what epilogues read, what they write, the others
+    OF_X, OF_Y, OF_DY, OF_ADD, OF_DSUM, OF_GATE, OF_DGATE, OF_DADD, OF_RESIDUAL, OF_SUM, VIEWS
+    BESIDE = OF_DY, INPUTS = OF_DGATE, OUTPUTS = OF_DADD
 
 
 cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) noexcept nogil:
@@ -119,6 +122,8 @@ cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) n
     at[RESIDUAL] = call.residual
     at[SUM] = call.sum
     at[DSUM] = call.dsum
+    at[GATE] = call.gate
+    at[DGATE] = call.dgate
 
 
 cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:
@@ -151,3 +156,6 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.sum = NULL
     call.dsum = NULL
     call.negative_slope = 0
+    call.gate = NULL
+    call.dgate = NULL
+    call.gate_activation = 0

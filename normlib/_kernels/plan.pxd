@@ -58,6 +58,7 @@ cdef struct Plan:
     Span xs, ys, ds
     View companion[VIEWS]   # of a fused pass: what it reads and writes beside x, dy and y
     int activation          # what comes last; 0: nothing
+    int gate_activation     # that of the gate
     double negative_slope   # of leaky_relu
     bint fused              # an epilogue follows `normalize`
     bint upstream           # a forward pass that ends with dy times the derivative of its activation

@@ -3,7 +3,7 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
-from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_RESIDUAL, OF_SUM, VIEWS
+from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_GATE, OF_RESIDUAL, OF_SUM, VIEWS
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
@@ -65,7 +65,7 @@ cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
     for view in range(VIEWS):
         if view != OF_DSUM:
             p.companion[view].data = NULL
-    if not p.activation and before.companion[OF_DADD].data == NULL:
+    if not p.activation and before.companion[OF_DADD].data == NULL and before.companion[OF_GATE].data == NULL:
         return
     before.companion[OF_DSUM].data = NULL
     before.given = before.upstream = True

@@ -143,9 +143,11 @@ typedef struct normlib_array {
    0 <= momentum <= 1. 0 normalizes with the running ones (without any, batch norm takes those of x). In the backward
    functions 0 says that mean and rstd were not computed from x.
 
-   activation(norm + add): add, of the shape and dtype of x or NULL, is added to what the norm gives, and an activation follows, in
-   the same pass. Backward they are given again, with bias; dadd, if wanted, takes the gradient with respect to add. With an
-   activation and no dadd, dx may be dy, but not x. */
+   activation(norm(x + residual) + add) * gate_activation(gate): what stands around a norm is computed in the same pass. residual, add and
+   gate have the shape and dtype of x, or are NULL. With a residual, the sum, rounded to that dtype, goes to `sum`, which may be x or
+   residual. The activations are NORMLIB_RELU and so on, 0 for none; negative_slope is that of leaky_relu.
+   Backward, x is the sum, dsum the gradient that reaches it from elsewhere, and add, gate and bias are given again; dadd and
+   dgate, if wanted, take their gradients. With an activation or a gate and no dadd, dx may be dy, but not x. */
 typedef struct normlib_call {
     size_t size; /* sizeof(normlib_call) */
     int op;
@@ -176,6 +178,9 @@ typedef struct normlib_call {
     const normlib_array *sum;
     const normlib_array *dsum;
     double negative_slope;
+    const normlib_array *gate;
+    const normlib_array *dgate;
+    ptrdiff_t gate_activation;
     /* end */
 } normlib_call;
 
@@ -238,7 +243,8 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
                                      const normlib_array *rstd /* or NULL */, int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0};
+                               bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
+                               NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -250,7 +256,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0};
+                               NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -259,7 +265,8 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
                                    int threads)
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
-                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
+                               NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -270,7 +277,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0};
+                               NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -284,7 +291,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -296,7 +303,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL, 0};
+                               0, NULL, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -308,7 +315,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -320,7 +327,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -334,7 +341,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -346,7 +353,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

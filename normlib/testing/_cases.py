@@ -233,7 +233,7 @@ class Case:
         found = dict(self.fused)
         for name in arrays(function, found):
             found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
-        if backward and "activation" in found and (bias := self.inputs()[2]) is not None:
+        if backward and found.keys() & {"activation", "gate"} and (bias := self.inputs()[2]) is not None:
             found["bias"] = bias
         if backward and "residual" in found:
             found["dsum"] = found.pop("residual")

@@ -104,7 +104,7 @@ def _check_array(case, name, a, dtype, shape):
 def _row_error(case, found, expected, scale):
     # In a row of a few values, or of equal ones, terms may cancel to almost nothing: it is measured by the terms.
     cancels = case.row_length < 8 or case.layout.startswith("broadcast") or case.dy == "constant"
-    cancels |= "activation" in case.fused
+    cancels |= bool(case.fused.keys() & {"activation", "gate"})
     rows = case.geometry.rows
     return ulp_error(rows(found), rows(expected), scale=scale if cancels else None)
 
@@ -145,17 +145,18 @@ def _check_statistic(case, name, value, expected, limit):
 
 def expected_backward(case, dy, x, weight, truth, **statistics):
     """The gradients, and what reaches the norm: that of add."""
-    upstream = _fused.upstream(case.geometry, truth, dy, case.companions())
+    upstream, dgate = _fused.upstream(case.geometry, truth, dy, case.companions())
     expected, plain = (
         backward(case.geometry, d, x, weight, through=not case.given, **statistics) for d in (upstream, dy)
     )
     expected = expected._replace(scale=plain.scale)
-    return _fused.backward(case.geometry, expected, case.companions(backward=True)), upstream
+    return _fused.backward(case.geometry, expected, case.companions(backward=True)), (upstream, dgate)
 
 
 def _rounded_twice(case, limits):
     """The limits where what reaches the norm is rounded to 16 bits before it goes on: dy itself, or 0, is not."""
-    if case.fused.get("activation") in (None, "relu") or case.dtype in ("float64", "float32"):
+    exact = case.fused.get("activation") in (None, "relu") and "gate" not in case.fused
+    if exact or case.dtype in ("float64", "float32"):
         return limits
     once = float(spacing(1, case.dtype) / spacing(1, "float32"))  # the rounding that remains at the end is not counted
     return limits | {name: limits[name] + once for name in ("gradient", "parameter")}
@@ -182,18 +183,28 @@ def check_backward(case, limits=LIMITS, weight_grads=None):
             result = call_backward(
                 case, arrays["dy"], arrays["x"], weight, mean, rstd, out=out, weight_grads=weight_grads
             )
-        if "add" in case.fused:
-            *result, dadd = result
-            _check_array(case, "dadd", dadd, dtype_named(case.dtype), case.shape)
-            rows = case.geometry.rows
-            error = ulp_error(rows(dadd), rows(upstream), scale=np.max(np.abs(rows(dy)), axis=1, keepdims=True))
-            ensure(error <= limits["output"], case, f"dadd is off by {error:.3g} ulps, allowed {limits['output']}")
+        result, companions = _without_companions(case, result)
+        for name, found in companions.items():
+            _check_companion(case, f"d{name}", found, upstream[name == "gate"], dy, limits["gradient"])
         _check_gradients(case, result, expected, out, x, weight, weight_grads, limits)
         worst = max(worst, _row_error(case, result[0], expected.dx, expected.scale))
         ensure(
             worst <= limits["gradient"], case, f"dx is off by {worst:.3g} ulps, allowed {limits['gradient']}"
         )
     return worst
+
+
+def _without_companions(case, result):
+    """The gradients without those of what the epilogue reads, and these by name."""
+    names = [name for name in ("add", "gate") if name in case.fused]
+    return result[: len(result) - len(names)], dict(zip(names, result[len(result) - len(names) :], strict=True))
+
+
+def _check_companion(case, name, found, expected, dy, allowed):
+    _check_array(case, name, found, dtype_named(case.dtype), case.shape)
+    rows = case.geometry.rows
+    error = ulp_error(rows(found), rows(expected), scale=np.max(np.abs(rows(dy)), axis=1, keepdims=True))
+    ensure(error <= allowed, case, f"{name} is off by {error:.3g} ulps, allowed {allowed}")
 
 
 def _check_gradients(case, result, expected, out, x, weight, weight_grads, limits):

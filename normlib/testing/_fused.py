@@ -1,11 +1,11 @@
 """What is computed in the pass of a norm, in extended precision, by the names of its arguments."""
 
 import math
-from itertools import chain, combinations, product
+from itertools import combinations, cycle
 
 import numpy as np
 
-from ..description import Option, Role
+from ..description import Role
 from ._reference import extended
 
 _SQRT_2 = np.sqrt(np.longdouble(2))
@@ -42,13 +42,17 @@ ACTIVATIONS = {
 
 
 def together(function):
-    """Every set of the arguments for the same pass of a forward function that makes sense, each option with each of its
-    choices, as a dict; an array is True."""
+    """Sets of the arguments for the same pass of a forward function, as dicts, in which an array is True: each alone,
+    with each of its choices, then each pair, and all, with choices by turns."""
     own = [a for a in function.fused.values() if not a.canonical]
-    fused = {a.name: a for a in own if isinstance(a, Role) or a.choices}
-    for names in chain.from_iterable(combinations(fused, n) for n in range(1, len(fused) + 1)):
-        choices = [fused[name].choices if isinstance(fused[name], Option) else (True,) for name in names]
-        yield from (dict(zip(names, values, strict=True)) for values in product(*choices))
+    fused = {a.name: (True,) if isinstance(a, Role) else a.choices for a in own if isinstance(a, Role) or a.choices}
+    turns = {name: cycle(choices) for name, choices in fused.items()}
+    for name, choices in fused.items():
+        first = {"gate": True} if name == "gate_activation" else {}
+        yield from ({**first, name: choice} for choice in choices)
+    for names in (*combinations(fused, 2), tuple(fused)):
+        if "gate" in names or "gate_activation" not in names:
+            yield {name: next(turns[name]) for name in names}
 
 
 def arrays(function, fused):
@@ -57,22 +61,27 @@ def arrays(function, fused):
 
 
 def forward(geometry, truth, companions):
-    """The results of a forward pass with what follows it: f(y + add)."""
+    """The results of a forward pass with what follows it: f(y + add) * h(gate)."""
     v, scale = _before_activation(geometry, truth, companions)
-    if "activation" not in companions:
-        return truth._replace(y=v, scale=scale)
-    f, slope = ACTIVATIONS[companions["activation"]]
+    f, slope = ACTIVATIONS[companions["activation"]] if "activation" in companions else (np.array, np.ones_like)
     scale = np.maximum(scale, _largest(geometry, v)) * _largest(geometry, slope(v))  # what the last digits of v come to
-    return truth._replace(y=f(v), scale=scale)
+    h = _opened(companions)
+    return truth._replace(y=f(v) * h, scale=scale * _largest(geometry, h * np.ones_like(v)))
 
 
 def upstream(geometry, truth, dy, companions):
-    """The gradient that reaches the norm, dy * f'(y + add), which is that of add."""
+    """The gradient that reaches the norm, which is that of add, and the gradient of the gate."""
     dy = extended(dy)
-    if "activation" not in companions:
-        return dy
     v, _ = _before_activation(geometry, truth, companions)
-    return dy * ACTIVATIONS[companions["activation"]][1](v)
+    f, slope = ACTIVATIONS[companions["activation"]] if "activation" in companions else (np.array, np.ones_like)
+    return dy * slope(v) * _opened(companions), dy * f(v) * _opened(companions, True)
+
+
+def _opened(companions, slope=False):
+    """h(gate) or its derivative."""
+    if "gate" not in companions:
+        return 0 if slope else 1
+    return ACTIVATIONS[companions.get("gate_activation", "silu")][slope](extended(companions["gate"]))
 
 
 def backward(geometry, gradients, companions):

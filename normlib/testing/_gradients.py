@@ -5,7 +5,7 @@ import numpy as np
 from .. import ops
 from ..description import FUNCTIONS
 from ._cases import Case, constant, problems
-from ._checks import call_backward, call_forward, ensure, running, with_statistics
+from ._checks import _without_companions, call_backward, call_forward, ensure, running, with_statistics
 from ._fused import arrays, together
 
 # Fourth order: the error falls with step**4, and rounding costs about 1e-16 / step.
@@ -105,13 +105,14 @@ def check_gradients(case, limits=None):
     def gradients(dy, *values):
         now = dict(zip(given, values, strict=True))
         _, statistics = with_statistics(case, **now)
-        before = {"bias": now.pop("bias")} if "activation" in case.fused and "bias" in now else {}
+        fused = case.fused.keys() & {"activation", "gate"}
+        before = {"bias": now.pop("bias")} if fused and "bias" in now else {}
         now.pop("bias", None)
         if summed:
             now["x"] = now["x"] + now.pop("residual")
             dy, before["dsum"] = dy
-        dx, *rest = call_backward(case, dy, **now, **statistics, **before)
-        found = {"x": dx, "residual": dx, **dict(zip(parameters, rest, strict=False)), "add": rest[-1]}
+        (dx, *rest), companions = _without_companions(case, call_backward(case, dy, **now, **statistics, **before))
+        found = {"x": dx, "residual": dx, **dict(zip(parameters, rest, strict=True)), **companions}
         return [found[name] for name in given]
 
     try:

@@ -1,13 +1,13 @@
 # What follows `normalize` while the panel is in L1:
 #
-#   forward     y  = f(v),  v = normalize(x) + add
-#   backward    dy becomes dy * f'(v), the gradient that reaches the norm and is that of add;
+#   forward     y  = f(v) * h(gate),  v = normalize(x) + add
+#   backward    dy becomes dy * h(gate) * f'(v), the gradient that reaches the norm and is that of add; dgate = dy * f(v) * h'(gate);
 #               dx = descend(dy, x) + dsum, where x was a sum that others have taken too
 #
-# f is an activation; relu(v) = v if v > 0 else 0 (Glorot, Bordes, Bengio 2011), leaky_relu(v) = v if v > 0 else a * v (Maas, Hannun, Ng 2013);
+# f and h are activations; relu(v) = v if v > 0 else 0 (Glorot, Bordes, Bengio 2011), leaky_relu(v) = v if v > 0 else a * v (Maas, Hannun, Ng 2013);
 # their derivative at 0 is that from below.
 
-from normlib._kernels.header cimport LEAKY_RELU, NO_ACTIVATION, OF_ADD, OF_DSUM, RELU
+from normlib._kernels.header cimport LEAKY_RELU, NO_ACTIVATION, OF_ADD, OF_DGATE, OF_DSUM, OF_GATE, RELU
 
 
 cdef inline void add_up_to(work* v, const work* add, Py_ssize_t n) noexcept nogil:
@@ -29,38 +29,92 @@ cdef void leaky_relu(work* v, Py_ssize_t n, work slope) noexcept nogil:
         v[i] = v[i] * slope if v[i] <= 0 else v[i]
 
 
-cdef void leaky_relu_upstream(work* v, const work* dy, Py_ssize_t n, work slope) noexcept nogil:
+cdef void leaky_relu_slope(work* v, Py_ssize_t n, work slope) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        v[i] = dy[i] * slope if v[i] <= 0 else dy[i]
+        v[i] = slope if v[i] <= 0 else 1
 
 
-cdef void upstream(work* slope, const work* dy, Py_ssize_t n) noexcept nogil:
-    """In the place of the slope; 0 where that is 0, whatever dy."""
+cdef void ones(work* v, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        slope[i] = 0 if slope[i] == 0 else dy[i] * slope[i]
+        v[i] = 1
+
+
+cdef void apply(int activation, double negative_slope, work* v, Py_ssize_t n) noexcept nogil:
+    if activation == RELU:
+        relu(v, n)
+    elif activation == LEAKY_RELU:
+        leaky_relu(v, n, <work>negative_slope)
+    elif activation != NO_ACTIVATION:
+        activate(activation, v, n, False)
+
+
+cdef void apply_slope(int activation, double negative_slope, work* v, Py_ssize_t n) noexcept nogil:
+    """v becomes f'(v)."""
+    if activation == NO_ACTIVATION:
+        ones(v, n)
+    elif activation == RELU or activation == LEAKY_RELU:
+        leaky_relu_slope(v, n, <work>(negative_slope if activation == LEAKY_RELU else 0))
+    else:
+        activate(activation, v, n, True)
+
+
+cdef void multiply(work* v, const work* by, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        v[i] *= by[i]
+
+
+cdef void times(work* factor, const work* by, Py_ssize_t n) noexcept nogil:
+    """In the place of the factor; 0 where that is 0, whatever it is multiplied by."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        factor[i] = 0 if factor[i] == 0 else factor[i] * by[i]
+
+
+cdef void through_gate(const Plan* p, work* v, const work* dy, const work* gate, work* dgate, Py_ssize_t n) noexcept nogil:
+    """f(v) * h(gate) of at most ABREAST elements; upstream, dgate = dy * f(v) * h'(gate), and v becomes dy * h(gate) * f'(v)."""
+    cdef work opened[ABREAST]
+    cdef work slope[ABREAST]
+    memcpy(opened, gate, n * sizeof(work))
+    if not p.upstream:
+        apply(p.activation, p.negative_slope, v, n)
+        apply(p.gate_activation, 0, opened, n)
+        multiply(v, opened, n)
+        return
+    apply_slope(p.gate_activation, 0, opened, n)
+    memcpy(slope, v, n * sizeof(work))
+    apply(p.activation, p.negative_slope, v, n)
+    times(opened, v, n)
+    times(opened, dy, n)
+    memcpy(v, gate, n * sizeof(work))
+    apply(p.gate_activation, 0, v, n)
+    times(v, dy, n)
+    apply_slope(p.activation, p.negative_slope, slope, n)
+    times(v, slope, n)
+    if dgate != NULL:
+        memcpy(dgate, opened, n * sizeof(work))
 
 
 cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noexcept nogil:
     """n elements at v; what lies beside them, or NULL."""
     cdef const work* dy = <const work*>beside[OF_DY]
+    cdef const work* gate = <const work*>beside[OF_GATE]
+    cdef work* dgate = <work*>beside[OF_DGATE]
+    cdef Py_ssize_t i
     if beside[OF_DSUM] != NULL:     # of a backward pass, which reads nothing else
         add_up_to(v, <const work*>beside[OF_DSUM], n)
         return
     if beside[OF_ADD] != NULL:
         add_up_to(v, <const work*>beside[OF_ADD], n)
-    if p.activation == NO_ACTIVATION:
-        if p.upstream:
-            memcpy(v, dy, n * sizeof(work))
-    elif p.activation == RELU and not p.upstream:
-        relu(v, n)
-    elif p.activation == RELU or p.activation == LEAKY_RELU:
-        if p.upstream:
-            leaky_relu_upstream(v, dy, n, <work>p.negative_slope)
-        else:
-            leaky_relu(v, n, <work>p.negative_slope)
+    if gate != NULL:
+        for i from 0 <= i < n by ABREAST:
+            through_gate(p, v + i, at(dy, i, dy != NULL), gate + i, at(dgate, i, dgate != NULL), min(<Py_ssize_t>ABREAST, n - i))
+    elif not p.upstream:
+        apply(p.activation, p.negative_slope, v, n)
+    elif p.activation == NO_ACTIVATION:
+        memcpy(v, dy, n * sizeof(work))
     else:
-        activate(p.activation, v, n, p.upstream)
-        if p.upstream:
-            upstream(v, dy, n)
+        apply_slope(p.activation, p.negative_slope, v, n)
+        times(v, dy, n)

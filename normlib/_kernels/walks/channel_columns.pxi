@@ -339,7 +339,7 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     if abreast and c.x.position == c.x.itemsize and c.y.position == c.y.itemsize:
         c.positions, c.rest, c.width = tile.positions // p.abreast, tile.positions % p.abreast * p.width, p.abreast * p.width
         c.x.apart = c.y.apart = c.dy.apart = c.width * c.x.itemsize
-        for i in range(BESIDE, INPUTS if p.fused else 0):
+        for i in range(BESIDE, OUTPUTS if p.fused else 0):
             c.beside.arrays[i].apart = c.x.apart
     open_writer(&c.writer, p.streaming)
     c.room = line_of(c.memory)

@@ -66,7 +66,7 @@ cdef inline bint side_by_side(const Plan* p, const Span* span) noexcept nogil:
 cdef inline bint all_side_by_side(const Plan* p) noexcept nogil:
     cdef View view
     cdef int i
-    for i in range(BESIDE, INPUTS if p.fused else 0):
+    for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
         if view.data != NULL and not side_by_side(p, &view.span):
             return False
@@ -121,15 +121,15 @@ cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work*
 
 cdef void follow_runs(const Pass* s, const Array* x, const Spot* spot, Py_ssize_t many, Py_ssize_t apart, work* v) noexcept nogil:
     """The epilogue of the runs of many channels, so many elements apart: of all at once where they are one stretch of memory."""
-    cdef const void* beside[INPUTS]
+    cdef const void* beside[OUTPUTS]
     cdef Spot run
     cdef Py_ssize_t n = x.length, k
     cdef bint one = apart == n
     cdef int i
-    for i in range(BESIDE, INPUTS):
+    for i in range(BESIDE, OUTPUTS):
         beside[i] = NULL
         if spot.beside[i] != NULL and one:
-            one = adjacent(&s.beside[i])
+            one = adjacent(&s.beside[i]) and (i < INPUTS or s.beside[i].plain)
             beside[i] = take_run(&s.beside[i], spot.beside[i], many * n if one else 0, share_of(s, i, v[0]))
     if one:
         follow(s.plan, v, beside, many * n)
@@ -141,7 +141,7 @@ cdef void follow_runs(const Pass* s, const Array* x, const Spot* spot, Py_ssize_
 
 cdef inline bint runs_in_place(const Pass* s, const Array* x) noexcept nogil:
     cdef int i
-    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+    for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if s.beside[i].data != NULL and not s.beside[i].plain:
             return False
     return x.plain and s.y.plain and s.apart and not s.writer.streaming

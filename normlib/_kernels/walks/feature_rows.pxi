@@ -16,7 +16,7 @@ cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const wo
 cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
     """Whether the rows of a lot are computed from memory to memory."""
     cdef int i
-    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+    for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if s.beside[i].data != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
     return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1

@@ -10,7 +10,7 @@ cdef enum:
     MEAN_G = 4          # backward
     SLOPE = 5
     TABLE = 6
-    SHARES = 1 + INPUTS - BESIDE
+    SHARES = 1 + OUTPUTS - BESIDE
     SHARE_BYTES = OUT_BYTES // SHARES // LINE * LINE    # of what a fused pass computes at once, and of each array that its epilogue reads
     ROOM_BYTES = PANEL_BYTES + 2 * TOGETHER * LINE  # of a lot, or of two half as large, each row from a line on
 
@@ -18,7 +18,7 @@ cdef enum:
 cdef struct Pass:
     const Plan* plan
     Array x, dy, y
-    Array beside[INPUTS]    # what the epilogue reads, from BESIDE on
+    Array beside[OUTPUTS]   # what the epilogue reads, from BESIDE on, and from INPUTS on writes
     bint apart          # y is none of the arrays that are read after its elements were computed
     Writer writer
     char* room          # for the elements of a lot
@@ -30,7 +30,7 @@ cdef struct Pass:
 cdef struct Spot:
     const char* x
     char* y
-    const char* beside[INPUTS]  # NULL: there is none
+    const char* beside[OUTPUTS]  # NULL: there is none
 
 
 cdef inline void in_cache(Array* a) noexcept nogil:
@@ -50,7 +50,7 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
         in_cache(&s.x)
     elif p.before != NULL:
         in_cache(&s.dy)
-    for i in range(BESIDE, INPUTS if p.fused else 0):
+    for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
         open_array(&s.beside[i], p, view.data, &view.span, zero)
     s.apart = apart(p)
@@ -71,7 +71,7 @@ cdef inline Spot row_spot(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
     cdef Spot spot
     cdef int i
     spot.x, spot.y = row_at(x, r), row_at(&s.y, r)
-    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+    for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         spot.beside[i] = row_at(&s.beside[i], r) if s.beside[i].data != NULL else NULL
     return spot
 
@@ -82,7 +82,7 @@ cdef inline Spot moved(const Pass* s, const Array* x, const Spot* spot, Py_ssize
     cdef int i
     to.x = spot.x + channels * x.channel + segments * x.segment
     to.y = spot.y + channels * s.y.channel + segments * s.y.segment
-    for i in range(BESIDE, INPUTS if s.plan.fused else 0):
+    for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         to.beside[i] = spot.beside[i]
         if spot.beside[i] != NULL:
             to.beside[i] += channels * s.beside[i].channel + segments * s.beside[i].segment
@@ -183,15 +183,22 @@ cdef inline void prefetch_after(const Array* a, const work* t, Py_ssize_t n) noe
 
 cdef void follow_piece(const Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, work* v) noexcept nogil:
     """The epilogue of elements i to i + n of a row or run."""
-    cdef const void* beside[INPUTS]
+    cdef const void* beside[OUTPUTS]
+    cdef Writer writer
     cdef int k
-    for k in range(BESIDE, INPUTS):
+    writer.streaming = False
+    for k in range(BESIDE, OUTPUTS):
         beside[k] = NULL
-        if spot.beside[k] != NULL:
+        if spot.beside[k] != NULL and k < INPUTS:
             beside[k] = take(&s.beside[k], spot.beside[k], i, n, share_of(s, k, v[0]))
             if s.plan.level > 2:
                 prefetch_after(&s.beside[k], <const work*>beside[k], n)
+        elif spot.beside[k] != NULL:
+            beside[k] = target(&s.beside[k], <char*>spot.beside[k], i, &writer, share_of(s, k, v[0]), n)
     follow(s.plan, v, beside, n)
+    for k in range(INPUTS, OUTPUTS):
+        if beside[k] != NULL:
+            give(&s.beside[k], <char*>spot.beside[k], i, &writer, <const work*>beside[k], n)
 
 
 cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
