@@ -4,12 +4,14 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype, rows_without_gaps, wrong,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype,
+    rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM, VIEWS, WEIGHT, X, normlib_array,
+    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM,
+    VIEWS, WEIGHT, X, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of

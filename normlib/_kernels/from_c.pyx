@@ -113,7 +113,8 @@ cdef int set_threads(int threads) noexcept nogil:
 
 # ---- the words of a status ----
 
-_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "activation", "gate_activation", "negative_slope", "threads", "call")
+_NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "activation", "gate_activation", "negative_slope",
+          "threads", "call")
 _KINDS = (
     "no error",
     "NULL, but it is needed here",
