@@ -74,9 +74,9 @@ cdef void times(work* factor, const work* by, Py_ssize_t n) noexcept nogil:
 
 
 cdef void through_gate(const Plan* p, work* v, const work* dy, const work* gate, work* dgate, Py_ssize_t n) noexcept nogil:
-    """f(v) * h(gate) of at most ABREAST elements; upstream, dgate = dy * f(v) * h'(gate), and v becomes dy * h(gate) * f'(v)."""
-    cdef work opened[ABREAST]
-    cdef work slope[ABREAST]
+    """f(v) * h(gate) of at most WIDE elements; upstream, dgate = dy * f(v) * h'(gate), and v becomes dy * h(gate) * f'(v)."""
+    cdef work opened[WIDE]
+    cdef work slope[WIDE]
     memcpy(opened, gate, n * sizeof(work))
     if not p.upstream:
         apply(p.activation, p.negative_slope, v, n)
@@ -109,8 +109,8 @@ cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noex
     if beside[OF_ADD] != NULL:
         add_up_to(v, <const work*>beside[OF_ADD], n)
     if gate != NULL:
-        for i from 0 <= i < n by ABREAST:
-            through_gate(p, v + i, at(dy, i, dy != NULL), gate + i, at(dgate, i, dgate != NULL), min(<Py_ssize_t>ABREAST, n - i))
+        for i from 0 <= i < n by WIDE:
+            through_gate(p, v + i, at(dy, i, dy != NULL), gate + i, at(dgate, i, dgate != NULL), min(<Py_ssize_t>WIDE, n - i))
     elif not p.upstream:
         apply(p.activation, p.negative_slope, v, n)
     elif p.activation == NO_ACTIVATION:

@@ -35,8 +35,8 @@ cdef inline bint all_abreast(const Beside* b) noexcept nogil:
 
 
 cdef void follow_positions(const Beside* b, Py_ssize_t first, Py_ssize_t column, Py_ssize_t n, Py_ssize_t width, work* v) noexcept nogil:
-    """The epilogue of n positions of at most ABREAST columns, which lie side by side at v."""
-    cdef work rooms[OUTPUTS - BESIDE][ABREAST]
+    """The epilogue of n positions of at most WIDE columns, which lie side by side at v."""
+    cdef work rooms[OUTPUTS - BESIDE][WIDE]
     cdef const void* beside[OUTPUTS]
     cdef const Array* a
     cdef Writer writer

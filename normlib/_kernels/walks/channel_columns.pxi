@@ -359,7 +359,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
     """`width` columns of so many positions from the first on"""
     cdef bint direct = s.y.plain and not s.writer.streaming and not scaled and not p.fused
     cdef bint copied = not (direct and s.x.plain)
-    cdef Py_ssize_t most = ABREAST if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
+    cdef Py_ssize_t most = WIDE if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
     cdef const work* t
     cdef char* to
     cdef Block b
@@ -404,7 +404,7 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
     """As cut_normalize."""
     cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
     cdef bint copied = not (direct and s.x.plain and s.dy.plain)
-    cdef Py_ssize_t most = ABREAST if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
+    cdef Py_ssize_t most = WIDE if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
     cdef work* room = <work*>s.room
     cdef const work* t
     cdef const work* g

@@ -364,7 +364,7 @@ cdef void strip_descend(Strip* s, const Plan* p, Py_ssize_t part, const work* ta
             give_positions(&s.y, to, &s.writer, <work*>s.dy_room, b.rows, s.width)
 
 
-cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
+cdef void feature_columns_strips(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
     cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1, column, sample, task
     cdef work table[TABLE * WIDE]
     cdef Strip s
@@ -373,10 +373,18 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) no
         keep_strip(&s, strip, zero)
     for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
         sample, column = task // strips, task % strips * strip
-        if p.before != NULL:
-            strip_forward(p.before, sample, column, min(strip, p.width - column), zero)
         go_to(&s, sample, column, min(strip, p.width - column))
         strip_coefficients(&s, p, sample * p.width + column, table)
         strip_descend(&s, p, part, table)
     free(s.kept)
     close_writer(&s.writer)
+
+
+cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
+    """The strips go by way of the table of steps: their frame and that of `strip_forward` are never on the stack at once."""
+    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1, column, task
+    if p.before != NULL:
+        for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
+            column = task % strips * strip
+            strip_forward(p.before, task // strips, column, min(strip, p.width - column), zero)
+    run(FEATURE_COLUMNS_STRIPS, p, part)
