@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _arguments, ops
 from ._arrays import as_array, numpy_of
-from .description import ACTIVATIONS, FUNCTIONS
+from .description import ACTIVATIONS
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -144,14 +144,18 @@ class _Layer:
         name = type(self).__name__
         array: NDArray[Any] = as_array(name, "x", x)
         self._check(array)
-        fused = {key: value for key in _Fused.__annotations__ if (value := getattr(self, key)) is not None}
-        fused |= self._beside(name, array, residual=residual, add=add)
+        fused: dict[str, Any] = {}
+        if self.activation is not None:
+            fused = {"activation": self.activation, "negative_slope": self.negative_slope}
+        if add is not None or residual is not None:
+            fused |= self._beside(name, array, add=add, residual=residual)
         self._saved = None
         results, saved = self._forward(array, **fused)
-        known = FUNCTIONS[f"{self._op.name}_backward"].fused
-        kept = {key: value for key, value in fused.items() if key in known}
-        self._saved = {"x": array if residual is None else results[1], **kept, **saved}
-        return results if len(results) > 1 else results[0]
+        if residual is not None:
+            array = results[1]
+            del fused["residual"]
+        self._saved = {"x": array, **fused, **saved}
+        return results[0] if residual is None else results
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -202,10 +206,11 @@ class _Layer:
                 "call forward(x) first, once for every backward(dy)"
             )
         x, wanted = saved["x"], self.requires_grad
-        fused = self._beside(f"{type(self).__name__}.backward", x, dsum=dsum)
+        options = {**self._options(), **saved, "weight_grads": any(wanted.values())}
+        if dsum is not None:
+            options |= self._beside(f"{type(self).__name__}.backward", x, dsum=dsum)
         if "activation" in saved and self.bias is not None:
-            fused["bias"] = self.bias
-        options = {**self._options(), **saved, **fused, "weight_grads": any(wanted.values())}
+            options["bias"] = self.bias
         dx, *gradients = self._op.backward(dy, weight=self._weight(x), **options)
         result = (dx, gradients.pop()) if "add" in saved else dx
         for name, gradient in zip(self._op.parameters, gradients, strict=True):
@@ -220,22 +225,23 @@ class _Layer:
     def _beside(self, place: str, x: NDArray[Any], **arrays: ArrayLike | None) -> dict[str, Any]:
         """Those of the arrays that are given, of the shape and dtype of `x`."""
         given = {name: numpy_of(place, name, array) for name, array in arrays.items() if array is not None}
-        like = _arguments.array(place, x) if given else x
+        like = _arguments.array(place, x)
         return {name: _arguments.like_x(place, name, array, like) for name, array in given.items()}
 
     def _weight(self, x: NDArray[Any]) -> NDArray[Any] | None:
         """The weight by which the normalized values are multiplied, the 1 added in at least single precision."""
-        if self.weight is None or not self.unit_offset:
+        if not self.unit_offset or self.weight is None:
             return self.weight
         return np.add(self.weight, 1, dtype=np.result_type(self.dtype, x.dtype, np.float32))
 
     def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
         """The results, and what the backward function needs besides `x`."""
-        parameters = {name: getattr(self, name) for name in self._op.parameters} | {"weight": self._weight(x)}
+        parameters = {name: getattr(self, name) for name in self._op.parameters}
+        parameters["weight"] = self._weight(x)
         options = {**self._options(), **more, "eps": self.eps, "return_stats": True}
         results = self._op.forward(x, **parameters, **options)
-        count = len(self._op.statistics)
-        return results[:-count], dict(zip(self._op.statistics, results[-count:], strict=True))
+        names = self._op.statistics
+        return results[: -len(names)], dict(zip(names, results[-len(names) :], strict=True))
 
     def _options(self) -> dict[str, Any]:
         """The keywords that forward and backward function share."""

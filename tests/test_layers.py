@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 import normlib
 from normlib.description import ACTIVATIONS, FUSED, Option
@@ -220,10 +221,10 @@ def test_unit_offset_is_the_norm_of_gemma(rng):
     np.testing.assert_allclose(layer(x), x / rms * (1 + w), rtol=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("dtype_of_x", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [bfloat16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype_of_x", [bfloat16, np.float16, np.float32, np.float64])
 def test_unit_offset_is_the_function_with_1_added(dtype, dtype_of_x, rng):
-    """In the precision of the sum of the two: 1 + w is not rounded to 16 bits."""
+    """In the precision of the finer of the two: 1 + w is not rounded to 16 bits."""
     x, dy = sample(rng, dtype_of_x), sample(rng, dtype_of_x)
     layer = randomize(normlib.RMSNorm(5, unit_offset=True, dtype=dtype), rng)
     weight = 1 + layer.weight.astype(np.result_type(dtype, dtype_of_x, np.float32))
