@@ -232,7 +232,8 @@ class _Layer:
         """The weight by which the normalized values are multiplied, the 1 added in at least single precision."""
         if not self.unit_offset or self.weight is None:
             return self.weight
-        return np.add(self.weight, 1, dtype=np.result_type(self.dtype, x.dtype, np.float32))
+        single = np.promote_types(self.dtype, np.float32)  # float16 and bfloat16 have nothing else in common
+        return np.add(self.weight, 1, dtype=np.promote_types(single, x.dtype))
 
     def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
         """The results, and what the backward function needs besides `x`."""
