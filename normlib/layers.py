@@ -6,18 +6,22 @@ they are), the statistics of the last ``forward`` for one ``backward``, and whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, overload
 
 import numpy as np
 
 from . import _arguments, ops
-from ._arrays import as_array
+from ._arrays import as_array, numpy_of
+from .description import ACTIVATIONS
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     _D = TypeVar("_D", bound=np.floating[Any])  # an array of floats gives an array of the same
+    _F = TypeVar("_F", bound=Callable[..., None])
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
@@ -33,9 +37,24 @@ def _positive(layer: object, name: str, value: Any) -> int:
     return number
 
 
-# What the repr of a layer says beside sizes and eps, where the layer has it.
+class _Fused(TypedDict, total=False):
+    """What a layer computes in the same pass in each call; the arrays for it come with the call."""
+
+    activation: str | None
+    negative_slope: float | None
+
+
+def _fusible(init: _F) -> _F:
+    """Shows in the signature of a constructor what `**fused` stands for."""
+    shown: _F = _arguments.by_name(init, _Fused.__annotations__)
+    return shown
+
+
+_cast = _arguments.quietly(np.ndarray.astype)
+
+# What the repr of a layer says beside sizes and eps: where the layer has it, and where it is not as usual.
 _ALWAYS_SHOWN = ("momentum", "affine", "track_running_stats")
-_SHOWN_UNLESS = {"elementwise_affine": True, "channel_axis": 1}
+_USUAL = {"elementwise_affine": True, "channel_axis": 1, "unit_offset": False, **dict.fromkeys(_Fused.__annotations__)}
 
 
 class _Layer:
@@ -44,8 +63,18 @@ class _Layer:
     _op: ops.Op
     _buffers: tuple[str, ...] = ()
     eps: float
+    unit_offset = False  # whether the weight is 1 + what is stored
 
-    def __init__(self, shape: tuple[int, ...], eps: float, weight: bool, bias: bool, dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        eps: float,
+        weight: bool,
+        bias: bool,
+        dtype: DTypeLike,
+        activation: str | None = None,
+        negative_slope: float | None = None,
+    ) -> None:
         name, known = type(self).__name__, _arguments.DTYPES
         try:
             self.dtype = np.dtype(dtype)
@@ -55,8 +84,14 @@ class _Layer:
             raise TypeError(f"{name}: dtype is {self.dtype}, expected one of {', '.join(known)}")
         self._shape = shape
         self.eps = _arguments.epsilon(name, eps)
+        if activation is not None:
+            _arguments.choice(name, "activation", activation, ACTIVATIONS)
+        if negative_slope is not None:
+            negative_slope = _arguments.slope(name, negative_slope, activation)
+        self.activation, self.negative_slope = activation, negative_slope
         self.training = True
-        self.weight: NDArray[Any] | None = np.ones(shape, self.dtype) if weight else None
+        one = int(not self.unit_offset)
+        self.weight: NDArray[Any] | None = np.full(shape, one, self.dtype) if weight else None
         self.bias: NDArray[Any] | None = np.zeros(shape, self.dtype) if weight and bias else None
         self.grad_weight: NDArray[Any] | None = None
         self.grad_bias: NDArray[Any] | None = None
@@ -66,56 +101,148 @@ class _Layer:
     # -- one step ----
 
     @overload
-    def forward(self, x: NDArray[_D]) -> NDArray[_D]: ...
+    def forward(self, x: NDArray[_D], *, add: ArrayLike | None = None) -> NDArray[_D]: ...
     @overload
-    def forward(self, x: ArrayLike) -> NDArray[Any]: ...
-    def forward(self, x: ArrayLike) -> NDArray[Any]:
-        """Normalize `x`. The layer keeps a reference to `x` for :meth:`backward`: do not change it before."""
-        array: NDArray[Any] = as_array(type(self).__name__, "x", x)
+    def forward(self, x: ArrayLike, *, add: ArrayLike | None = None) -> NDArray[Any]: ...
+    @overload
+    def forward(
+        self, x: NDArray[_D], *, residual: ArrayLike, add: ArrayLike | None = None
+    ) -> tuple[NDArray[_D], NDArray[_D]]: ...
+    @overload
+    def forward(
+        self, x: ArrayLike, *, residual: ArrayLike, add: ArrayLike | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    def forward(self, x: ArrayLike, *, residual: ArrayLike | None = None, add: ArrayLike | None = None) -> Any:
+        """Normalize `x`: ``activation(norm(x + residual) + add)``, in one pass.
+
+        The layer keeps references for :meth:`backward`, to `x` (with a residual to the sum instead) and to `add`: do
+        not change these before.
+
+        Parameters
+        ----------
+        x : array_like
+            What to normalize.
+        residual : array_like, optional
+            Added to `x` before; of its shape and dtype.
+        add : array_like, optional
+            Added after the affine step; of the shape and dtype of `x`.
+
+        Returns
+        -------
+        y : ndarray
+            The result.
+        sum : ndarray
+            Only with `residual`: ``x + residual``, for the next residual.
+
+        Examples
+        --------
+        >>> import normlib
+        >>> norm = normlib.LayerNorm(2, activation="relu")
+        >>> norm([[1.0, 3.0]], residual=[[2.0, 4.0]], add=[[2.0, 0.0]])
+        (array([[1.00000125, 0.99999875]]), array([[3., 7.]]))
+        """
+        name = type(self).__name__
+        array: NDArray[Any] = as_array(name, "x", x)
         self._check(array)
+        fused: dict[str, Any] = {}
+        if self.activation is not None:
+            fused = {"activation": self.activation, "negative_slope": self.negative_slope}
+        if add is not None or residual is not None:
+            fused |= self._beside(name, array, add=add, residual=residual)
         self._saved = None
-        y, saved = self._forward(array)
-        self._saved = {"x": array, **saved}
-        return y
+        results, saved = self._forward(array, **fused)
+        if residual is not None:
+            array = results[1]
+            del fused["residual"]
+        self._saved = {"x": array, **fused, **saved}
+        return results[0] if residual is None else results
 
-    @overload
-    def __call__(self, x: NDArray[_D]) -> NDArray[_D]: ...
-    @overload
-    def __call__(self, x: ArrayLike) -> NDArray[Any]: ...
-    def __call__(self, x: ArrayLike) -> NDArray[Any]:
-        """As :meth:`forward`, also of a subclass."""
-        return self.forward(x)
+    if TYPE_CHECKING:
+        __call__ = forward
+    else:
 
+        def __call__(self, x, **beside):
+            """As :meth:`forward`, also of a subclass."""
+            return self.forward(x, **beside)
+
+    # With `add` it is a tuple, of which no type can tell: in types it is an array, which unpacks as one.
     @overload
-    def backward(self, dy: NDArray[_D]) -> NDArray[_D]: ...
+    def backward(self, dy: NDArray[_D], dsum: ArrayLike | None = None) -> NDArray[_D]: ...
     @overload
-    def backward(self, dy: ArrayLike) -> NDArray[Any]: ...
-    def backward(self, dy: ArrayLike) -> NDArray[Any]:
+    def backward(self, dy: ArrayLike, dsum: ArrayLike | None = None) -> NDArray[Any]: ...
+    def backward(self, dy: ArrayLike, dsum: ArrayLike | None = None) -> Any:
         """The gradient with respect to the last `x`; adds to the gradients of parameters that are not frozen.
 
         One backward belongs to one forward: RuntimeError when there was none, or when it has been used.
+
+        Parameters
+        ----------
+        dy : array_like
+            The gradient with respect to `y`.
+        dsum : array_like, optional
+            The gradient that reaches the sum of `x` and residual from elsewhere, which is added to `dx`.
+
+        Returns
+        -------
+        dx : ndarray
+            The gradient with respect to `x`, and so to its residual, which has the same.
+        dadd : ndarray
+            Only where forward was given `add`: the gradient with respect to it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import normlib
+        >>> norm = normlib.RMSNorm(2, activation="relu")
+        >>> y = norm(np.array([[3.0, 4.0]]), add=np.array([[0.0, -9.0]]))
+        >>> dx, dadd = norm.backward(np.ones_like(y))
+        >>> dx.round(4), dadd
+        (array([[ 0.181 , -0.1358]]), array([[1., 0.]]))
         """
-        if self._saved is None:
+        saved = self._saved
+        if saved is None:
             raise RuntimeError(
                 f"{type(self).__name__}.backward: there is no forward to go back through; "
                 "call forward(x) first, once for every backward(dy)"
             )
-        wanted = self.requires_grad
-        options = {**self._options(), **self._saved, "weight_grads": any(wanted.values())}
-        dx, *gradients = self._op.backward(dy, weight=self.weight, **options)
+        x, wanted = saved["x"], self.requires_grad
+        options = {**self._options(), **saved, "weight_grads": any(wanted.values())}
+        if dsum is not None:
+            options |= self._beside(f"{type(self).__name__}.backward", x, dsum=dsum)
+        if "activation" in saved and self.bias is not None:
+            options["bias"] = self.bias
+        dx, *gradients = self._op.backward(dy, weight=self._weight(x), **options)
+        result = (dx, gradients.pop()) if "add" in saved else dx
         for name, gradient in zip(self._op.parameters, gradients, strict=True):
             if wanted.get(name):
+                if gradient.dtype != self.dtype:  # that of a weight to which 1 was added
+                    gradient = _cast(gradient, self.dtype)
                 before = getattr(self, f"grad_{name}")
                 setattr(self, f"grad_{name}", gradient if before is None else before + gradient)
         self._saved = None
-        return dx
+        return result
 
-    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[NDArray[Any], dict[str, Any]]:
-        """The output, and what the backward function needs besides `x`."""
+    def _beside(self, place: str, x: NDArray[Any], **arrays: ArrayLike | None) -> dict[str, Any]:
+        """Those of the arrays that are given, of the shape and dtype of `x`."""
+        given = {name: numpy_of(place, name, array) for name, array in arrays.items() if array is not None}
+        like = _arguments.array(place, x)
+        return {name: _arguments.like_x(place, name, array, like) for name, array in given.items()}
+
+    def _weight(self, x: NDArray[Any]) -> NDArray[Any] | None:
+        """The weight by which the normalized values are multiplied, the 1 added in at least single precision."""
+        if not self.unit_offset or self.weight is None:
+            return self.weight
+        single = np.promote_types(self.dtype, np.float32)  # float16 and bfloat16 have nothing else in common
+        return np.add(self.weight, 1, dtype=np.promote_types(single, x.dtype))
+
+    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
+        """The results, and what the backward function needs besides `x`."""
         parameters = {name: getattr(self, name) for name in self._op.parameters}
+        parameters["weight"] = self._weight(x)
         options = {**self._options(), **more, "eps": self.eps, "return_stats": True}
-        y, *statistics = self._op.forward(x, **parameters, **options)
-        return y, dict(zip(self._op.statistics, statistics, strict=True))
+        results = self._op.forward(x, **parameters, **options)
+        names = self._op.statistics
+        return results[: -len(names)], dict(zip(names, results[-len(names) :], strict=True))
 
     def _options(self) -> dict[str, Any]:
         """The keywords that forward and backward function share."""
@@ -166,9 +293,9 @@ class _Layer:
         return names or known
 
     def reset_parameters(self) -> None:
-        """Set the weight to 1 and the bias to 0, in place."""
+        """Set the weight to 1 (to 0 where 1 is added to it) and the bias to 0, in place."""
         for name, value in self.parameters().items():
-            value[...] = 1 if name == "weight" else 0
+            value[...] = 1 if name == "weight" and not self.unit_offset else 0
 
     # -- modes and state ----
 
@@ -240,7 +367,7 @@ class _Layer:
         parts = [str(n) for n in (own.get("num_groups"), size) if n is not None]
         parts.append(f"eps={self.eps:g}")
         parts += [f"{name}={own[name]}" for name in _ALWAYS_SHOWN if name in own]
-        parts += [f"{name}={own[name]}" for name, usual in _SHOWN_UNLESS.items() if own.get(name, usual) != usual]
+        parts += [f"{name}={own[name]!r}" for name, usual in _USUAL.items() if own.get(name, usual) != usual]
         if self.weight is not None and self.bias is None and "bias" in self._op.parameters:
             parts.append("bias=False")
         if self.dtype != np.float32:
@@ -260,13 +387,15 @@ class _TrailingNorm(_Layer):
         bias: bool = True,
         *,
         dtype: DTypeLike = np.float32,
+        activation: str | None = None,
+        negative_slope: float | None = None,
     ) -> None:
         sizes = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
         self.normalized_shape = tuple(_positive(self, "a size in normalized_shape", size) for size in sizes)
         if not self.normalized_shape:
             raise ValueError(f"{type(self).__name__}: normalized_shape is (), expected at least one size")
         self.elementwise_affine = elementwise_affine
-        super().__init__(self.normalized_shape, eps, elementwise_affine, bias, dtype)
+        super().__init__(self.normalized_shape, eps, elementwise_affine, bias, dtype, activation, negative_slope)
         self._axis = tuple(range(-len(self.normalized_shape), 0))
 
     def _options(self) -> dict[str, Any]:
@@ -291,6 +420,10 @@ class LayerNorm(_TrailingNorm):
         Whether there is a weight, and a bias with it.
     dtype : dtype
         Of the parameters and their gradients, whatever `x` is in.
+    activation : str, optional
+        What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
+    negative_slope : float, optional
+        That of leaky_relu below 0; 0.01 by default.
 
     References
     ----------
@@ -325,8 +458,14 @@ class RMSNorm(_TrailingNorm):
         Added to the mean square. (``torch.nn.RMSNorm`` takes the dtype's machine epsilon unless told.)
     elementwise_affine : bool
         Whether there is a weight.
+    unit_offset : bool
+        Whether the normalized values are multiplied by 1 + weight, as in Gemma: the weight starts at 0.
     dtype : dtype
         Of the weight and its gradient, whatever `x` is in.
+    activation : str, optional
+        What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
+    negative_slope : float, optional
+        That of leaky_relu below 0; 0.01 by default.
 
     References
     ----------
@@ -338,6 +477,9 @@ class RMSNorm(_TrailingNorm):
     >>> import normlib
     >>> normlib.RMSNorm(2)(np.array([3, 4], dtype=np.float32)).round(3)
     array([0.849, 1.131], dtype=float32)
+    >>> norm = normlib.RMSNorm(2, unit_offset=True)
+    >>> norm.weight.tolist(), norm(np.array([3, 4], dtype=np.float32)).round(3)
+    ([0.0, 0.0], array([0.849, 1.131], dtype=float32))
     """
 
     _op = ops.OPS["rms_norm"]
@@ -348,20 +490,31 @@ class RMSNorm(_TrailingNorm):
         eps: float = 1e-6,
         elementwise_affine: bool = True,
         *,
+        unit_offset: bool = False,
         dtype: DTypeLike = np.float32,
+        activation: str | None = None,
+        negative_slope: float | None = None,
     ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, bias=False, dtype=dtype)
+        self.unit_offset = _arguments.flag("RMSNorm", "unit_offset", unit_offset)
+        if self.unit_offset and not elementwise_affine:
+            raise ValueError("RMSNorm: unit_offset is True, expected elementwise_affine=True beside it")
+        fused: _Fused = {"activation": activation, "negative_slope": negative_slope}
+        super().__init__(normalized_shape, eps, elementwise_affine, bias=False, dtype=dtype, **fused)
 
 
 class _ChannelNorm(_Layer):
     """Parameters of one value a channel, the channels along `channel_axis`."""
 
     def __init__(
-        self, channels: int, eps: float, affine: bool, bias: bool, channel_axis: int, dtype: DTypeLike
+        self, channels: int, eps: float, affine: bool, bias: bool, channel_axis: int, dtype: DTypeLike, fused: _Fused
     ) -> None:
+        name = type(self).__name__
+        for key in fused:
+            if key not in _Fused.__annotations__:
+                raise TypeError(f"{name}.__init__() got an unexpected keyword argument {key!r}")
         self.affine = affine
-        self.channel_axis = _arguments.integer(type(self).__name__, "channel_axis", channel_axis)
-        super().__init__((channels,), eps, affine, bias, dtype)
+        self.channel_axis = _arguments.integer(name, "channel_axis", channel_axis)
+        super().__init__((channels,), eps, affine, bias, dtype, **fused)
 
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
@@ -378,6 +531,7 @@ class _RunningNorm(_ChannelNorm):
 
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
 
+    @_fusible
     def __init__(
         self,
         num_features: int,
@@ -389,11 +543,12 @@ class _RunningNorm(_ChannelNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
+        **fused: Unpack[_Fused],
     ) -> None:
         self.num_features = _positive(self, "num_features", num_features)
         if momentum is not None:
             momentum = _arguments.fraction(type(self).__name__, momentum)
-        super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype)
+        super().__init__(self.num_features, eps, affine, bias, channel_axis, dtype, fused)
         self.momentum = momentum
         self.track_running_stats = tracked = track_running_stats
         # 16 bits would swallow the small steps of a running average.
@@ -407,7 +562,7 @@ class _RunningNorm(_ChannelNorm):
         for name in self._buffers if self.track_running_stats else ():
             getattr(self, name)[...] = 1 if name == "running_var" else 0
 
-    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[NDArray[Any], dict[str, Any]]:
+    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
         tracked = self.track_running_stats
         mode = {str(self._op.mode): self.training or not tracked}
         count = self.num_batches_tracked if self.training else None
@@ -418,14 +573,14 @@ class _RunningNorm(_ChannelNorm):
         changed = [getattr(self, name) for name in self._buffers] if count is not None else []
         before = [array.copy() for array in changed]
         try:
-            y, saved = super()._forward(x, momentum=momentum, **mode, **running)
+            results, saved = super()._forward(x, momentum=momentum, **mode, **running, **more)
             if count is not None and x.size:
                 count[...] += 1
         except BaseException:  # an interrupt may come between the two
             for array, values in zip(changed, before, strict=True):
                 array[...] = values
             raise
-        return y, {**saved, **mode}
+        return results, {**saved, **mode}
 
 
 class BatchNorm(_RunningNorm):
@@ -450,6 +605,10 @@ class BatchNorm(_RunningNorm):
         The axis of the channels; -1 for channels-last.
     dtype : dtype
         Of the parameters and their gradients, whatever `x` is in.
+    activation : str, optional
+        What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
+    negative_slope : float, optional
+        That of leaky_relu below 0; 0.01 by default.
 
     References
     ----------
@@ -491,6 +650,10 @@ class InstanceNorm(_RunningNorm):
         The axis of the channels; -1 for channels-last.
     dtype : dtype
         Of the parameters and their gradients, whatever `x` is in.
+    activation : str, optional
+        What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
+    negative_slope : float, optional
+        That of leaky_relu below 0; 0.01 by default.
 
     References
     ----------
@@ -507,6 +670,7 @@ class InstanceNorm(_RunningNorm):
 
     _op = ops.OPS["instance_norm"]
 
+    @_fusible
     def __init__(
         self,
         num_features: int,
@@ -518,8 +682,9 @@ class InstanceNorm(_RunningNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
+        **fused: Unpack[_Fused],
     ) -> None:
-        rest: dict[str, Any] = {"bias": bias, "channel_axis": channel_axis, "dtype": dtype}
+        rest: dict[str, Any] = {"bias": bias, "channel_axis": channel_axis, "dtype": dtype, **fused}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **rest)
 
 
@@ -540,6 +705,10 @@ class GroupNorm(_ChannelNorm):
         The axis of the channels; -1 for channels-last.
     dtype : dtype
         Of the parameters and their gradients, whatever `x` is in.
+    activation : str, optional
+        What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
+    negative_slope : float, optional
+        That of leaky_relu below 0; 0.01 by default.
 
     References
     ----------
@@ -555,6 +724,7 @@ class GroupNorm(_ChannelNorm):
 
     _op = ops.OPS["group_norm"]
 
+    @_fusible
     def __init__(
         self,
         num_groups: int,
@@ -565,6 +735,7 @@ class GroupNorm(_ChannelNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: DTypeLike = np.float32,
+        **fused: Unpack[_Fused],
     ) -> None:
         self.num_groups = _positive(self, "num_groups", num_groups)
         self.num_channels = _positive(self, "num_channels", num_channels)
@@ -572,7 +743,7 @@ class GroupNorm(_ChannelNorm):
             raise ValueError(
                 f"GroupNorm: num_channels is {num_channels}, expected a multiple of num_groups={num_groups}"
             )
-        super().__init__(self.num_channels, eps, affine, bias, channel_axis, dtype)
+        super().__init__(self.num_channels, eps, affine, bias, channel_axis, dtype, fused)
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "num_groups": self.num_groups}

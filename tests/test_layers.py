@@ -1,19 +1,23 @@
 """The layers: the functions' results, and what only a layer has (state, modes, freezing, order of calls)."""
 
 import copy
+import inspect
 import pickle
 import warnings
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 import normlib
+from normlib.description import ACTIVATIONS, FUSED, Option
 
 LAYERS = {
     "LayerNorm": lambda **k: normlib.LayerNorm((6, 5), **k),
     "LayerNorm no bias": lambda **k: normlib.LayerNorm((6, 5), bias=False, **k),
     "LayerNorm plain": lambda **k: normlib.LayerNorm((6, 5), elementwise_affine=False, **k),
     "RMSNorm": lambda **k: normlib.RMSNorm(5, **k),
+    "RMSNorm offset": lambda **k: normlib.RMSNorm(5, unit_offset=True, **k),
     "RMSNorm plain": lambda **k: normlib.RMSNorm(5, elementwise_affine=False, **k),
     "BatchNorm": lambda **k: normlib.BatchNorm(4, **k),
     "BatchNorm untracked": lambda **k: normlib.BatchNorm(4, track_running_stats=False, **k),
@@ -57,10 +61,14 @@ def test_backward_is_the_derivative_of_forward(build, training, rng):
         return float((layer(x) * dy).sum())
 
     loss()
-    dx = layer.backward(dy)
-    gradients = layer.gradients()
-    assert gradients.keys() == layer.parameters().keys()
-    for array, gradient in [(x, dx), *((p, gradients[n]) for n, p in layer.parameters().items())]:
+    check_gradients(layer, loss, [(x, layer.backward(dy))], rng)
+
+
+def check_gradients(layer, loss, gradients, rng):
+    """Pairs of an array and its gradient, and the layer's parameters, against finite differences of the loss."""
+    found, parameters = layer.gradients(), layer.parameters()
+    assert found.keys() == parameters.keys()
+    for array, gradient in [*gradients, *((parameters[name], found[name]) for name in found)]:
         direction = rng.normal(size=array.shape)
         start, h, slope = array.copy(), 1e-3, 0.0
         for step, factor in ((2, -1), (1, 8), (-1, -8), (-2, 1)):  # fourth-order central difference
@@ -70,17 +78,42 @@ def test_backward_is_the_derivative_of_forward(build, training, rng):
         assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-7, abs=1e-7)
 
 
-def test_the_layer_gives_what_the_function_gives(rng):
-    x = sample(rng, np.float32)
-    weight, bias = rng.normal(size=(2, 4)).astype(np.float32)
-    layer = normlib.GroupNorm(2, 4, eps=1e-3)
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    expected, mean, rstd = normlib.group_norm(x, 2, weight, bias, eps=1e-3, return_stats=True)
-    np.testing.assert_array_equal(layer(x), expected)
-    dx, dweight, dbias = normlib.group_norm_backward(x, x, 2, weight, mean=mean, rstd=rstd)
-    np.testing.assert_array_equal(layer.backward(x), dx)
-    np.testing.assert_array_equal(layer.grad_weight, dweight)
-    np.testing.assert_array_equal(layer.grad_bias, dbias)
+FUNCTIONS = {
+    normlib.LayerNorm: (normlib.layer_norm, normlib.layer_norm_backward, {"axis": (-2, -1)}),
+    normlib.RMSNorm: (normlib.rms_norm, normlib.rms_norm_backward, {}),
+    normlib.BatchNorm: (normlib.batch_norm, normlib.batch_norm_backward, {"training": True}),
+    normlib.GroupNorm: (normlib.group_norm, normlib.group_norm_backward, {"num_groups": 2}),
+    normlib.InstanceNorm: (normlib.instance_norm, normlib.instance_norm_backward, {}),
+}
+each_layer = pytest.mark.parametrize("name", [cls.__name__ for cls in FUNCTIONS])
+
+
+@each_layer
+@pytest.mark.parametrize("beside", [(), ("add",), ("residual",), ("residual", "add")], ids="+".join)
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_the_layer_gives_what_the_functions_give(name, activation, beside, rng):
+    fused = {"activation": activation, **({"negative_slope": 0.25} if activation == "leaky_relu" else {})}
+    layer = randomize(LAYERS[name](eps=1e-3, **fused), rng)
+    forward, backward, options = FUNCTIONS[type(layer)]
+    x, dy, dsum = (sample(rng, np.float32) for _ in range(3))
+    arrays = {key: sample(rng, np.float32) for key in beside}
+    options = {**options, "weight": layer.weight, **fused}
+    bias = {} if layer.bias is None else {"bias": layer.bias}
+    *results, rstd = forward(x, **options, **bias, **arrays, eps=1e-3, return_stats=True)
+    statistics = {"rstd": rstd} if name == "RMSNorm" else {"mean": results.pop(), "rstd": rstd}
+
+    found = layer(x, **arrays)
+    check_same(found if "residual" in beside else [found], results)
+    summed, add = results[-1] if "residual" in beside else x, arrays.get("add")
+    dx, *gradients = backward(dy, summed, **options, **bias, **statistics, add=add, dsum=dsum)
+    found = layer.backward(dy, dsum)
+    check_same(found if "add" in beside else [found], [dx] if add is None else [dx, gradients.pop()])
+    check_same(layer.gradients().values(), (gradient for gradient in gradients if gradient is not None))
+
+
+def check_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
 
 
 def test_gradients_accumulate_until_zero_grad(rng):
@@ -106,6 +139,110 @@ def test_gradients_have_the_dtype_of_the_parameter(rng):
         assert layer(x).dtype == np.float16
         layer.backward(x)
         assert layer.grad_weight.dtype == layer.grad_bias.dtype == dtype
+
+
+# -- what stands around a norm ----
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_backward_is_the_derivative_of_all_that_is_around_the_norm(build, training, rng):
+    layer = randomize(build(dtype=np.float64, activation="silu"), rng)
+    layer(sample(rng))
+    layer.train(training)
+    x, residual, add, dy, dsum = (sample(rng) for _ in range(5))
+
+    def loss():
+        y, total = layer(x, residual=residual, add=add)
+        return float((y * dy).sum() + (total * dsum).sum())
+
+    loss()
+    dx, dadd = layer.backward(dy, dsum=dsum)
+    check_gradients(layer, loss, [(x, dx), (residual, dx), (add, dadd)], rng)
+
+
+def test_gradients_behind_an_activation_accumulate(build, rng):
+    layer, x = randomize(build(activation="gelu", dtype=np.float64), rng), sample(rng)
+    seen = []
+    for _ in range(2):
+        layer(x, add=x)
+        layer.backward(x)
+        seen.append(layer.gradients())
+    once, twice = seen
+    assert once.keys() == layer.parameters().keys()
+    check_same(twice.values(), (2 * gradient for gradient in once.values()))
+
+
+def test_a_layer_keeps_what_its_forward_was_given(rng):
+    """A forward without `add` goes back without it, whatever came before."""
+    layer, x = normlib.LayerNorm(5, activation="relu"), sample(rng, np.float32)
+    layer(x, residual=x, add=x)
+    y = layer(x)
+    dx = layer.backward(x)
+    other = normlib.LayerNorm(5, activation="relu")
+    check_same([y, dx], [other(x), other.backward(x)])
+
+
+def test_what_comes_beside_integers_is_in_the_dtype_of_the_result(rng):
+    layer, x = normlib.LayerNorm(5), np.arange(10, dtype=np.uint8).reshape(2, 5)
+    y, total = layer(x, residual=np.float32([[0.5] * 5] * 2))
+    assert (y.dtype, total.dtype) == (np.float32, np.float32)
+    assert total[0].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert layer.backward(y).dtype == np.float32
+
+
+@pytest.mark.parametrize("cls", FUNCTIONS)
+def test_signatures_and_docstrings_name_each_option_of_the_description(cls):
+    options = [option.name for option in FUSED if isinstance(option, Option) and "gate" not in option.name]
+    assert list(inspect.signature(cls).parameters)[-len(options) :] == options
+    assert all(f"    {name} : " in cls.__doc__ for name in options)
+
+
+@each_layer
+def test_bad_arrays_beside_x_are_named(name, rng):
+    layer, x = LAYERS[name](), sample(rng, np.float32)
+    with pytest.raises(ValueError, match=rf"^{name}: add has shape \(4, 6, 5\), expected \(3, 4, 6, 5\), the shape"):
+        layer(x, add=x[0])
+    with pytest.raises(TypeError, match=f"^{name}: residual has dtype float64, expected float32, the dtype of x"):
+        layer(x, residual=x.astype(np.float64))
+    layer(x)
+    with pytest.raises(ValueError, match=rf"^{name}.backward: dsum has shape \(4, 6, 5\), expected \(3, 4, 6, 5\)"):
+        layer.backward(x, dsum=x[0])
+    assert layer.backward(x).shape == x.shape  # as if the wrong call had not been
+
+
+# -- a weight to which 1 is added ----
+
+
+def test_unit_offset_is_the_norm_of_gemma(rng):
+    x, w = sample(rng), rng.normal(size=5)
+    layer = normlib.RMSNorm(5, unit_offset=True, dtype=np.float64)
+    layer.load_state_dict({"weight": w})
+    rms = np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(layer(x), x / rms * (1 + w), rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [bfloat16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype_of_x", [bfloat16, np.float16, np.float32, np.float64])
+def test_unit_offset_is_the_function_with_1_added(dtype, dtype_of_x, rng):
+    """In the precision of the finer of the two: 1 + w is not rounded to 16 bits."""
+    x, dy = sample(rng, dtype_of_x), sample(rng, dtype_of_x)
+    layer = randomize(normlib.RMSNorm(5, unit_offset=True, dtype=dtype), rng)
+    weight = 1 + layer.weight.astype(np.float64 if np.float64 in (dtype, dtype_of_x) else np.float32)
+    y, rstd = normlib.rms_norm(x, weight, return_stats=True)
+    dx, dweight = normlib.rms_norm_backward(dy, x, weight, rstd=rstd)
+    check_same([layer(x), layer.backward(dy)], [y, dx])
+    check_same([layer.grad_weight], [dweight.astype(dtype)])
+
+
+def test_with_unit_offset_the_weight_starts_at_0_and_is_what_is_stored():
+    layer, x = normlib.RMSNorm(2, unit_offset=True), np.float32([[3, 4]])
+    assert layer.state_dict()["weight"].tolist() == [0, 0]
+    check_same([layer(x)], [normlib.RMSNorm(2)(x)])
+    layer.parameters()["weight"] += 1  # an optimizer's step in place
+    assert layer.state_dict()["weight"].tolist() == [1, 1]
+    check_same([layer(x)], [2 * normlib.RMSNorm(2)(x)])
+    layer.reset_parameters()
+    assert layer.weight.tolist() == [0, 0]
 
 
 # -- order of calls ----
@@ -378,6 +515,8 @@ def test_tensors_of_16_bits():
     y = layer(x)
     assert y.dtype.name == "bfloat16"
     assert type(layer.backward(x)) is np.ndarray
+    total = layer(x, residual=x, add=x)[1]
+    assert [type(array) for array in (total, *layer.backward(x, dsum=x))] == 3 * [np.ndarray]
     np.testing.assert_allclose(y.astype(float), theirs(x).detach().double(), atol=0.02)
 
 
@@ -448,6 +587,21 @@ def test_copy_and_pickle(build, rng):
             "num_channels is 4, expected a multiple of num_groups=3",
         ),
         (lambda: normlib.GroupNorm(0, 4), ValueError, "num_groups is 0"),
+        (lambda: normlib.LayerNorm(3, activation="mish"), ValueError, "LayerNorm: activation is 'mish', expected"),
+        (lambda: normlib.BatchNorm(3, activation=1), TypeError, "BatchNorm: activation is 1, expected 'relu' or"),
+        (lambda: normlib.GroupNorm(2, 4, negative_slope=0.1), ValueError, "GroupNorm: negative_slope is given without"),
+        (
+            lambda: normlib.InstanceNorm(4, activation="leaky_relu", negative_slope="steep"),
+            TypeError,
+            "InstanceNorm: negative_slope is 'steep', expected a number",
+        ),
+        (lambda: normlib.BatchNorm(3, weight=1), TypeError, r"BatchNorm.__init__\(\) got an unexpected .* 'weight'"),
+        (lambda: normlib.RMSNorm(3, unit_offset=1), TypeError, "RMSNorm: unit_offset is 1, expected True or False"),
+        (
+            lambda: normlib.RMSNorm(3, elementwise_affine=False, unit_offset=True),
+            ValueError,
+            "RMSNorm: unit_offset is True, expected elementwise_affine=True",
+        ),
     ],
 )
 def test_bad_constructor_arguments(build_it, error, message):
@@ -494,6 +648,10 @@ def test_repr():
     assert repr(normlib.GroupNorm(2, 4)) == "GroupNorm(2, 4, eps=1e-05, affine=True)"
     assert repr(normlib.InstanceNorm(4)) == (
         "InstanceNorm(4, eps=1e-05, momentum=0.1, affine=False, track_running_stats=False)"
+    )
+    assert repr(normlib.RMSNorm(3, unit_offset=True)) == "RMSNorm(3, eps=1e-06, unit_offset=True)"
+    assert repr(normlib.GroupNorm(2, 4, activation="leaky_relu", negative_slope=0.2)) == (
+        "GroupNorm(2, 4, eps=1e-05, affine=True, activation='leaky_relu', negative_slope=0.2)"
     )
 
 
