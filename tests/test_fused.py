@@ -100,14 +100,32 @@ def test_the_result_may_take_the_place_of_an_input_that_is_added(op, fused, dtyp
             assert checks.same_bits(out, y), case
 
 
+def past_the_caches(op, dtype, **fused):
+    """Passes that move more than 12 MB stream their outputs, in the loops of each family."""
+    if OPS[op].kind == "feature":
+        found = [((2200, 769), {"axis": -1}), ((2, 901, 900), {"axis": 1})]
+    else:
+        groups = {"num_groups": 6} if OPS[op].has_groups else {OPS[op].mode: True}
+        found = [((6, 36, 95, 87), {"channel_axis": 1, **groups}), ((6, 95, 87, 36), {"channel_axis": -1, **groups})]
+    return [Case(op, shape, options, dtype, fused=fused) for shape, options in found]
+
+
 @each_op
-def test_large_arrays_go_past_the_caches(op):
-    """Passes that stream their output, in the loops of each family."""
-    for shape, options in problems(op, "large"):
-        for dtype in ("float32", "float16"):
-            case = Case(op, shape, options, dtype, fused={"add": True, "activation": "relu"})
-            checks.check_forward(case)
-            checks.check_backward(case)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_large_arrays(op, dtype):
+    for case in past_the_caches(op, dtype, add=True, activation="relu"):
+        checks.check_forward(case)
+        checks.check_backward(case)
+
+
+@each_op
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_a_large_sum_is_rounded_before_it_is_normalized(op, dtype):
+    """Also where it goes past the caches, and is normalized from where it was computed."""
+    for case in past_the_caches(op, dtype, residual=True):
+        x, weight, bias, _ = case.inputs()
+        y = checks.call_forward(case, x, weight, bias)
+        assert checks.same_bits(y, checks.call_forward(replace(case, fused={}), case.normalized(x), weight, bias))
 
 
 def test_relu_keeps_nan_and_gives_no_negative_zero():
