@@ -45,9 +45,9 @@ class Peer:
 
 
 def _rectifier(slope: float, like: np.ndarray) -> tuple:
-    """Return max(v, slope * v) in place, and its gradient."""
-    slope, positive = like.dtype.type(slope), np.empty(like.shape, bool)
-    scaled = np.empty_like(like) if slope else slope
+    """Return max(v, slope * v) in place, and its gradient: without masks, which take NumPy ten times as long."""
+    one, zero, slope = like.dtype.type(1), like.dtype.type(0), like.dtype.type(slope)
+    positive, scaled = np.empty(like.shape, bool), np.empty_like(like) if slope else zero
 
     def itself(v):
         if slope:
@@ -55,7 +55,10 @@ def _rectifier(slope: float, like: np.ndarray) -> tuple:
         np.maximum(v, scaled, out=v)
 
     def gradient(dy, v, out):
-        np.greater(v, like.dtype.type(0), out=positive)
-        np.multiply(dy, positive if not slope else np.where(positive, like.dtype.type(1), slope), out=out)
+        factor = np.greater(v, zero, out=positive)
+        if slope:
+            factor = np.multiply(positive, one - slope, out=scaled)
+            np.add(factor, slope, out=factor)
+        np.multiply(dy, factor, out=out)
 
     return itself, gradient
