@@ -6,7 +6,6 @@ best in cache; streaming stores, which do not read the line that they overwrite,
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,37 +33,23 @@ def _floats(array: np.ndarray) -> np.ndarray:
 
 def limits(case: Case, given: dict[str, Any], threads: int) -> dict[str, Contender]:
     """Return the copies whose fastest one is the limit of the case."""
-    parts = _parts([_floats(given[name]) for name in case.reads], case.writes)
-    calls = {"np.copyto": [functools.partial(_numpy_copy, *part) for part in parts]}
+    sources = [_floats(given[name]) for name in case.reads]
+    if case.fused:  # as many bytes in one call, from one array or from two
+        number = 1 if len(sources) == case.writes else 2
+        size = sources[0].size * (len(sources) + case.writes) // (number + 1)
+        sources = [np.ones(size, np.float32) for _ in range(number)]
+    target = np.zeros_like(sources[0])
+    target.fill(1)  # its pages are there, as those of a given output are
+    calls = {"np.copyto": functools.partial(_numpy_copy, target, *sources)}
     if compiled():
-        for name, streaming in (("copy", False), ("streaming copy", True)):
-            copies = [functools.partial(_kernels.copy if len(part) == 2 else _kernels.copy2, *part) for part in parts]
-            calls[name] = [functools.partial(copy, streaming, threads) for copy in copies]
-    return {name: Contender(functools.reduce(_joined, functions)) for name, functions in calls.items()}
-
-
-def _parts(sources: list[np.ndarray], writes: int) -> list[tuple[np.ndarray, ...]]:
-    """Return targets, each with the one or two sources that are copied into it, of as many bytes as the pass moves."""
-    parts = []
-    for left in range(writes, 0, -1):
-        own, sources = sources[: 1 + (len(sources) > left)], sources[1 + (len(sources) > left) :]
-        parts.append((np.ones_like(own[0]), *own))  # its pages are there, as those of a given output are
-    for source in sources:  # no copy reads three arrays: two thirds of the third one, and a third written
-        third = max(source.size // 3, 1)
-        parts.append((np.ones_like(source[:third]), source[:third], source[-third:]))
-    return parts
-
-
-def _joined(first: Callable, second: Callable) -> Callable:
-    def call():
-        first()
-        second()
-
-    return call
+        compiled_copy = functools.partial(_kernels.copy if len(sources) == 1 else _kernels.copy2, target, *sources)
+        calls["copy"] = functools.partial(compiled_copy, False, threads)
+        calls["streaming copy"] = functools.partial(compiled_copy, True, threads)
+    return {name: Contender(function) for name, function in calls.items()}
 
 
 def _numpy_copy(target: np.ndarray, source: np.ndarray, more: np.ndarray | None = None) -> None:
     np.copyto(target, source)
-    if more is not None:  # the bytes of half a copy
+    if more is not None:
         half = more.size // 2
         np.copyto(target[:half], more[half : 2 * half])
