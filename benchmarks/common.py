@@ -21,6 +21,15 @@ SIZES = {"cache": (4, 256, 16, 16), "memory": (64, 256, 32, 32)}  # 1 MB and 67 
 ROW = {"feature": (1, 768), "channel": (1, 12, 64)}
 GROUPS = 4
 THREADS = (1, 2, 4)
+# What is fused with a norm, and the shape in and out of cache.
+FUSED = {
+    "batch_norm + add + relu": ((1, 64, 56, 56), (64, 64, 56, 56)),
+    "batch_norm + silu": ((1, 96, 56, 56), (64, 96, 56, 56)),
+    "group_norm + silu": ((1, 320, 32, 32), (8, 320, 64, 64)),
+    "instance_norm + leaky_relu": ((1, 32, 16, 32, 32), (2, 64, 64, 64, 64)),
+    "layer_norm + gelu": ((512, 512), (32768, 512)),
+    "rms_norm + residual": ((64, 4096), (4096, 4096)),
+}
 
 FEATURE = ("layer_norm", "rms_norm")  # these reduce over the channels, the others over all else
 
@@ -40,8 +49,11 @@ def normal(shape, dtype, seed=0):
     return np.resize((1 + block).astype(dtype), shape)
 
 
-def prepare(op, shape, dtype="float32", layout="channels_first", out=True):
-    """Return the public call of an op on an array of this shape (channels-first) as a function without arguments."""
+def prepare(op, shape, dtype="float32", layout="channels_first", out=True, fused=()):
+    """Return the public call of an op on an array of this shape (channels-first) as a function without arguments.
+
+    ``fused`` names arrays to add, and an activation.
+    """
     norm = op.removesuffix("_backward")
     forward, function = getattr(normlib, norm, None), getattr(normlib, op, None)
     if forward is None or function is None:
@@ -52,19 +64,29 @@ def prepare(op, shape, dtype="float32", layout="channels_first", out=True):
         shape, axis = (shape[0], *shape[2:], shape[1]), -1
     x = normal(shape, dtype)
     weight, bias = normal((shape[axis],), dtype, 1), normal((shape[axis],), dtype, 2)
+    companions = {}
+    if activations := set(fused) - {"add", "residual"}:
+        companions["activation"] = activations.pop()
+    if "add" in fused:
+        companions["add"] = normal(shape, dtype, 4)
+    if "residual" in fused:
+        companions["residual" if op == norm else "dsum"] = normal(shape, dtype, 4)
+        companions |= {"residual_out": np.zeros_like(x)} if op == norm else {}
     options = {"axis" if norm in FEATURE else "channel_axis": axis}
     groups = (GROUPS,) if norm == "group_norm" else ()
     parameters = {"weight": weight} if norm == "rms_norm" else {"weight": weight, "bias": bias}
     training = {"training": True} if norm == "batch_norm" else {}
     given = {"out": np.zeros_like(x)} if out else {}
     if op == norm:
-        call = functools.partial(function, x, *groups, **parameters, **options, **training, **given)
+        call = functools.partial(function, x, *groups, **parameters, **options, **training, **given, **companions)
     else:
         _, *statistics = forward(x, *groups, **parameters, **options, **training, return_stats=True)
         names = ("rstd",) if norm == "rms_norm" else ("mean", "rstd")
         options.update(zip(names, statistics, strict=True))
+        if "activation" in companions:
+            companions["bias"] = bias
         dy = normal(shape, dtype, 3)
-        call = functools.partial(function, dy, x, *groups, weight, **options, **training, **given)
+        call = functools.partial(function, dy, x, *groups, weight, **options, **training, **given, **companions)
     call()  # what the first call alone costs is not measured
     return call
 

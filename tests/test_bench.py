@@ -18,7 +18,7 @@ import pytest
 import normlib
 from normlib.bench import figures, limit, main, peers, report, runner
 from normlib.bench.calls import Contender, arrays, call
-from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, GROWTH, LARGE, MODELS, Case, cases
+from normlib.bench.cases import CHANNEL_LAYOUTS, DTYPES, FEATURE_LAYOUTS, FUSED, GROWTH, LARGE, MODELS, Case, cases
 from normlib.bench.peers import build
 from normlib.ops import OPS
 
@@ -49,6 +49,14 @@ def tiny_cases():
                     yield tiny(norm, layout, backward=backward, training=training)
 
 
+def fused_cases(**options):
+    found = {(model.norm, model.fused) for model in FUSED}
+    for norm, fused in sorted(found):
+        layout = "rows" if OPS[norm].kind == "feature" else "channels_first"
+        for backward in (False, True):
+            yield tiny(norm, layout, backward=backward, fused=fused, **options)
+
+
 def needs_bfloat16(case):
     if case.dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
@@ -70,8 +78,9 @@ class Clock:
         return Contender(work)
 
 
-def test_names_tell_cases_apart():
-    names = [case.name for case in cases()]
+@pytest.mark.parametrize("family", ["plain", "fused"])
+def test_names_tell_cases_apart(family):
+    names = [case.name for case in cases(family=family)]
     assert len(names) == len(set(names))
 
 
@@ -120,7 +129,7 @@ def test_growth_changes_nothing_but_the_length_of_rows():
 
 
 def test_models_are_well_formed():
-    for model in MODELS:
+    for model in (*MODELS, *FUSED):
         assert model.source
         for shape in model.shapes:
             assert all(n > 0 for n in shape)
@@ -155,6 +164,84 @@ def test_the_call_is_the_public_one(case):
     assert given["x"].nbytes * (3 if case.backward else 2) == case.bytes
 
 
+def test_the_fused_family_is_every_norm_with_its_neighbours():
+    found = cases(family="fused")
+    assert {case.norm for case in found} == set(OPS)
+    assert {case.fused for case in found} == {
+        ("residual",), ("add", "relu"), ("leaky_relu",), ("silu",), ("gelu",)
+    }  # fmt: skip
+    for dtype in ("float32", "bfloat16"):
+        assert {case.backward for case in found if case.dtype == dtype} == {False, True}
+        assert {case.shape for case in found if case.dtype == dtype} == {s for model in FUSED for s in model.shapes}
+    assert {case.out for case in found if "residual" in case.fused and case.bytes > LARGE} == {False, True}
+    assert {case.training for case in found if case.norm == "batch_norm"} == {False, True}
+    assert not any(case.fused for case in cases())
+
+
+@pytest.mark.parametrize("case", [*fused_cases()], ids=str)
+def test_a_fused_call_reads_and_writes_the_arrays_that_its_bytes_count(case):
+    given = arrays(case)
+    ours = call(case, given)
+    assert ours.call.func is getattr(normlib, case.function)
+    bound = {id(value) for value in (*ours.call.args, *ours.call.keywords.values())}
+    assert all(id(given[name]) in bound for name in case.reads)
+    written = [array for array in ours.outputs(ours.call()) if array.shape == given["x"].shape]
+    assert len(written) == case.writes
+    assert sum(given[name].nbytes for name in case.reads) + sum(a.nbytes for a in written) == case.bytes
+
+
+@pytest.mark.parametrize(
+    ("norm", "layout", "backward", "fused", "reads", "writes"),
+    [
+        ("batch_norm", "channels_first", False, ("add", "relu"), ("x", "add"), 1),
+        ("batch_norm", "channels_first", True, ("add", "relu"), ("dy", "x", "add"), 2),
+        ("group_norm", "channels_first", False, ("silu",), ("x",), 1),
+        ("group_norm", "channels_first", True, ("silu",), ("dy", "x"), 1),
+        ("rms_norm", "rows", False, ("residual",), ("x", "residual"), 2),
+        ("rms_norm", "rows", True, ("residual",), ("dy", "x", "dsum"), 1),
+    ],
+)
+def test_the_limit_of_a_fused_pass_moves_its_own_bytes(norm, layout, backward, fused, reads, writes):
+    case = tiny(norm, layout, backward=backward, fused=fused)
+    assert (case.reads, case.writes) == (reads, writes)
+    check_limit(case)
+
+
+@pytest.mark.parametrize("name", ["separate", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_separate_steps_compute_the_fused_pass(name, dtype):
+    pytest.importorskip("torch")
+    found, _ = peers.load((name,), 1)
+    for case in [*fused_cases(dtype=dtype), *fused_cases(dtype=dtype, out=False)]:
+        needs_bfloat16(case)
+        assert name in runner.measure(case, found, 1, TINY_BUDGET).seconds, case.name
+
+
+def test_separate_steps_need_torch_for_smooth_activations_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "normlib.bench.peers.pytorch", raising=False)
+    found, _ = peers.load(("separate",), 1)
+    for case in fused_cases():
+        result = runner.measure(case, found, 1, TINY_BUDGET)
+        assert not result.refused, case.name
+        assert ("separate" in result.seconds) == (case.activation not in ("silu", "gelu"))
+
+
+def test_a_plain_pass_has_no_separate_steps():
+    case = tiny("layer_norm", "rows")
+    assert peers.load(("separate",), 1)[0]["separate"].prepare(case, arrays(case)) is None
+
+
+def test_goals_of_a_family_are_held_against_its_own_cases():
+    plain, fused = tiny("layer_norm", "rows"), tiny("layer_norm", "rows", fused=("gelu",))
+    measured = [runner.Result(case, {"copy": 1.0, runner.OURS: 2.0, "torch": 8.0}) for case in (plain, fused)]
+    lines = [line for line in figures.figures(measured) if line["figure"] == "torch over ours"]
+    assert [(line["goal"], line["cases"]) for line in lines] == [(5.0, 1), (1.0, 1), (4.0, 1), (1.0, 1)]
+    goals = {line["figure"]: line["goal"] for line in figures.figures(measured[1:])}
+    assert goals["x limit: up to 8 MB, float32, silu and gelu"] == 2.5
+    assert "x limit: all cases" not in goals
+
+
 def test_layouts_lie_in_memory_as_they_say():
     assert not arrays(tiny("rms_norm", "strided"))["x"].flags.c_contiguous
     last = arrays(tiny("group_norm", "channels_last"))
@@ -175,6 +262,10 @@ def test_fresh_output_is_allocated_by_the_call():
 def test_the_limit_moves_the_least_bytes(layout, backward, dtype):
     case = tiny("rms_norm", layout, backward=backward, dtype=dtype)
     needs_bfloat16(case)
+    check_limit(case)
+
+
+def check_limit(case):
     copies = limit.limits(case, arrays(case), 1)
     assert set(copies) == set(limit.COPIES if limit.compiled() else ["np.copyto"])
     for name, contender in copies.items():
@@ -463,6 +554,8 @@ def test_command_lists_and_complains(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["--only", "no such case"]) == 2
     assert "no case has such a name" in capsys.readouterr().err
+    assert main(["--list", "--family", "fused", "--only", "wav2vec2 49x512 forward float32"]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["layer_norm", "+", "gelu"]
     with pytest.raises(SystemExit):
         main(["--dtype", "float8"])
     assert "'float8' is none of float32" in capsys.readouterr().err
@@ -554,7 +647,7 @@ def test_a_comparison_leaves_the_stored_results_alone(tmp_path):
 def suite(monkeypatch):
     """The asv suite, imported as asv imports it."""
     monkeypatch.syspath_prepend(str(ROOT))
-    names = ("common", "latency", "memory", "neighbours", "scaling", "startup", "throughput")
+    names = ("common", "fused", "latency", "memory", "neighbours", "scaling", "startup", "throughput")
     return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
 
 
@@ -583,10 +676,15 @@ def test_the_suite_skips_what_a_commit_lacks(suite, monkeypatch):
 def test_benchmarks_of_the_suite_run(suite, monkeypatch):
     monkeypatch.setitem(suite["common"].SIZES, "cache", (2, 8, 4, 4))
     monkeypatch.setitem(suite["common"].SIZES, "memory", (2, 8, 4, 4))
+    for norm in suite["common"].FUSED:
+        monkeypatch.setitem(suite["common"].FUSED, norm, ((2, 8), (2, 8)))
     before = normlib.get_num_threads()
     try:
         for name, cls, arguments in (
             ("latency", "Latency", ("instance_norm_backward", "fresh")),
+            ("fused", "Fused", ("rms_norm + residual", "backward", "float32", "cache")),
+            ("fused", "Fused", ("batch_norm + add + relu", "backward", "float32", "cache")),
+            ("fused", "Fused", ("layer_norm + gelu", "forward", "float32", "cache")),
             ("throughput", "Throughput", ("batch_norm_backward", "float32", "channels_last", "cache")),
             ("memory", "Memory", ("layer_norm",)),
             ("scaling", "Scaling", ("group_norm", 1, "memory")),

@@ -83,6 +83,9 @@ def arrays(case: Case) -> dict[str, Any]:
     if case.backward:
         given["dy"] = normal(shape)
         given.update(_statistics(case, given))
+    given.update((name, normal(shape)) for name in case.reads if name not in ("dy", "x"))
+    if case.out and "residual" in given:
+        given["residual_out"] = np.empty(x.shape, dtype)
     return given
 
 
@@ -107,8 +110,14 @@ def _bound(function: Callable, given: dict[str, Any], **more) -> functools.parti
 
 
 def call(case: Case, given: dict[str, Any]) -> Contender:
-    """Return our side of the case."""
+    """Return our side of the case; what another case of the same arrays takes is left out."""
     op = OPS[case.norm]
+    unused = {"add", "dsum", "residual"}.difference(case.reads)
+    if "residual" in unused:
+        unused.add("residual_out")
+    if case.backward and not case.activation:
+        unused.add("bias")
+    given = {name: value for name, value in given.items() if name not in unused} | {"activation": case.activation}
     return Contender(
         _bound(op.backward if case.backward else op.forward, given),
         lambda result: [np.asarray(array) for array in as_tuple(result) if array is not None],

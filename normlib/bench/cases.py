@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from normlib.description import ACTIVATIONS
 from normlib.ops import OPS
 
-__all__ = ["CHANNEL_LAYOUTS", "DTYPES", "FEATURE_LAYOUTS", "GROWTH", "ITEMSIZE", "LARGE", "MODELS", "Case", "Model",
-           "cases"]  # fmt: skip
+__all__ = ["CHANNEL_LAYOUTS", "DTYPES", "FAMILIES", "FEATURE_LAYOUTS", "FUSED", "GROWTH", "ITEMSIZE", "LARGE", "MODELS",
+           "Case", "Model", "cases"]  # fmt: skip
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -34,7 +35,8 @@ class Model(NamedTuple):
     """The normalizations of one model.
 
     Every shape is measured in the first of ``dtypes``, the first shape in all of them. ``quick`` says how many of the
-    shapes, from the first, a quick run takes.
+    shapes, from the first, a quick run takes. ``fused`` names what stands around the norm, as arguments and activations
+    are called.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Model(NamedTuple):
     dtypes: tuple = ("float32",)
     training: tuple = (True,)
     quick: int = 0
+    fused: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Case:
     groups: int = 0
     eps: float = 1e-5
     quick: bool = False
+    fused: tuple[str, ...] = ()
 
     @property
     def pass_name(self) -> str:
@@ -82,14 +86,35 @@ class Case:
         return f"{self.norm}_backward" if self.backward else self.norm
 
     @property
+    def title(self) -> str:
+        """The norm and what is fused with it."""
+        return " + ".join((self.norm, *self.fused))
+
+    @property
+    def activation(self) -> str | None:
+        """The name of the activation behind the norm."""
+        return next((step for step in self.fused if step in ACTIVATIONS), None)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The arguments of the size of x that the pass reads; backward, x is the sum with the residual."""
+        companions = {"add": "add", "residual": "dsum" if self.backward else "residual"}
+        return (*("dy",) * self.backward, "x", *(companions[step] for step in self.fused if step in companions))
+
+    @property
+    def writes(self) -> int:
+        """The number of arrays of that size written: beside the result, the sum or the gradient of add."""
+        return 1 + (("add" if self.backward else "residual") in self.fused)
+
+    @property
     def size(self) -> int:
         """The number of elements of x."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """The least bytes that the pass must move: x (and dy) read, one array written."""
-        return self.size * ITEMSIZE[self.dtype] * (3 if self.backward else 2)
+        """The least bytes that the pass must move: what it reads and writes of the size of x."""
+        return self.size * ITEMSIZE[self.dtype] * (len(self.reads) + self.writes)
 
     @property
     def one_row(self) -> bool:
@@ -101,7 +126,7 @@ class Case:
         """A line that tells this case from all others."""
         shape = "x".join(map(str, self.shape))
         output = "out" if self.out else "fresh"
-        return f"{self.norm} {self.pass_name} {self.model} {shape} {self.layout} {self.dtype} {output}"
+        return f"{self.title} {self.pass_name} {self.model} {shape} {self.layout} {self.dtype} {output}"
 
 
 def rows(width: int, *counts: int) -> tuple[tuple[int, int], ...]:
@@ -189,6 +214,23 @@ MODELS = (
     Model("nnU-Net", "instance_norm", ((2, 64, 64, 64, 64), (2, 128, 32, 32, 32), (2, 320, 8, 8, 8)),
           PUBLISHED, layouts=BOTH, dtypes=DTYPES),
 )
+# Norms with what stands around them, every shape in all dtypes.
+FUSED = tuple(model._replace(dtypes=("float32", "bfloat16")) for model in (
+    Model("ResNet-50", "batch_norm", ((1, 64, 56, 56), (8, 64, 56, 56), (1, 512, 7, 7), (8, 512, 7, 7)), TORCHVISION,
+          training=(True, False), quick=1, fused=("add", "relu")),
+    Model("EfficientNet-B0", "batch_norm", ((1, 96, 112, 112), (8, 240, 28, 28), (1, 1152, 7, 7)), TORCHVISION,
+          training=(True, False), fused=("silu",)),
+    Model("Stable Diffusion UNet", "group_norm", ((1, 320, 64, 64), (2, 1280, 8, 8)), DIFFUSERS, groups=32, quick=1,
+          fused=("silu",)),
+    Model("Llama-2-7B", "rms_norm", rows(4096, 1, 128, 2048), TRANSFORMERS, quick=2, fused=("residual",)),
+    Model("BERT-base", "layer_norm", rows(768, 1, 128), TRANSFORMERS, eps=1e-12, fused=("residual",)),
+    Model("all-MiniLM-L6-v2", "layer_norm", rows(384, 128), "config.json of the checkpoint", eps=1e-12, quick=1,
+          fused=("residual",)),
+    Model("3-D UNet", "instance_norm", ((1, 32, 32, 32, 32), (2, 64, 64, 64, 64)), PUBLISHED, quick=1,
+          fused=("leaky_relu",)),
+    Model("wav2vec2-large first convs", "layer_norm", rows(512, 3199, 49), TRANSFORMERS, quick=1, fused=("gelu",)),
+))
+FAMILIES = {"plain": MODELS, "fused": FUSED}
 # fmt: on
 
 
@@ -208,11 +250,12 @@ def _cases_of(model: Model, dtypes: Sequence[str]) -> Iterator[Case]:
     feature = OPS[model.norm].kind == "feature"
     layouts = model.layouts or (("rows",) if feature else ("channels_first",))
     for (index, shape), layout, dtype in itertools.product(enumerate(model.shapes), layouts, dtypes or model.dtypes):
-        if index and dtype not in (dtypes or model.dtypes[:1]):
+        if index and not model.fused and dtype not in (dtypes or model.dtypes[:1]):
             continue
         quick = index < model.quick
         for training, backward in itertools.product(model.training, (False, True)):
             options = {"affine": model.affine, "groups": model.groups, "eps": model.eps, "quick": quick}
+            options["fused"] = model.fused
             case = Case(model.name, model.norm, shape, layout, dtype, backward, training, **options)
             yield case
             typical = model.quick and not index
@@ -220,7 +263,7 @@ def _cases_of(model: Model, dtypes: Sequence[str]) -> Iterator[Case]:
                 yield replace(case, out=False, quick=quick and case.one_row)
 
 
-def cases(dtypes: Sequence[str] = (), only: str = "", quick: bool = False) -> list[Case]:
+def cases(dtypes: Sequence[str] = (), only: str = "", quick: bool = False, family: str = "plain") -> list[Case]:
     """Return the cases to measure.
 
     Parameters
@@ -232,6 +275,8 @@ def cases(dtypes: Sequence[str] = (), only: str = "", quick: bool = False) -> li
         that must all occur in the name; ``*`` and ``?`` are taken as in a shell.
     quick : bool
         Only the few small shapes that stand for the rest.
+    family : str
+        "plain" for bare norms, "fused" for norms with what stands around them.
 
     Returns
     -------
@@ -245,7 +290,8 @@ def cases(dtypes: Sequence[str] = (), only: str = "", quick: bool = False) -> li
     layer_norm forward Whisper tiny 1500x384 rows float32 out
     layer_norm backward Whisper tiny 1500x384 rows float32 out
     """
-    found = [case for model in (*MODELS, *_default_models()) for case in _cases_of(model, dtypes)]
+    models = (*MODELS, *_default_models()) if family == "plain" else FAMILIES[family]
+    found = [case for model in models for case in _cases_of(model, dtypes)]
     if quick:
         found = [case for case in found if case.quick]
     patterns = [pattern.split() for pattern in only.split(",") if pattern.strip()]

@@ -12,7 +12,7 @@ import normlib
 from normlib import backends
 from normlib._progress import Progress
 from normlib.bench import limit, peers, report, runner
-from normlib.bench.cases import DTYPES, cases
+from normlib.bench.cases import DTYPES, FAMILIES, cases
 from normlib.bench.peers import build
 
 __all__ = ["main"]
@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="a few small cases, under a minute")
     parser.add_argument(
+        "--family",
+        choices=FAMILIES,
+        default="plain",
+        help="bare norms, or fused with what stands around them in models (default: plain)",
+    )
+    parser.add_argument(
         "--only",
         default="",
         metavar="WORDS",
@@ -110,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         0; 2 if nothing could be measured, 130 if an interrupt ended it, after the report of what was.
     """
     options = _parser().parse_args(argv)
-    chosen = cases(options.dtype, options.only, options.quick)
+    chosen = cases(options.dtype, options.only, options.quick, options.family)
     try:
         import ml_dtypes  # noqa: F401
     except ImportError:

@@ -22,6 +22,7 @@ class Figure(NamedTuple):
     values: Callable[[list[Result]], Values]
     measure: str = "worst"
     at_least: bool = False  # else at most
+    family: str = "plain"
 
     def holds(self, value: float) -> bool:
         """Whether the value reaches the goal."""
@@ -54,6 +55,18 @@ def _large_16_bit(case: Case) -> bool:
 
 def _small(case: Case) -> bool:
     return case.bytes <= CACHED and case.dtype == "float32"
+
+
+def _small_and_smooth(case: Case) -> bool:
+    return _small(case) and case.activation in ("silu", "gelu")
+
+
+def _small_and_simple(case: Case) -> bool:
+    return _small(case) and not _small_and_smooth(case)
+
+
+def _large_sums(out: bool) -> Callable[[list[Result]], Values]:
+    return _over_limit(lambda c: "residual" in c.fused and c.bytes > LARGE and c.dtype == "float32" and c.out == out)
 
 
 def _fresh_row(case: Case) -> bool:
@@ -111,6 +124,14 @@ FIGURES = (
     Figure("one thread over several: up to 8 MB, over 100 us", 1.8, _worthwhile_speedup, at_least=True),
     Figure("one thread over several: all cases", CLOCK, _speedup, at_least=True),
     Figure("growth: rows of 64 to 65536 over the fastest", 1.25, _growth),
+    Figure("x limit: sum out, over 120 MB, float32, out=", 1.25, _large_sums(True), family="fused"),
+    Figure("x limit: sum out, over 120 MB, float32, fresh", 1.6, _large_sums(False), family="fused"),
+    Figure("x limit: up to 8 MB, float32", 1.6, _over_limit(_small_and_simple), "mean", family="fused"),
+    Figure("x limit: up to 8 MB, float32, silu and gelu", 2.5, _over_limit(_small_and_smooth), "mean", family="fused"),
+    Figure("separate steps over ours", 1 / 0.65, _peer("separate"), "mean", at_least=True, family="fused"),
+    Figure("separate steps over ours", 1.0, _peer("separate"), at_least=True, family="fused"),
+    Figure("torch over ours", 4.0, _peer("torch"), "mean", at_least=True, family="fused"),
+    Figure("torch over ours", 1.0, _peer("torch"), at_least=True, family="fused"),
 )
 
 
@@ -118,7 +139,7 @@ def figures(results: list[Result]) -> list[dict]:
     """Return what was measured of each promise that these cases can tell of."""
     found = []
     for figure in FIGURES:
-        values = figure.values(results)
+        values = figure.values([r for r in results if bool(r.case.fused) == (figure.family == "fused")])
         if not values:
             continue
         worst, result = (min if figure.at_least else max)(values, key=lambda pair: pair[0])

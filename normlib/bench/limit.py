@@ -1,8 +1,8 @@
 """The limit of a pass: a copy of the least bytes that it must move, with the same threads.
 
-A forward pass reads x and writes y; a backward pass reads dy and x and writes dx. No normalization can be faster than
-moving as many bytes, and the fastest way counts: plain stores, the best in cache; streaming stores, which do not read
-the line that they overwrite, the best out of it; or NumPy's own copy.
+A forward pass reads x and writes y; a backward pass reads dy and x and writes dx; what is fused reads or writes
+an array more. No normalization can be faster than moving as many bytes, and the fastest way counts: plain stores, the
+best in cache; streaming stores, which do not read the line that they overwrite, the best out of it; or NumPy's copy.
 """
 
 import functools
@@ -33,24 +33,23 @@ def _floats(array: np.ndarray) -> np.ndarray:
 
 def limits(case: Case, given: dict[str, Any], threads: int) -> dict[str, Contender]:
     """Return the copies whose fastest one is the limit of the case."""
-    x = _floats(given["x"])
-    target = np.zeros_like(x)
+    sources = [_floats(given[name]) for name in case.reads]
+    if case.fused:  # as many bytes in one call, from one array or from two
+        number = 1 if len(sources) == case.writes else 2
+        size = sources[0].size * (len(sources) + case.writes) // (number + 1)
+        sources = [np.ones(size, np.float32) for _ in range(number)]
+    target = np.zeros_like(sources[0])
     target.fill(1)  # its pages are there, as those of a given output are
-    if case.backward:
-        dy = _floats(given["dy"])
-        compiled_copy = functools.partial(_kernels.copy2, target, dy, x)
-        numpy_copy = functools.partial(_copy_and_a_half, target, dy, x)
-    else:
-        compiled_copy = functools.partial(_kernels.copy, target, x)
-        numpy_copy = functools.partial(np.copyto, target, x)
-    calls = {"np.copyto": numpy_copy}
+    calls = {"np.copyto": functools.partial(_numpy_copy, target, *sources)}
     if compiled():
+        compiled_copy = functools.partial(_kernels.copy if len(sources) == 1 else _kernels.copy2, target, *sources)
         calls["copy"] = functools.partial(compiled_copy, False, threads)
         calls["streaming copy"] = functools.partial(compiled_copy, True, threads)
     return {name: Contender(function) for name, function in calls.items()}
 
 
-def _copy_and_a_half(target: np.ndarray, dy: np.ndarray, x: np.ndarray) -> None:
-    half = x.size // 2
-    np.copyto(target, dy)
-    np.copyto(target[:half], x[half : 2 * half])
+def _numpy_copy(target: np.ndarray, source: np.ndarray, more: np.ndarray | None = None) -> None:
+    np.copyto(target, source)
+    if more is not None:
+        half = more.size // 2
+        np.copyto(target[:half], more[half : 2 * half])

@@ -42,8 +42,8 @@ def table(results: list[Result]) -> str:
     marks a lost case, a ``~`` one that was measured under noise.
     """
     names = peer_names(results)
-    norms = list(dict.fromkeys(result.case.norm for result in results))
-    results = sorted(results, key=lambda r: (norms.index(r.case.norm), r.case.backward, not r.case.training))
+    titles = list(dict.fromkeys(result.case.title for result in results))
+    results = sorted(results, key=lambda r: (titles.index(r.case.title), r.case.backward, not r.case.training))
     header = ["model", "shape", "layout", "dtype", "", "MB", "time", "GB/s", "x limit", *names]
     alone = any(result.speedup is not None for result in results)
     if alone:
@@ -51,7 +51,7 @@ def table(results: list[Result]) -> str:
     rows, headings = [header], {}
     for result in results:
         case = result.case
-        heading = f"{case.norm} {case.pass_name}"
+        heading = f"{case.title} {case.pass_name}"
         if heading not in headings.values():
             headings[len(rows)] = heading
         ratios = [*(result.peers.get(name) for name in names), *([result.speedup] if alone else [])]

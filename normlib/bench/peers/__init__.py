@@ -15,6 +15,7 @@ PEERS = {
     "onnxruntime": ("onnx_runtime", True),
     "jax": ("jax_jit", True),
     "numpy": ("numpy_backend", True),
+    "separate": ("separate", True),
 }
 
 

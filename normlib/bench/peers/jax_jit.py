@@ -28,8 +28,8 @@ class Peer:
         self.version = jax.__version__
 
     def prepare(self, case: Case, given: dict) -> Contender | None:
-        """Return the jitted pass."""
-        if case.norm not in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"):
+        """Return the jitted pass, None for fused ones."""
+        if case.fused or case.norm not in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"):
             return None
         import jax
         import jax.numpy as jnp

@@ -33,9 +33,11 @@ class Peer:
         self.threads = threads
 
     def prepare(self, case: Case, given: dict) -> Contender | None:
-        """Return the bound session, None for backward passes, training, channels-last and types without a kernel."""
+        """Return the bound session, None for what is fused, backward, in training or without a kernel."""
         batch_statistics = case.norm == "batch_norm" and case.training
-        if case.backward or batch_statistics or case.layout in ("channels_last", "channel_axis", "strided"):
+        if case.fused or case.backward or batch_statistics:
+            return None
+        if case.layout in ("channels_last", "channel_axis", "strided"):
             return None
         if case.norm not in _NODES:
             return None

@@ -14,8 +14,19 @@ import torch
 
 from normlib.bench.calls import Contender
 from normlib.bench.cases import Case
+from normlib.bench.peers import steps
 
 aten = torch.ops.aten
+# activation -> itself in place, and the gradient from that of its result and what it was applied to
+ACTIVATIONS = {
+    "relu": (torch.relu_, lambda dy, v, out: aten.threshold_backward.grad_input(dy, v, 0, grad_input=out)),
+    "leaky_relu": (
+        lambda v: torch._C._nn.leaky_relu_(v, 0.01),
+        lambda dy, v, out: aten.leaky_relu_backward.grad_input(dy, v, 0.01, False, grad_input=out),
+    ),
+    "silu": (torch._C._nn.silu_, lambda dy, v, out: aten.silu_backward.grad_input(dy, v, grad_input=out)),
+    "gelu": (torch._C._nn.gelu_, lambda dy, v, out: aten.gelu_backward.grad_input(dy, v, grad_input=out)),
+}
 
 
 class Peer:
@@ -31,6 +42,8 @@ class Peer:
         if case.norm not in _MAKERS:
             return None
         with torch.inference_mode():
+            if case.fused:
+                return fused(case, given)
             entries, outputs = make(case, given)
             call = min(entries, key=_seconds)
         return contender(call, outputs)
@@ -46,6 +59,18 @@ def make(case: Case, given: dict) -> tuple[list[functools.partial], Callable]:
 def contender(call: Callable, outputs: Callable) -> Contender:
     """Return what is timed, run without autograd's bookkeeping."""
     return Contender(call, lambda result: [array(part) for part in outputs(result)], torch.inference_mode)
+
+
+def fused(case: Case, given: dict) -> Contender:
+    """Return the steps of a fused pass one after another, as modules and their autograd take them."""
+
+    def norm(given):
+        entries, outputs = make(case, given)
+        return min(entries, key=_seconds), outputs
+
+    add, *activation = (lambda a, b, out: torch.add(a, b, out=out)), *ACTIVATIONS.get(case.activation, ())
+    call, outputs = steps.chained(case, given, norm, (add, *activation), tensor)
+    return contender(call, outputs)
 
 
 def tensor(value: np.ndarray) -> torch.Tensor:

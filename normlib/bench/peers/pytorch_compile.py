@@ -13,8 +13,8 @@ class Peer(pytorch.Peer):
     """torch.compile of what the eager peer calls."""
 
     def prepare(self, case: Case, given: dict) -> Contender | None:
-        """Return the compiled operator."""
-        if case.norm not in pytorch._MAKERS:
+        """Return the compiled operator, None for fused passes."""
+        if case.fused or case.norm not in pytorch._MAKERS:
             return None
         torch._dynamo.reset()  # else the number of compiled variants of one function runs out
         with torch.inference_mode():
