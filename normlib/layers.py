@@ -72,10 +72,12 @@ class _Layer:
         weight: bool,
         bias: bool,
         dtype: DTypeLike,
-        activation: str | None = None,
-        negative_slope: float | None = None,
+        fused: _Fused,
     ) -> None:
         name, known = type(self).__name__, _arguments.DTYPES
+        for key in fused:
+            if key not in _Fused.__annotations__:
+                raise TypeError(f"{name}.__init__() got an unexpected keyword argument {key!r}")
         try:
             self.dtype = np.dtype(dtype)
         except TypeError as error:
@@ -84,6 +86,7 @@ class _Layer:
             raise TypeError(f"{name}: dtype is {self.dtype}, expected one of {', '.join(known)}")
         self._shape = shape
         self.eps = _arguments.epsilon(name, eps)
+        activation, negative_slope = fused.get("activation"), fused.get("negative_slope")
         if activation is not None:
             _arguments.choice(name, "activation", activation, ACTIVATIONS)
         if negative_slope is not None:
@@ -379,6 +382,7 @@ class _Layer:
 class _TrailingNorm(_Layer):
     """Normalizes over the trailing axes that `normalized_shape` names."""
 
+    @_fusible
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -387,15 +391,14 @@ class _TrailingNorm(_Layer):
         bias: bool = True,
         *,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
-        negative_slope: float | None = None,
+        **fused: Unpack[_Fused],
     ) -> None:
         sizes = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
         self.normalized_shape = tuple(_positive(self, "a size in normalized_shape", size) for size in sizes)
         if not self.normalized_shape:
             raise ValueError(f"{type(self).__name__}: normalized_shape is (), expected at least one size")
         self.elementwise_affine = elementwise_affine
-        super().__init__(self.normalized_shape, eps, elementwise_affine, bias, dtype, activation, negative_slope)
+        super().__init__(self.normalized_shape, eps, elementwise_affine, bias, dtype, fused)
         self._axis = tuple(range(-len(self.normalized_shape), 0))
 
     def _options(self) -> dict[str, Any]:
@@ -484,6 +487,7 @@ class RMSNorm(_TrailingNorm):
 
     _op = ops.OPS["rms_norm"]
 
+    @_fusible
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -492,13 +496,11 @@ class RMSNorm(_TrailingNorm):
         *,
         unit_offset: bool = False,
         dtype: DTypeLike = np.float32,
-        activation: str | None = None,
-        negative_slope: float | None = None,
+        **fused: Unpack[_Fused],
     ) -> None:
         self.unit_offset = _arguments.flag("RMSNorm", "unit_offset", unit_offset)
         if self.unit_offset and not elementwise_affine:
             raise ValueError("RMSNorm: unit_offset is True, expected elementwise_affine=True beside it")
-        fused: _Fused = {"activation": activation, "negative_slope": negative_slope}
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False, dtype=dtype, **fused)
 
 
@@ -508,13 +510,9 @@ class _ChannelNorm(_Layer):
     def __init__(
         self, channels: int, eps: float, affine: bool, bias: bool, channel_axis: int, dtype: DTypeLike, fused: _Fused
     ) -> None:
-        name = type(self).__name__
-        for key in fused:
-            if key not in _Fused.__annotations__:
-                raise TypeError(f"{name}.__init__() got an unexpected keyword argument {key!r}")
         self.affine = affine
-        self.channel_axis = _arguments.integer(name, "channel_axis", channel_axis)
-        super().__init__((channels,), eps, affine, bias, dtype, **fused)
+        self.channel_axis = _arguments.integer(type(self).__name__, "channel_axis", channel_axis)
+        super().__init__((channels,), eps, affine, bias, dtype, fused)
 
     def _options(self) -> dict[str, Any]:
         return {"channel_axis": self.channel_axis}
