@@ -229,6 +229,8 @@ class Case:
 
     def companions(self, backward=False):
         """What is computed in the same pass, as keywords of the forward function, or of the backward one."""
+        if not self.fused:
+            return {}
         draw, layout, function = self.draw(), LAYOUTS[self.layout], FUNCTIONS[self.op]
         found = dict(self.fused)
         for name in arrays(function, found):
