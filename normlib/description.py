@@ -397,7 +397,7 @@ class Function:
     @cached_property
     def fused(self) -> dict[str, Role | Option]:
         """The arguments for what is computed in the same pass, by name."""
-        return {a.name: a for a in FUSED_BACKWARD if self._has(a)} if self.backward else {a.name: a for a in FUSED}
+        return {a.name: a for a in filter(self._has, FUSED_BACKWARD if self.backward else FUSED)}
 
     @cached_property
     def fused_results(self) -> tuple[Role, ...]:

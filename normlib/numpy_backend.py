@@ -76,7 +76,8 @@ def _relu_slope(v, slope=0.0):
 
 
 def _silu_slope(v):
-    return _sigmoid(v) + np.where(np.isinf(v), 0, v) * _sigmoid(v) * _sigmoid(-v)
+    share = _sigmoid(v)
+    return share + np.where(np.isinf(v), 0, v) * share * _sigmoid(-v)
 
 
 def _gelu_slope(v):
@@ -86,7 +87,8 @@ def _gelu_slope(v):
 
 def _gelu_tanh_slope(v):
     z, dz = _of_tanh(v)
-    return _sigmoid(z) + np.where(np.isinf(v), 0, v * _sigmoid(z) * _sigmoid(-z) * dz)
+    share = _sigmoid(z)
+    return share + np.where(np.isinf(v), 0, v * share * _sigmoid(-z) * dz)
 
 
 _erfc = np.frompyfunc(math.erfc, 1, 1)

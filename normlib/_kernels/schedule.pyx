@@ -119,7 +119,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     threads = <int>max(1, min(<Py_ssize_t>threads, worth))
     p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
     p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
-    if backward:
+    if backward and p.fused:
         pull_back(p, &before)
     elif p.companion[OF_RESIDUAL].data != NULL:
         add_up(p, &before)

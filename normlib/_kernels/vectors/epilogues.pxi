@@ -10,10 +10,10 @@
 from normlib._kernels.header cimport LEAKY_RELU, NO_ACTIVATION, OF_ADD, OF_DGATE, OF_DSUM, OF_GATE, RELU
 
 
-cdef inline void add_up_to(work* v, const work* add, Py_ssize_t n) noexcept nogil:
+cdef inline void add_elements(const work* a, const work* b, work* to, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        v[i] += add[i]
+        to[i] = a[i] + b[i]
 
 
 cdef void relu(work* v, Py_ssize_t n) noexcept nogil:
@@ -104,10 +104,10 @@ cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noex
     cdef work* dgate = <work*>beside[OF_DGATE]
     cdef Py_ssize_t i
     if beside[OF_DSUM] != NULL:     # of a backward pass, which reads nothing else
-        add_up_to(v, <const work*>beside[OF_DSUM], n)
+        add_elements(v, <const work*>beside[OF_DSUM], v, n)
         return
     if beside[OF_ADD] != NULL:
-        add_up_to(v, <const work*>beside[OF_ADD], n)
+        add_elements(v, <const work*>beside[OF_ADD], v, n)
     if gate != NULL:
         for i from 0 <= i < n by WIDE:
             through_gate(p, v + i, at(dy, i, dy != NULL), gate + i, at(dgate, i, dgate != NULL), min(<Py_ssize_t>WIDE, n - i))

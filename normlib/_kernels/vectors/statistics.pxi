@@ -291,6 +291,23 @@ cdef inline void split_scaled(double mean, double rstd, work* shift, work* delta
     scale[0], factor[0] = <work>(rstd / f), <work>f
 
 
+cdef bint split_given(const double* mean, const double* rstd, Py_ssize_t n, work* table, Py_ssize_t entry, bint forward) noexcept nogil:
+    """n statistics that are given, to a table whose entries are so many values apart; mean NULL: 0. Whether one has a factor, which none
+    has in a backward pass."""
+    cdef bint scaled = False
+    cdef double m
+    cdef Py_ssize_t k
+    for k in range(n):
+        m = mean[k] if mean != NULL else 0
+        if forward:
+            split_scaled(m, rstd[k], table + SHIFT * entry + k, table + DELTA * entry + k, table + SCALE * entry + k, table + FACTOR * entry + k)
+            scaled |= table[FACTOR * entry + k] != 1
+        else:
+            split_mean(m, table + SHIFT * entry + k, table + DELTA * entry + k)
+            table[SCALE * entry + k] = <work>rstd[k]
+    return scaled
+
+
 cdef inline bint far_from_1(const work* a, Py_ssize_t n) noexcept nogil:
     """Whether one of n numbers is so far from 1, and not 0, that its product with another may not be a normal number."""
     cdef work most = <work>ldexp(1, (FAR_F32 if work is float else FAR_F64) // 2), least = 1 / most

@@ -185,17 +185,9 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, work zero) noe
     cdef work* delta = table_of(p, sample, DELTA, <work>0)
     cdef work* scale = table_of(p, sample, SCALE, <work>0)
     cdef work* factor = table_of(p, sample, FACTOR, <work>0)
-    cdef bint scaled = False, forward = p.dy == NULL or p.upstream
-    cdef const double* mean = p.mean + sample * p.groups
-    cdef const double* rstd = p.rstd + sample * p.groups
-    cdef Py_ssize_t g
-    for g in range(p.groups):
-        if forward:
-            split_scaled(mean[g], rstd[g], &shift[g], &delta[g], &scale[g], &factor[g])
-            scaled |= factor[g] != 1
-        else:
-            split_mean(mean[g], &shift[g], &delta[g])
-            scale[g] = <work>rstd[g]
+    cdef Py_ssize_t first = sample * p.groups
+    cdef bint forward = p.dy == NULL or p.upstream, scaled
+    scaled = split_given(p.mean + first, p.rstd + first, p.groups, table_of(p, sample, 0, <work>0), p.padded, forward)
     share_out(p, shift)
     share_out(p, delta)
     share_out(p, scale)

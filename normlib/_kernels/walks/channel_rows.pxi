@@ -24,31 +24,6 @@ cdef inline Py_ssize_t next_lot(const Array* x, const Plan* p, Py_ssize_t many) 
     return 0
 
 
-cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table, bint forward) noexcept nogil:
-    """Of m groups of all samples from r on; statistics that samples share begin again with each. Whether one has a factor, which
-    none has in a backward pass."""
-    cdef bint scaled = False
-    cdef Py_ssize_t first = 0, stop, g = r % p.groups if p.shared else r, k
-    cdef work* shift = table + SHIFT * TOGETHER
-    cdef work* delta = table + DELTA * TOGETHER
-    cdef work* scale = table + SCALE * TOGETHER
-    cdef work* factor = table + FACTOR * TOGETHER
-    cdef const double* mean
-    cdef const double* rstd
-    while first < m:
-        stop = min(m, first + p.groups - g) if p.shared else m
-        mean, rstd = p.mean + g - first, p.rstd + g - first
-        for k in range(first, stop):
-            if forward:
-                split_scaled(mean[k], rstd[k], &shift[k], &delta[k], &scale[k], &factor[k])
-                scaled |= factor[k] != 1
-            else:
-                split_mean(mean[k], &shift[k], &delta[k])
-                scale[k] = <work>rstd[k]
-        first, g = stop, 0
-    return scaled
-
-
 cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcept nogil:
     """How many groups to take at once; where they lie in several segments, so many as stay in L2, for the runs of several channels
     are one long run in each."""

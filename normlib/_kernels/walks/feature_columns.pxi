@@ -204,17 +204,6 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
             give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, s.width)
 
 
-cdef bint strip_given(Strip* s, const Plan* p, Py_ssize_t first, work* table) noexcept nogil:
-    """Coefficients of statistics that are known, as strip_statistics."""
-    cdef bint scaled = False
-    cdef Py_ssize_t j
-    for j in range(s.width):
-        split_scaled(p.mean[first + j] if p.centered else 0, p.rstd[first + j], table + SHIFT * WIDE + j, table + DELTA * WIDE + j,
-                     table + SCALE * WIDE + j, table + FACTOR * WIDE + j)
-        scaled |= table[FACTOR * WIDE + j] != 1
-    return scaled
-
-
 cdef void strip_forward(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width, work zero) noexcept nogil:
     cdef work table[TABLE * WIDE]
     cdef Py_ssize_t first = sample * p.width + column
@@ -227,7 +216,10 @@ cdef void strip_forward(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_
     open_strip(&s, p, zero)
     go_to(&s, sample, column, width)
     keep_strip(&s, width, zero)
-    scaled = strip_given(&s, p, first, table) if p.given else strip_statistics(&s, p, first, table)
+    if p.given:
+        scaled = split_given(at(p.mean, first, p.centered), p.rstd + first, width, table, WIDE, True)
+    else:
+        scaled = strip_statistics(&s, p, first, table)
     strip_normalize(&s, p, table, scaled)
     free(s.kept)
     close_writer(&s.writer)
@@ -287,9 +279,7 @@ cdef void strip_coefficients(Strip* s, const Plan* p, Py_ssize_t first, work* ta
     cdef double products[WIDE]
     cdef Py_ssize_t j
     memset(table, 0, TABLE * WIDE * sizeof(work))
-    for j in range(s.width):
-        split_mean(p.mean[first + j] if p.centered else 0, &shift[j], &delta[j])
-        scale[j] = <work>p.rstd[first + j]
+    split_given(at(p.mean, first, p.centered), p.rstd + first, s.width, table, WIDE, False)
     strip_gradients(s, p, table, sums, products)
     for j in range(s.width):
         descent(sums[j] if p.centered else 0, about_mean(products[j], sums[j], delta[j], scale[j]), s.n, delta[j], scale[j],

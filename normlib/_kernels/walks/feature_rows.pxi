@@ -48,17 +48,6 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         normalize_pieces(s, x, &spot, n, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
 
 
-cdef bint rows_given(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
-    """Coefficients of statistics that are known, as rows_statistics."""
-    cdef bint scaled = False
-    cdef Py_ssize_t k
-    for k in range(m):
-        split_scaled(p.mean[r + k] if p.centered else 0, p.rstd[r + k], table + SHIFT * TOGETHER + k, table + DELTA * TOGETHER + k,
-                     table + SCALE * TOGETHER + k, table + FACTOR * TOGETHER + k)
-        scaled |= table[FACTOR * TOGETHER + k] != 1
-    return scaled
-
-
 cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
     """Rows r to stop."""
     cdef Py_ssize_t n = p.parameters, most = together(n, p.streaming), step = round_up(n, LINE // sizeof(work)), m
@@ -80,7 +69,7 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
             if p.before != NULL:
                 residual_rows(&residual, r, r + m, zero)
             x = take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
-        scaled = rows_given(p, r, m, table) if p.given else rows_statistics(p, x, r, m, table)
+        scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
         rows_normalize(&s, x, r, m, table, &c, scaled)
         r += m
     close_writer(&s.writer)
@@ -142,9 +131,7 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize
     cdef Py_ssize_t n = p.parameters, k
     c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads
     memset(delta, 0, TOGETHER * sizeof(work))
-    for k in range(m):
-        split_mean(p.mean[r + k] if p.centered else 0, &shift[k], &delta[k])
-        scale[k] = <work>p.rstd[r + k]
+    given_statistics(p, r, m, table, False)
     for k in range(m):
         look_ahead_of(x, p, r + k)
         look_ahead_of(dy, p, r + k)

@@ -11,7 +11,7 @@ cdef void copy(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     """The least that a pass must move: y = x, or y = x + dy where two arrays are read; the limit that benchmarks use."""
     cdef Writer writer
     cdef float t[BLOCK]
-    cdef Py_ssize_t i = task * p.batch, stop = min(i + p.batch, p.length), m, l
+    cdef Py_ssize_t i = task * p.batch, stop = min(i + p.batch, p.length), m
     cdef const float* x = <const float*>p.x
     cdef const float* dy = <const float*>p.dy
     cdef float* y = <float*>p.y
@@ -26,8 +26,7 @@ cdef void copy(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
         while i < stop:
             m = min(<Py_ssize_t>BLOCK, stop - i)
             to = at(&t[0], 0, True) if p.streaming else y + i
-            for l in range(m):
-                to[l] = x[i + l] + dy[i + l]
+            add_elements(x + i, dy + i, to, m)
             if p.streaming:
                 send(&writer, <char*>(y + i), <char*>t, m * sizeof(float))
             i += m

@@ -1,12 +1,6 @@
 # x + residual, rounded to their dtype, which is what is normalized: written lot by lot before the norm takes it from there, out of cache.
 # In a plan of such a pass dy is the residual, and y the sum.
 
-cdef inline void add_elements(const work* x, const work* residual, work* to, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        to[i] = x[i] + residual[i]
-
-
 cdef struct Residual:
     Array x, more, sum
     Py_ssize_t row, step    # elements of a row, and those to add at once

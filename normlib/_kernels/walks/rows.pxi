@@ -158,6 +158,17 @@ cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, w
     return scaled
 
 
+cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table, bint forward) noexcept nogil:
+    """As rows_statistics, where they are known; those that samples share begin again with each."""
+    cdef bint scaled = False
+    cdef Py_ssize_t first = 0, stop, g = r % p.groups if p.shared else r
+    while first < m:
+        stop = min(m, first + p.groups - g) if p.shared else m
+        scaled |= split_given(at(p.mean, g, p.centered), p.rstd + g, stop - first, table + first, TOGETHER, forward)
+        first, g = stop, 0
+    return scaled
+
+
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept nogil:
     """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, or in long rows
     themselves."""
