@@ -397,7 +397,8 @@ class Function:
     @cached_property
     def fused(self) -> dict[str, Role | Option]:
         """The arguments for what is computed in the same pass, by name."""
-        return {a.name: a for a in filter(self._has, FUSED_BACKWARD if self.backward else FUSED)}
+        arguments: tuple[Role | Option, ...] = FUSED_BACKWARD if self.backward else FUSED
+        return {a.name: a for a in arguments if self._has(a)}
 
     @cached_property
     def fused_results(self) -> tuple[Role, ...]:
