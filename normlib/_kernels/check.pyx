@@ -410,6 +410,7 @@ cdef int arrange(Call* call) noexcept nogil:
             p.dy = <const char*>a.data
         else:
             p.companion[view].data = <char*>a.data
+            p.companion[view].dtype = <Dtype>a.dtype
             p.fused = True
     p.fused |= p.activation != 0
     if call.trailing and not gaps:

@@ -1,7 +1,7 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
 from normlib._kernels.header cimport OF_DY, OF_X, OF_Y, VIEWS
-from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span
+from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span, size_of
 
 cdef enum Member:           # of a Span, in its order
     SAMPLE_STRIDE, CHANNEL_STRIDE, SEGMENT_STRIDE, POSITION_STRIDE
@@ -17,6 +17,7 @@ cdef struct Axes:
     int left, right, views
     Axis axis[AXES]
     Span* spans[VIEWS]
+    Py_ssize_t sizes[VIEWS]     # of an element
 
 
 cdef Span* span_of(Plan* p, int view) noexcept nogil:
@@ -25,6 +26,10 @@ cdef Span* span_of(Plan* p, int view) noexcept nogil:
     if view == OF_Y:
         return &p.ys
     return &p.ds if view == OF_DY else &p.companion[view].span
+
+
+cdef inline Py_ssize_t size_in(const Plan* p, int view) noexcept nogil:
+    return p.itemsize if view == OF_X or view == OF_Y or view == OF_DY else size_of(p.companion[view].dtype)
 
 
 cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) noexcept nogil:
@@ -36,7 +41,7 @@ cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) no
     return outer.kind == inner.kind
 
 
-cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
+cdef bint memory_axes(Axes* a, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """The axes in the order of x's memory, neighbours merged; False where reduced axes lie in another order than in the
     array's shape, which would change the order of a sum, or a stride is no whole number of elements."""
     cdef int i, j, v, count = 0, seen = -1
@@ -49,9 +54,9 @@ cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, con
         new.number = i
         new.n = shape[i]
         for v in range(a.views):
-            if strides[v][i] % size:
+            if strides[v][i] % a.sizes[v]:
                 return False
-            new.strides[v] = strides[v][i] // size
+            new.strides[v] = strides[v][i] // a.sizes[v]
         j = count
         while j > 0 and magnitude(axes[j - 1].strides[0]) < magnitude(new.strides[0]):
             axes[j] = axes[j - 1]
@@ -104,9 +109,9 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     a.views = 0
     for v in range(VIEWS):
         if strides[v] != NULL:
-            given[a.views], a.spans[a.views] = strides[v], span_of(p, v)
+            given[a.views], a.spans[a.views], a.sizes[a.views] = strides[v], span_of(p, v), size_in(p, v)
             a.views += 1
-    if not memory_axes(&a, kinds, p.itemsize, ndim, shape, given):
+    if not memory_axes(&a, kinds, ndim, shape, given):
         return False
     if kinds[0] == b"K" or kinds[0] == b"R":
         features(p, &a)

@@ -33,6 +33,7 @@ cdef struct Span:
 cdef struct View:
     char* data          # NULL: there is none
     Span span
+    Dtype dtype
 
 cdef struct Watch:
     # What lets a signal end a long pass.
@@ -143,7 +144,7 @@ cdef inline View view_of(const Plan* p, int view) noexcept nogil:
     cdef View of_dy
     if view != OF_DY:
         return p.companion[view]
-    of_dy.data, of_dy.span = <char*>p.dy if p.upstream else NULL, p.ds
+    of_dy.data, of_dy.span, of_dy.dtype = <char*>p.dy if p.upstream else NULL, p.ds, p.dtype
     return of_dy
 
 

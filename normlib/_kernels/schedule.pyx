@@ -7,7 +7,7 @@ from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_GATE, OF_RESIDUAL, OF_
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, Watch, alone, few_rows, line_of, round_up, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
+    Plan, Run, Watch, alone, few_rows, line_of, round_up, size_of, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
@@ -262,7 +262,7 @@ cdef void go_to(Plan* p, const Plan* whole, Py_ssize_t first, Py_ssize_t samples
     p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
     for view in range(VIEWS if p.fused else 0):
         if whole.companion[view].data != NULL:
-            p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * p.itemsize
+            p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * size_of(p.companion[view].dtype)
 
 
 cdef void columns_before(Run run, const Plan* p, const Plan* whole, int threads) noexcept nogil:

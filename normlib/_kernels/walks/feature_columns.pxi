@@ -22,11 +22,11 @@ cdef struct Strip:
 
 
 cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
-    open_columns(&s.x, p, p.x, &p.xs, zero)
-    open_columns(&s.y, p, p.y, &p.ys, zero)
+    open_columns(&s.x, p, p.x, &p.xs, p.dtype, zero)
+    open_columns(&s.y, p, p.y, &p.ys, p.dtype, zero)
     s.dy.data = NULL
     if p.dy != NULL:
-        open_columns(&s.dy, p, p.dy, &p.ds, zero)
+        open_columns(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
     open_beside(&s.beside, p, zero)
     open_writer(&s.writer, p.streaming)
     s.n, s.kept, s.taken = p.length, NULL, 0
