@@ -49,8 +49,15 @@ class Call:
             self.fused.setdefault("gate_activation", "silu")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
-            self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
+            self.count = self._count()
             self._choose_statistics(in_place)
+
+    def _count(self):
+        """Of values that share a statistic; with a mask, of those inside for each."""
+        if "where" not in self.fused:
+            return self.x.size // max(math.prod(self.statistics_shape), 1)
+        count = np.sum(self.fused["where"], axis=self.op.reduced_axes(self.x.ndim, self.axis))
+        return count.T if self.op.per_sample and self.axis == 0 else count
 
     def _choose_statistics(self, in_place):
         """mean and var: None where those of x are wanted, else the running ones."""
@@ -61,8 +68,11 @@ class Call:
             raise ValueError(
                 f"{self.name}: {self.op.mode} is False, expected running_mean and running_var, which are None"
             )
-        if mode and self.count == 1 and self.x.size:
-            raise ValueError(f"{self.name}: x has shape {self.x.shape}, expected more than one value a {self.op.row}")
+        if mode and self.x.size and np.max(self.count) == 1:
+            inside = " and where lets in one at most" if "where" in self.fused else ""
+            raise ValueError(
+                f"{self.name}: x has shape {self.x.shape}{inside}, expected more than one value a {self.op.row}"
+            )
         if tracked and not mode:
             self.values["mean"], self.values["var"] = (a.constant(value, self.statistics_shape) for value in running)
         self.moves = tracked and mode and self.x.size > 0
@@ -88,7 +98,8 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
-        return name in ("x", "dsum") and self.function.backward and bool(self.fused.keys() & {"activation", "gate"})
+        first = {"activation", "gate", "where"}  # where one is given, dx holds what reaches the norm until x has been read
+        return name in ("x", "dsum") and self.function.backward and bool(self.fused.keys() & first)
 
     def canonical(self, filled):
         """The arguments for the function of a backend, in its order and by name."""
@@ -112,6 +123,8 @@ def _fused(call, argument, value):
         return a.choice(call.name, argument.name, value, argument.choices)
     if argument.kind == "parameter":
         return _parameter(call, argument.name, value)
+    if argument.kind == "mask":
+        return a.mask(call.name, argument.name, value, call.x)
     return a.like_x(call.name, argument.name, value, call.x)
 
 

@@ -53,8 +53,9 @@ class Role:
     ----------
     name : str
         Its name in the public functions; of an output, in what they return.
-    kind : {"data", "parameter", "statistic", "running"}
-        Which shape it has: that of x, of the parameters, of the statistics, or one value a channel.
+    kind : {"data", "parameter", "statistic", "running", "mask"}
+        Which shape it has: that of x, of the parameters, of the statistics, or one value a channel; a mask is of
+        booleans that broadcast against x.
     words : str
         What it is, as a sentence.
     direction : {"in", "out", "both"}
@@ -218,8 +219,13 @@ GATE_ACTIVATION = Option(
     "gate_activation", "That of the gate; silu by default.", "str | None", "int", "str?", None,
     choices=tuple(name for name in ACTIVATIONS if name != "leaky_relu"),
 )  # fmt: skip
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
-FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
+WHERE = Role(
+    "where", "mask", "Which elements take part: booleans that broadcast against x. The others are no part of the "
+    "statistics, and come out as 0, whatever stands there.",
+    optional=True, keyword=True,
+)  # fmt: skip
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE)
+FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE)
 FUSED_RESULTS = (
     (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
     (
@@ -511,10 +517,13 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
-    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate",
+    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate", "where",
 )  # fmt: skip
 # The members of that struct that it did not have at first, in their order.
-LATER = ("add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation")
-BESIDE = ("dy", "add", "dsum", "gate")  # what epilogues read
+LATER = (
+    "add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation",
+    "where",
+)  # fmt: skip
+BESIDE = ("dy", "add", "dsum", "gate", "where")  # what epilogues read
 GIVEN = ("dgate",)  # what they write beside y
 DATA = ("x", "y", *BESIDE, *GIVEN, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too

@@ -172,25 +172,31 @@ def _affine(layout, z, weight, bias=None, add=None):
     return v
 
 
-def _mean_square(rows):
+def _inside(layout, fused):
+    """Which elements of the rows a mask lets in; True: all."""
+    return layout.take(fused["where"]) != 0 if "where" in fused else True
+
+
+def _mean_square(rows, count):
     """In halves: terms that are added one by one to a large one, or to equal ones, would all be rounded alike."""
     squares, width = rows * rows, rows.shape[1]
     while width > 1:
         half = (width + 1) // 2
         squares[:, : width - half] += squares[:, half:width]
         width = half
-    return squares[:, 0] / rows.shape[1]
+    return squares[:, 0] / count
 
 
-def _moments(rows, centered):
-    """The rows less their mean, the mean, and the mean square of what is left."""
+def _moments(rows, centered, inside):
+    """The rows less their mean, the mean, and the mean square of what is left; of what is inside, and 0 outside."""
+    count = rows.shape[1] if inside is True else inside.sum(axis=1)
     if not centered:
-        return rows.copy(), None, _mean_square(rows)
-    mean = rows.mean(axis=1)
-    rest = rows - mean[:, None]
-    correction = rest.mean(axis=1)  # the rounding error of the first mean (Chan, Golub and LeVeque, 1983)
-    rest -= correction[:, None]
-    return rest, mean + correction, _mean_square(rest)
+        return rows.copy(), None, _mean_square(rows, count)
+    mean = rows.sum(axis=1) / count
+    rest = np.where(inside, rows - mean[:, None], 0)
+    correction = rest.sum(axis=1) / count  # the rounding error of the first mean (Chan, Golub and LeVeque, 1983)
+    rest = np.where(inside, rest - correction[:, None], 0)
+    return rest, mean + correction, _mean_square(rest, count)
 
 
 def _rstd(var, eps):
@@ -198,9 +204,9 @@ def _rstd(var, eps):
     return (1 / np.sqrt(np.add(var, eps, dtype=np.longdouble))).astype(np.float64)
 
 
-def _standardize(rows, eps, centered=True):
+def _standardize(rows, eps, centered=True, inside=True):
     """The normalized rows, and mean, variance and rstd of each."""
-    z, mean, var = _moments(rows, centered)
+    z, mean, var = _moments(rows, centered, inside)
     rstd = _rstd(var, eps)
     extreme = ~np.isfinite(var) | (var < 1e-290)
     extreme[extreme] = z[extreme].any(axis=1)
@@ -208,7 +214,8 @@ def _standardize(rows, eps, centered=True):
     if extreme.any():  # squares beyond float64, or a mean of few bits: once more, scaled by a power of two
         peak = np.maximum(np.abs(rows[extreme]).max(axis=1), math.sqrt(eps))
         exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)
-        rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered)
+        among = inside if inside is True else inside[extreme]
+        rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered, among)
         scale = _rstd(square, np.ldexp(np.ldexp(eps, -exponent), -exponent))
         z[extreme] = rest * scale[:, None]
         if centered:
@@ -230,10 +237,12 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
             parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, own, **rest))
         axis = len(blocks[0][1]) - 1
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
-    rows = layout.take(x)
+    rows, inside = layout.take(x), _inside(layout, fused)
+    if inside is not True:
+        rows = np.where(inside, rows, 0)
     mean, var = given
     if var is None:
-        z, mean, var, rstd = _standardize(rows, eps, centered)
+        z, mean, var, rstd = _standardize(rows, eps, centered, inside)
     else:
         mean, var = mean.ravel(), var.ravel()
         rstd = _rstd(var, eps)
@@ -243,7 +252,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         y = _activate(y, fused)
     if "gate" in fused:
         y = y * _opened(layout, fused)
-    layout.put(y, out)
+    layout.put(np.where(inside, y.reshape(rows.shape), 0), out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
 
@@ -261,32 +270,37 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         own = blocks[0][2] != (slice(None),)
         merge = np.concatenate if own else sum
         return tuple(merge(grads) if weight_grads else None for grads in zip(*parts, strict=True))
-    z, g = layout.take(x), layout.take(dy)
+    z, g, inside = layout.take(x), layout.take(dy), _inside(layout, fused)
     mean, rstd = statistics
     rstd = rstd.reshape(-1, 1)
     if mean is not None:
         z -= mean.reshape(-1, 1)
     z *= rstd
+    count = z.shape[1]
+    if inside is not True:
+        z, g, count = np.where(inside, z, 0), np.where(inside, g, 0), inside.sum(axis=1, keepdims=True)
     if fused.keys() & {"activation", "gate"}:
         v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
         factor = _activate(v, fused, slope=True) if "activation" in fused else np.ones_like(v)
         if "gate" in fused:
             open_slope = _opened(layout, fused, slope=True) * (_activate(v, fused) if "activation" in fused else v)
-            layout.put(g * open_slope.reshape(g.shape), fused["dgate"])
+            layout.put(np.where(inside, g * open_slope.reshape(g.shape), 0), fused["dgate"])
             factor = factor * _opened(layout, fused)
         factor = factor.reshape(g.shape)
-        g = np.where(factor == 0, 0, g * factor)
+        g = np.where((factor == 0) | ~np.asarray(inside), 0, g * factor)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
     grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
     if through:
-        projection = np.mean(g * z, axis=1, keepdims=True)
+        projection = np.sum(g * z, axis=1, keepdims=True) / count
         if mean is not None:
-            g -= g.mean(axis=1, keepdims=True)
+            g -= g.sum(axis=1, keepdims=True) / count
         g -= z * projection
     g *= rstd
+    if inside is not True:
+        g = np.where(inside, g, 0)
     if "dsum" in fused:
         g += layout.take(fused["dsum"])
     layout.put(g, out)

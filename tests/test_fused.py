@@ -54,7 +54,9 @@ def separate(case, y):
     if "add" in companions:
         y = y + companions["add"]
     y = activated(y, companions["activation"]) if "activation" in companions else y
-    return y * activated(companions["gate"], companions.get("gate_activation", "silu")) if "gate" in companions else y
+    if "gate" in companions:
+        y = y * activated(companions["gate"], companions.get("gate_activation", "silu"))
+    return np.where(companions["where"], y, y.dtype.type(0)) if "where" in companions else y
 
 
 def activated(v, name):
@@ -73,7 +75,8 @@ def activated(v, name):
 def test_the_bits_are_those_of_the_separate_steps(op, fused, dtype):
     for case in [*typical(op, dtype=dtype), *map(constant, typical(op, dtype=dtype) if OPS[op].mode else [])]:
         for layout in list(LAYOUTS)[len(str(fused)) % 3 :: 3]:
-            plain, whole = replace(case, layout=layout), replace(case, layout=layout, fused=fused)
+            first = {"where": True} if "where" in fused else {}
+            plain, whole = (replace(case, layout=layout, fused=steps) for steps in (first, fused))
             x, weight, bias, _ = whole.inputs()
             y = checks.call_forward(plain, whole.normalized(x), weight, bias, **checks.running(plain))
             found = checks.call_forward(whole, x, weight, bias, **checks.running(whole))

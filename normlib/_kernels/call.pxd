@@ -63,7 +63,7 @@ cdef struct Call:
     bint trailing                       # the axes that are normalized over are the last ones
     bint has_dense
     int regions, owned
-    void* memory[8]
+    void* memory[12]
     Region region[ROLES]
     Shape parameter, statistic
     int kept                            # axes that have more than one row
@@ -71,6 +71,7 @@ cdef struct Call:
     bint turned                         # it is not
     char kinds[AXES]
     Py_ssize_t dense[AXES]              # strides of x, did it lie in C order
+    Py_ssize_t of_mask[AXES]            # and of a mask
     normlib_array view[ROLES]           # for those that have no arrays to point at
 
 cdef Run kernels_in_use() noexcept nogil

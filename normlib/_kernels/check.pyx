@@ -2,19 +2,22 @@
 
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memset
 from normlib._kernels.call cimport (
     ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype,
     rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
-    NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
+    NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN,
+    NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM,
-    VIEWS, WEIGHT, X, normlib_array,
+    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM,
+    VIEWS, WEIGHT, WHERE, X, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
-from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
+from normlib._kernels.masks cimport count_inside
+from normlib._kernels.plan cimport BF16, BOOL, F16, F32, F64, Dtype, Plan, size_of
 from normlib import description
 
 cdef extern from "Python.h":
@@ -215,7 +218,7 @@ cdef int check(Call* call) noexcept nogil:
             return wrong(NORMLIB_NULL, RUNNING_MEAN if call.at[RUNNING_MEAN] == NULL else RUNNING_VAR)
         if op.required and not own and call.at[RUNNING_MEAN] == NULL:
             return wrong(NORMLIB_NULL, RUNNING_MEAN)
-        if own and call.count and call.count == call.statistic.count:
+        if own and call.count and call.count == call.statistic.count and call.at[WHERE] == NULL:
             return wrong(NORMLIB_ONE_VALUE, X)
     call.plan.given = not own if op.backward else op.moving and uses_running(call)
     call.plan.weight_grads = call.at[DWEIGHT] != NULL or call.at[DBIAS] != NULL
@@ -223,7 +226,7 @@ cdef int check(Call* call) noexcept nogil:
         return wrong(NORMLIB_NULL, SUM)
     if call.at[SUM] != NULL and call.at[RESIDUAL] == NULL:
         return wrong(NORMLIB_NULL, RESIDUAL)
-    return apart(call) or arrange(call)
+    return apart(call) or arrange(call) or (take_part(call, op.moving and not op.backward and own) if call.at[WHERE] != NULL and call.count else 0)
 
 
 cdef int check_array(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
@@ -252,11 +255,12 @@ cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) n
 
 cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
     """An array of the shape and dtype of x: its address and strides."""
-    cdef Py_ssize_t mask = call.plan.itemsize - 1
+    cdef int dtype = BOOL if role == WHERE else <int>call.plan.dtype
+    cdef Py_ssize_t size = size_of(dtype), mask = size - 1
     cdef const Py_ssize_t* shape = call.at[X].shape
     cdef Region* region
     cdef int i
-    if a.dtype != <int>call.plan.dtype:
+    if a.dtype != dtype:
         return wrong(NORMLIB_BAD_DTYPE, role)
     if not has_shape(a, call.ndim, shape):
         return wrong(NORMLIB_BAD_SHAPE, role)
@@ -269,14 +273,14 @@ cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noex
     region = register(call, role, written)
     if a.strides == NULL:
         region.extent.low = <const char*>a.data
-        region.extent.high = region.extent.low + call.plan.bytes
+        region.extent.high = region.extent.low + call.count * size
         return 0
     for i in range(call.ndim):
         if shape[i] > 1 and a.strides[i] & mask:
             return wrong(NORMLIB_BAD_ALIGN, role)
     if written and not apart_from_itself(call, shape, a.strides):
         return wrong(NORMLIB_OVERLAP, role)
-    region.extent = extent_of(a.data, call.plan.itemsize, call.ndim, shape, a.strides)
+    region.extent = extent_of(a.data, size, call.ndim, shape, a.strides)
     return 0
 
 
@@ -348,7 +352,7 @@ cdef int apart(Call* call) noexcept nogil:
             b = &call.region[j]
             if a.extent.low >= b.extent.high or b.extent.low >= a.extent.high or i == j:
                 continue
-            if (b.written or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role])
+            if (b.written or b.role == WHERE or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role])
                     or read_later(call, a.role, b.role)):
                 return wrong(NORMLIB_OVERLAP, a.role)
     return 0
@@ -360,7 +364,7 @@ cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
     if output == SUM:
         return role != X and role != RESIDUAL
     if role == X or role == DSUM:
-        return output == DADD or (output == DX and (call.activation or call.at[GATE] != NULL) and call.at[DADD] == NULL)
+        return output == DADD or (output == DX and (call.activation or call.at[GATE] != NULL or call.at[WHERE] != NULL) and call.at[DADD] == NULL)
     return False
 
 
@@ -369,11 +373,16 @@ cdef bint same_elements(Call* call, const normlib_array* a, const normlib_array*
 
 
 cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept nogil:
-    """Strides of an array of x's shape and dtype."""
+    """Strides of an array of x's shape and dtype, or of a mask."""
     cdef int i
-    cdef Py_ssize_t stride = call.plan.itemsize
+    cdef Py_ssize_t stride = call.plan.itemsize, mask = 1
     if a.strides != NULL:
         return a.strides
+    if a.dtype == BOOL:
+        for i in range(call.ndim - 1, -1, -1):
+            call.of_mask[i] = mask
+            mask *= call.at[X].shape[i]
+        return call.of_mask
     if not call.has_dense:
         call.has_dense = True
         for i in range(call.ndim - 1, -1, -1):
@@ -401,7 +410,7 @@ cdef int arrange(Call* call) noexcept nogil:
         a = call.at[role_of(call, view)]
         if a == NULL:
             continue
-        gaps |= a.strides != NULL
+        gaps |= a.strides != NULL or view == OF_WHERE
         if view == OF_X:
             p.x = <const char*>a.data
         elif view == OF_Y:
@@ -424,6 +433,24 @@ cdef int arrange(Call* call) noexcept nogil:
     for view in range(1, call.kept):
         call.turned |= call.order[view] < call.order[view - 1]
     return 0
+
+
+cdef int take_part(Call* call, bint learns) noexcept nogil:
+    """Count the elements of each row that a mask lets in, where sums are taken over them."""
+    cdef Py_ssize_t* inside
+    cdef Py_ssize_t r, most = 0
+    if call.plan.given and not call.plan.weight_grads:
+        return 0
+    inside = <Py_ssize_t*>malloc(call.statistic.count * sizeof(Py_ssize_t))
+    if inside == NULL:
+        return wrong(NORMLIB_NO_MEMORY, NOTHING)
+    call.memory[call.owned] = inside
+    call.owned += 1
+    count_inside(&call.plan, inside)
+    for r in range(call.statistic.count):
+        most = max(most, inside[r])
+    call.plan.inside = inside
+    return wrong(NORMLIB_ONE_VALUE, X) if learns and most == 1 else 0
 
 
 cdef bint walks(Call* call, int views) noexcept nogil:

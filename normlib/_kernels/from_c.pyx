@@ -50,7 +50,7 @@ cdef inline bint plain(const normlib_call* c) noexcept nogil:
         return False
     if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx | <size_t>c.dsum
             | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.residual | <size_t>c.sum | <size_t>c.gate
-            | <size_t>c.dgate | c.axes | <size_t>c.activation) or x == NULL or y == NULL:
+            | <size_t>c.dgate | <size_t>c.where | c.axes | <size_t>c.activation) or x == NULL or y == NULL:
         return False
     if x.ndim != 2 or y.ndim != 2 or (c.axis != -1 and c.axis != 1) or x.strides != NULL or y.strides != NULL:
         return False

@@ -1,9 +1,9 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
-from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OUTPUTS
+from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_WHERE, OUTPUTS
 from normlib._kernels.plan cimport (
-    ABREAST, BF16, BLOCK, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
+    ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
     View, line_of, round_up, size_of, view_of,
     FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
     FEATURE_COLUMNS_STRIPS,
@@ -14,6 +14,7 @@ from normlib._kernels.plan cimport (
 
 include "vectors/lanes.pxi"
 include "vectors/panel.pxi"
+include "vectors/inside.pxi"
 include "vectors/statistics.pxi"
 include "vectors/reduce.pxi"
 include "vectors/normalize.pxi"

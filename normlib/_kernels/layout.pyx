@@ -1,6 +1,6 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
-from normlib._kernels.header cimport OF_DY, OF_X, OF_Y, VIEWS
+from normlib._kernels.header cimport OF_DY, OF_WHERE, OF_X, OF_Y, VIEWS
 from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span, size_of
 
 cdef enum Member:           # of a Span, in its order
@@ -18,6 +18,7 @@ cdef struct Axes:
     Axis axis[AXES]
     Span* spans[VIEWS]
     Py_ssize_t sizes[VIEWS]     # of an element
+    bint masked                 # there is one that says which elements take part, which goes by rows
 
 
 cdef Span* span_of(Plan* p, int view) noexcept nogil:
@@ -79,6 +80,19 @@ cdef bint memory_axes(Axes* a, const char* kinds, int ndim, const Py_ssize_t* sh
     return True
 
 
+cdef void by_rows(Axes* a) noexcept nogil:
+    """Make the last axis one that is reduced, if there is one: what is kept behind it comes before."""
+    cdef Axis last
+    cdef int i = a.right - 1
+    if i <= a.left or a.axis[i].kind == b"R" or a.axis[i].kind == b"S":
+        return
+    last = a.axis[i]
+    while i > a.left and (a.axis[i - 1].kind == b"R" or a.axis[i - 1].kind == b"S"):
+        a.axis[i] = a.axis[i - 1]
+        i -= 1
+    a.axis[i] = last
+
+
 cdef inline int kind_at(const Axes* a, int from_last) noexcept nogil:
     """The kind of the last axis that is not yet taken, or of one before it; 0: there is none."""
     return a.axis[a.right - from_last].kind if a.right - from_last >= a.left else 0
@@ -100,7 +114,7 @@ cdef Py_ssize_t take(Axes* a, int kind, bint last, Member member) noexcept nogil
 
 cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
-    channel norms; the strides of each view are in bytes, NULL for an array that there is not."""
+    channel norms; the strides of each view are in bytes, NULL for an array that there is not. Masks are for rows."""
     cdef const Py_ssize_t* given[VIEWS]
     cdef Axes a
     cdef int v
@@ -113,6 +127,9 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
             a.views += 1
     if not memory_axes(&a, kinds, ndim, shape, given):
         return False
+    a.masked = strides[OF_WHERE] != NULL
+    if a.masked:
+        by_rows(&a)
     if kinds[0] == b"K" or kinds[0] == b"R":
         features(p, &a)
     else:
@@ -146,7 +163,7 @@ cdef void features(Plan* p, Axes* a) noexcept nogil:
 
 cdef void channels(Plan* p, Axes* a) noexcept nogil:
     p.segments = p.length = p.samples = p.width = 1
-    if kind_at(a, 1) == b"C":
+    if kind_at(a, 1) == b"C" and not a.masked:
         p.form = CHANNEL_COLUMNS
         p.width = take(a, b"C", True, CHANNEL_STRIDE)
         p.length = take(a, b"S", True, POSITION_STRIDE)

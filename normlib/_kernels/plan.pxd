@@ -18,7 +18,7 @@ cdef enum:
     LAST = 2
 
 cdef enum Dtype:
-    F64, F32, F16, BF16
+    F64, F32, F16, BF16, BOOL   # of which the last is for masks alone
 
 cdef enum Form:
     FEATURE_ROWS
@@ -71,6 +71,7 @@ cdef struct Plan:
     const char* bias
     double* mean
     double* rstd
+    const Py_ssize_t* inside    # how many elements of each row a mask lets in; NULL: all
     double* var             # where the statistics are given, a forward pass takes rstd from it; the two may be one array
     Py_ssize_t batch        # rows (or samples, or strips) a task takes
     Py_ssize_t strip        # neighbouring columns (or groups) a task takes
@@ -93,6 +94,7 @@ cdef struct Plan:
     int* state              # samples: SETTLED, SCALED, or why the sums are taken again
     bint interruptible      # a call from Python: a long pass looks for signals
     double momentum, factor     # MOVE: of running statistics
+    Py_ssize_t least            # MOVE: elements without which a row tells nothing
     char* fresh             # the memory of a new result, NULL for one that was given
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
@@ -127,7 +129,7 @@ cdef enum:  # Step
     STEPS
 
 cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
-    return 8 if dtype == F64 else 4 if dtype == F32 else 2
+    return 8 if dtype == F64 else 4 if dtype == F32 else 1 if dtype == BOOL else 2
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

@@ -3,7 +3,7 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
-from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_GATE, OF_RESIDUAL, OF_SUM, VIEWS
+from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, VIEWS
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
@@ -58,14 +58,15 @@ cdef void segments_as_samples(Plan* p) noexcept nogil:
 
 cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
     """The pass that writes the gradient that reaches the norm, to dadd, else to dx, and dy is taken from there; what else an epilogue
-    reads is read by it, and dsum by the pass itself."""
+    reads is read by it, and dsum and a mask by the pass itself."""
     cdef int view
     before[0] = p[0]
-    p.fused = p.companion[OF_DSUM].data != NULL
+    p.fused = p.companion[OF_DSUM].data != NULL or p.companion[OF_WHERE].data != NULL
     for view in range(VIEWS):
-        if view != OF_DSUM:
+        if view != OF_DSUM and view != OF_WHERE:
             p.companion[view].data = NULL
-    if not p.activation and before.companion[OF_DADD].data == NULL and before.companion[OF_GATE].data == NULL:
+    if (not p.activation and before.companion[OF_DADD].data == NULL and before.companion[OF_GATE].data == NULL
+            and before.companion[OF_WHERE].data == NULL):
         return
     before.companion[OF_DSUM].data = NULL
     before.given = before.upstream = True

@@ -211,15 +211,25 @@ class Case:
         """What the values of the case are drawn from; they do not depend on how the arrays lie in memory."""
         return Draw(str(replace(self, layout="contiguous", out="new")))
 
+    @property
+    def inside(self):
+        """The mask of the case, or None: element by element, or one for all along the last axis."""
+        if "where" not in self.fused:
+            return None
+        draw = Draw(f"where {self.op} {self.shape} {self.options}")
+        shape = self.shape if draw.flat((1,))[0] < 0.5 else (*self.shape[:-1], 1)
+        return draw.flat(shape) < 0.75
+
     def inputs(self):
-        """x, weight, bias and dy in the case's dtypes and layout (absent parameters are None)."""
+        """x, weight, bias and dy in the case's dtypes and layout (absent parameters are None); NaN outside a mask."""
         draw, layout = self.draw(), LAYOUTS[self.layout]
         dtype = dtype_named(self.dtype)
         parameter_dtype = dtype_named(self.parameter_dtype or self.dtype)
         parameter_shape = self.geometry.parameter_shape
-        x = layout(self._values(draw).astype(dtype))
+        outside = False if self.inside is None or self.layout.startswith("broadcast") else ~self.inside
+        x = layout(np.where(outside, np.nan, self._values(draw)).astype(dtype))
         terms = np.full(self.shape, 0.1) if self.dy == "constant" else draw.bell(self.shape) + 0.25
-        dy = layout(terms.astype(dtype))
+        dy = layout(np.where(outside, np.nan, terms).astype(dtype))
         weight = bias = None
         if self.affine in ("both", "weight"):
             weight = layout((draw.flat(parameter_shape) + 0.5).astype(parameter_dtype))
@@ -235,6 +245,8 @@ class Case:
         found = dict(self.fused)
         for name in arrays(function, found):
             found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
+        if "where" in found:
+            found["where"] = self.inside
         if backward and found.keys() & {"activation", "gate"} and (bias := self.inputs()[2]) is not None:
             found["bias"] = bias
         if backward and "residual" in found:

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from ..description import FUNCTIONS, Option
+from ..description import FUNCTIONS, Option, Role
 from ._checks import call_backward, call_forward, ensure, with_statistics
 from ._layouts import LAYOUTS
 
@@ -42,6 +42,10 @@ def _bad_companions(x, function):
             yield name, TypeError, {"activation": "leaky_relu", name: "steep"}
             yield name, ValueError, {"activation": "leaky_relu", name: float("inf")}
             yield name, ValueError, {"activation": "silu", name: 0.5}
+        elif isinstance(argument, Role) and argument.kind == "mask":
+            yield name, TypeError, {name: x}
+            yield name, ValueError, {name: np.ones((2, *x.shape), bool)}
+            yield name, ValueError, {name: np.ones(x.shape[-1] + 1, bool)}
         elif isinstance(argument, Option):
             yield name, ValueError, {name: "sideways"}
             yield name, TypeError, {name: 1}

@@ -66,7 +66,8 @@ def forward(geometry, truth, companions):
     f, slope = ACTIVATIONS[companions["activation"]] if "activation" in companions else (np.array, np.ones_like)
     scale = np.maximum(scale, _largest(geometry, v)) * _largest(geometry, slope(v))  # what the last digits of v come to
     h = _opened(companions)
-    return truth._replace(y=f(v) * h, scale=scale * _largest(geometry, h * np.ones_like(v)))
+    y = np.where(companions.get("where", True), f(v) * h, 0)
+    return truth._replace(y=y, scale=scale * _largest(geometry, h * np.ones_like(v)))
 
 
 def upstream(geometry, truth, dy, companions):
@@ -74,7 +75,8 @@ def upstream(geometry, truth, dy, companions):
     dy = extended(dy)
     v, _ = _before_activation(geometry, truth, companions)
     f, slope = ACTIVATIONS[companions["activation"]] if "activation" in companions else (np.array, np.ones_like)
-    return dy * slope(v) * _opened(companions), dy * f(v) * _opened(companions, True)
+    factors = slope(v) * _opened(companions), f(v) * _opened(companions, True)
+    return tuple(np.where(companions.get("where", True), dy * factor, 0) for factor in factors)
 
 
 def _opened(companions, slope=False):

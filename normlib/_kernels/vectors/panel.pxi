@@ -14,6 +14,8 @@ cdef enum:
     STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
     PAGE = 4096
 
+cdef struct Inside
+
 cdef struct Array:
     # x, dy or y as a task sees it; strides in bytes. A run is `length` elements that are neighbours in memory. In rows, what shares a
     # statistic is `channels` x `segments` runs, row r is that of sample r // groups. In columns, a run is a position: it has an
@@ -29,6 +31,7 @@ cdef struct Array:
     bint far                # whether blocks are prefetched, of runs too far from each other for the hardware to see a stream
     bint plain              # the elements of a run are of the working type, side by side
     bint whole              # and so are the runs of a row
+    Inside* inside          # of whose elements some alone are taken; NULL: all are
 
 
 cdef struct Writer:
@@ -57,7 +60,7 @@ cdef inline void open_array(Array* a, const Plan* p, const char* data, const Spa
     a.segments, a.segment = p.segments, span.segment * size
     a.length, a.position = p.length, (1 if p.length == 1 else span.position) * size
     a.first = 0
-    a.level, a.far = p.level, False
+    a.level, a.far, a.inside = p.level, False, NULL
     a.plain = size == sizeof(work) and a.position == size
     a.ahead = AHEAD_BYTES if p.level > 2 and not a.plain else 0
     a.whole = ((p.segments == 1 or a.segment == p.length * a.position)
@@ -156,9 +159,21 @@ cdef void narrow_strided(Dtype dtype, const work* t, Py_ssize_t n, char* y, Py_s
             (<bf16_t*>(y + i * step))[0] = narrow_bf16(<float>t[i])
 
 
+cdef void widen_mask(const char* x, Py_ssize_t step, Py_ssize_t n, work* t) noexcept nogil:
+    cdef Py_ssize_t i
+    if step == 1:
+        for i in range(n):
+            t[i] = x[i] != 0
+    else:
+        for i in range(n):
+            t[i] = x[i * step] != 0
+
+
 cdef void widen(const Array* a, const char* x, Py_ssize_t n, work* t) noexcept nogil:
     """n elements of a run, from x on, in the working type"""
-    if a.position != a.itemsize and n > 1:
+    if a.dtype == BOOL:
+        widen_mask(x, a.position, n, t)
+    elif a.position != a.itemsize and n > 1:
         widen_strided(a.dtype, x, a.position, n, t)
     elif a.itemsize == sizeof(work):
         memcpy(t, x, n * sizeof(work))
@@ -186,7 +201,11 @@ cdef void narrow_to(const Array* a, const work* t, Py_ssize_t n, char* y) noexce
 
 cdef void gather(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
     """Elements i to i + n of a row, from its runs."""
-    cdef Py_ssize_t offset = i % a.length, taken = 0, m
+    cdef Py_ssize_t offset, taken = 0, m
+    if a.inside != NULL:
+        gather_inside(a, row, i, n, room)
+        return
+    offset = i % a.length
     if a.whole:
         widen(a, row + i * a.position, n, room)
         return
@@ -234,7 +253,7 @@ cdef inline Array* in_room(const Array* a, Py_ssize_t r, Py_ssize_t step, Array*
     taken.segment = a.length * sizeof(work)
     taken.channel = taken.segment * a.segments
     taken.plain = taken.whole = True
-    taken.far = False
+    taken.far, taken.inside = False, NULL
     taken.ahead = taken.level = 0
     return taken
 

@@ -55,9 +55,11 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef bint scaled
     cdef Affine c
     cdef Residual residual
+    cdef Inside inside
     cdef Pass s
     cdef Array taken
     cdef Array* x
+    cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given
     open_pass(&s, p, zero)
     open_residual(&residual, p.before, p.streaming, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
@@ -69,7 +71,10 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
             if p.before != NULL:
                 residual_rows(&residual, r, r + m, zero)
             x = take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
-        scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
+        if masked:
+            scaled = inside_statistics(p, x, &inside, r, m, table)
+        else:
+            scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
         rows_normalize(&s, x, r, m, table, &c, scaled)
         r += m
     close_writer(&s.writer)
@@ -119,10 +124,11 @@ cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char*
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
 
 
-cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
+cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
     """Statistics and coefficients (`descent`) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
     cdef Rows rows
     cdef Slopes c
+    cdef Array filled
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef work* shift = table + SHIFT * TOGETHER
@@ -137,13 +143,13 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize
         look_ahead_of(dy, p, r + k)
         c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
         c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
-        feature_slopes(&c, x, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
+        feature_slopes(&c, by_mask(p, x, inside, r + k, 0, c.shift, &filled), dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
     sum_rows(rows.squares, m, q)
     for k in range((m + 7) // 8 * 8):
-        descent(s[k], q[k], n, delta[k], scale[k], table + MEAN_G * TOGETHER + k, table + SLOPE * TOGETHER + k)
+        descent(s[k], q[k], n if p.inside == NULL or k >= m else p.inside[r + k], delta[k], scale[k], table + MEAN_G * TOGETHER + k, table + SLOPE * TOGETHER + k)
 
 
 cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, const Affine* c, work zero) noexcept nogil:
@@ -184,10 +190,12 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, True) if p.weight_grads else NULL
     cdef Affine c
     cdef Pass s
+    cdef Inside inside
     cdef Array x_taken, dy_taken
     cdef Array* x
     cdef Array* dy
     open_pass(&s, p, zero)
+    open_inside(&inside, p, NULL, True, zero)
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:
@@ -196,7 +204,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
             feature_rows_from(p.before, r, r + m, zero)
         x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
         dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
-        rows_slopes(p, x, dy, r, m, w, dw, table)
+        rows_slopes(p, x, dy, &inside, r, m, w, dw, table)
         rows_descend(&s, x, dy, r, m, &c, zero)
         r += m
         if dw != NULL and not few_rows(p) and ((r - first) % LANES == 0 or r == stop):

@@ -169,6 +169,53 @@ cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* tabl
     return scaled
 
 
+cdef inline Py_ssize_t filled_rows(const Plan* p, Py_ssize_t r, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """How many of m rows from r on have all their n elements inside, up to one that has not."""
+    cdef Py_ssize_t k = 0
+    while k < m and p.inside[r + k] == n:
+        k += 1
+    return k
+
+
+cdef void unknown_statistics(const Plan* p, Py_ssize_t r, work* table) noexcept nogil:
+    """Those of a row with nothing inside."""
+    table[SHIFT * TOGETHER] = table[DELTA * TOGETHER] = table[SCALE * TOGETHER] = 0
+    if p.mean != NULL:
+        p.mean[r] = NAN
+    if p.var != NULL:
+        p.var[r] = NAN
+    if p.rstd != NULL:
+        p.rstd[r] = NAN
+
+
+cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+    """As rows_statistics, of the elements inside."""
+    cdef work found[TABLE * TOGETHER]
+    cdef Array packed = x[0]
+    cdef Py_ssize_t n = x.channels * x.segments * x.length, k = 0, many, e
+    cdef bint scaled = False
+    packed.inside, packed.channels, packed.segments = inside, 1, 1
+    packed.plain = packed.whole = packed.far = False
+    inside.of = x
+    while k < m:
+        for e in range(TOGETHER):
+            found[FACTOR * TOGETHER + e] = 1
+        many = filled_rows(p, r + k, m - k, n)
+        if many > 0:
+            scaled |= rows_statistics(p, x, r + k, many, found)
+        elif p.inside[r + k] == 0:
+            unknown_statistics(p, r + k, found)
+        else:
+            packed.length = p.inside[r + k]
+            begin_row(inside, row_at(&inside.mask, r + k))
+            scaled |= rows_statistics(p, &packed, r + k, 1, found)
+        many = max(many, <Py_ssize_t>1)
+        for e from SHIFT <= e <= FACTOR:
+            memcpy(table + e * TOGETHER + k, found + e * TOGETHER, many * sizeof(work))
+        k += many
+    return scaled
+
+
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept nogil:
     """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, or in long rows
     themselves."""
@@ -212,6 +259,22 @@ cdef void follow_piece(const Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t
             give(&s.beside[k], <char*>spot.beside[k], i, &writer, <const work*>beside[k], n)
 
 
+cdef inline bint give_nothing(Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, work zero) noexcept nogil:
+    """Zeros for elements i to i + n where all are outside, and whether they are; not where dx is dsum there."""
+    cdef work* u = <work*>s.out
+    cdef Writer writer
+    cdef int k
+    if spot.beside[OF_WHERE] == NULL or spot.beside[OF_DSUM] != NULL or not outside(&s.beside[OF_WHERE], spot.beside[OF_WHERE], i, n):
+        return False
+    writer.streaming = False
+    memset(u, 0, n * sizeof(work))
+    give(&s.y, spot.y, i, &s.writer, u, n)
+    for k in range(INPUTS, OUTPUTS):
+        if spot.beside[k] != NULL:
+            give(&s.beside[k], <char*>spot.beside[k], i, &writer, u, n)
+    return True
+
+
 cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
     """n elements of a row, or of a run, times a factor, in pieces: taken, normalised, followed by what is fused, given."""
     cdef Affine k = c[0]
@@ -226,17 +289,18 @@ cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
-        t = take(x, spot.x, i, b.width, <work*>s.out)
-        if factor != 1:
-            u = <work*>s.out
-            for l in range(b.width):
-                u[l] = t[l] * factor
-            t = u
-        u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
-        normalize(&k, &b, t, u)
-        if s.plan.fused:
-            follow_piece(s, spot, i, b.width, u)
-        give(&s.y, spot.y, i, &s.writer, u, b.width)
+        if not (s.plan.fused and give_nothing(s, spot, i, b.width, factor)):
+            t = take(x, spot.x, i, b.width, <work*>s.out)
+            if factor != 1:
+                u = <work*>s.out
+                for l in range(b.width):
+                    u[l] = t[l] * factor
+                t = u
+            u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
+            normalize(&k, &b, t, u)
+            if s.plan.fused:
+                follow_piece(s, spot, i, b.width, u)
+            give(&s.y, spot.y, i, &s.writer, u, b.width)
         if k.weight == MANY:
             k.of_weight = <const work*>k.of_weight + b.width
         if k.bias == MANY:
@@ -260,12 +324,13 @@ cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const Spot* s
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < n by step:
         b.width = min(step, n - i)
-        t = take(x, spot.x, i, b.width, <work*>s.out)
-        g = take(dy, drow, i, b.width, room)
-        u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
-        descend(&k, &b, t, g, u)
-        if s.plan.fused:
-            follow_piece(s, spot, i, b.width, u)
-        give(&s.y, spot.y, i, &s.writer, u, b.width)
+        if not (s.plan.fused and give_nothing(s, spot, i, b.width, zero)):
+            t = take(x, spot.x, i, b.width, <work*>s.out)
+            g = take(dy, drow, i, b.width, room)
+            u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
+            descend(&k, &b, t, g, u)
+            if s.plan.fused:
+                follow_piece(s, spot, i, b.width, u)
+            give(&s.y, spot.y, i, &s.writer, u, b.width)
         if k.weight == MANY:
             k.of_weight = <const work*>k.of_weight + b.width
