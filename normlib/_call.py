@@ -98,7 +98,7 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
-        first = {"activation", "gate", "where"}  # where one is given, dx holds what reaches the norm until x has been read
+        first = {"activation", "gate", "where"}  # with one of these dx holds what reaches the norm until x is read
         return name in ("x", "dsum") and self.function.backward and bool(self.fused.keys() & first)
 
     def canonical(self, filled):

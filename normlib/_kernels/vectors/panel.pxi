@@ -71,7 +71,7 @@ cdef inline void open_columns(Array* a, const Plan* p, const char* data, const S
     cdef Py_ssize_t size = size_of(dtype)
     a.data, a.dtype, a.itemsize = <char*>data, dtype, size
     a.sample, a.apart, a.position = span.sample * size, span.position * size, (1 if p.width == 1 else span.channel) * size
-    a.length, a.level, a.ahead = p.width, p.level, 0
+    a.length, a.level, a.ahead, a.inside = p.width, p.level, 0, NULL
     a.plain = size == sizeof(work) and a.position == size
 
 
