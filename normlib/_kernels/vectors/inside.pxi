@@ -34,29 +34,33 @@ cdef inline const Array* by_mask(const Plan* p, const Array* x, Inside* s, Py_ss
     return filled
 
 
-cdef inline Py_ssize_t alike(const char* m, Py_ssize_t step, Py_ssize_t n) noexcept nogil:
+cdef inline bint mixed(const char* m, bint first) noexcept nogil:
+    """Whether one of LINE neighbours differs from the first."""
+    cdef bint found = False
+    cdef int i
+    for i in range(LINE):
+        found |= (m[i] != 0) != first
+    return found
+
+
+cdef Py_ssize_t alike(const char* m, Py_ssize_t step, Py_ssize_t n) noexcept nogil:
     """How many elements from the first on are inside as that is, or outside."""
-    cdef Py_ssize_t i = 1
+    cdef Py_ssize_t i = 0
     cdef bint first = m[0] != 0
     if step == 0:
         return n
+    while step == 1 and i + LINE <= n and not mixed(m + i, first):
+        i += LINE
     while i < n and (m[i * step] != 0) == first:
         i += 1
     return i
 
 
-cdef inline bint outside(const Array* mask, const char* row, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    """Whether elements i to i + n of a row are, all of them."""
-    cdef Py_ssize_t m
-    cdef const char* at
-    while n > 0:
-        m = n if mask.whole else min(n, mask.length - i % mask.length)
-        at = row + place_in(mask, i)
-        if at[0] or alike(at, mask.position, m) < m:
-            return False
-        i += m
-        n -= m
-    return True
+cdef inline Py_ssize_t stretch(const Array* mask, const char* row, Py_ssize_t i, Py_ssize_t n, bint* inside) noexcept nogil:
+    """How many of at most n elements of a row from i on, in one run, are alike, and whether they are inside."""
+    cdef const char* at = row + place_in(mask, i)
+    inside[0] = at[0] != 0
+    return alike(at, mask.position, n if mask.whole else min(n, mask.length - i % mask.length))
 
 
 cdef void gather_inside(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:

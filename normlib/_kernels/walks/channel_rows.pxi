@@ -114,10 +114,10 @@ cdef void follow_runs(const Pass* s, const Array* x, const Spot* spot, Py_ssize_
         follow_piece(s, &run, 0, n, v + k * apart)
 
 
-cdef inline bint runs_in_place(const Pass* s, const Array* x) noexcept nogil:
+cdef inline bint runs_in_place(const Pass* s, const Array* x, const Spot* spot) noexcept nogil:
     cdef int i
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
-        if s.beside[i].data != NULL and not s.beside[i].plain:
+        if spot.beside[i] != NULL and not s.beside[i].plain:
             return False
     return x.plain and s.y.plain and s.apart and not s.writer.streaming
 
@@ -131,10 +131,10 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     cdef const work* t
     cdef work* u
     b.width, b.ahead = n, 0
-    if runs_in_place(s, x):
+    if runs_in_place(s, x, spot):
         b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>spot.x, <work*>spot.y)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.y = n
@@ -150,7 +150,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
         t = take_runs(x, run.x, b.rows, <work*>s.out)
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         normalize(&row, &b, t, u)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, &run, b.rows, n, u)
         give_runs(&s.y, run.y, &s.writer, u, b.rows)
 
@@ -243,7 +243,7 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     open_residual(&residual, p.before, False, zero)
     s.x.far = scattered(p)
     while r < stop:
-        m = min(most, stop - r, stop - r if whole else p.groups - r % p.groups)
+        m = alike_rows(p, r, min(most, stop - r, stop - r if whole else p.groups - r % p.groups), n)
         if p.before != NULL:
             residual_rows(&residual, r, r + m, zero)
         x = &s.x
@@ -325,10 +325,10 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
     cdef const work* g
     cdef work* u
     b.width, b.ahead = n, 0
-    if runs_in_place(s, x) and dy.plain:
+    if runs_in_place(s, x, spot) and dy.plain:
         b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.dy = b.y = n
@@ -346,7 +346,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
         g = take_runs(dy, dfirst + k * dy.channel, b.rows, share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2))
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         descend(&row, &b, t, g, u)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, &run, b.rows, n, u)
         give_runs(&s.y, run.y, &s.writer, u, b.rows)
 
@@ -424,9 +424,10 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
     s.x.far = s.dy.far = scattered(p)
     memset(of_groups, 0, sizeof(of_groups))
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
-        for g from first <= g < last by most:
-            m = min(most, last - g)
+        g = first
+        while g < last:
             r = sample * p.groups + g
+            m = alike_rows(p, r, min(most, last - g), n)
             x, dy = &s.x, &s.dy
             if p.before != NULL:
                 channel_rows_from(p.before, r, r + m, zero)
@@ -441,4 +442,5 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             spread(p, m, of_groups + MEAN_G * TOGETHER, of_runs + MEAN_G * TOGETHER)
             spread(p, m, of_groups + SLOPE * TOGETHER, of_runs + SLOPE * TOGETHER)
             groups_descend(&s, x, dy, r, m, of_runs, w)
+            g += m
     close_writer(&s.writer)

@@ -13,11 +13,14 @@ cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const wo
     c.bias = MANY if p.bias != NULL else ABSENT
 
 
-cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
-    """Whether the rows of a lot are computed from memory to memory."""
+cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept nogil:
+    """Whether the rows of a lot, the first of them r, are computed from memory to memory."""
+    cdef Spot spot
     cdef int i
+    if s.plan.fused:
+        spot = row_spot(s, x, r)
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
-        if s.beside[i].data != NULL and not (s.beside[i].plain and s.beside[i].whole):
+        if spot.beside[i] != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
     return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1
 
@@ -28,6 +31,8 @@ cdef inline void follow_rows(const Pass* s, const Array* x, Py_ssize_t r, Py_ssi
     cdef Py_ssize_t k
     for k in range(m if s.plan.fused else 0):
         spot = row_spot(s, x, r + k)
+        if not follows(s, &spot):
+            return
         follow(s.plan, <work*>spot.y, <const void**>spot.beside, s.plan.parameters)
 
 
@@ -36,7 +41,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     cdef Block b
     cdef Spot spot
     cdef Py_ssize_t n = s.plan.parameters, k
-    if in_place(s, x) and s.apart and not scaled:
+    if in_place(s, x, r) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
@@ -64,7 +69,7 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     open_residual(&residual, p.before, p.streaming, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
     while r < stop:
-        m = min(most, stop - r)
+        m = alike_rows(p, r, min(most, stop - r), n)
         if p.before != NULL and residual.streaming and m * n <= panel_of(zero):
             x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
         else:
@@ -157,7 +162,7 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Spot spot
     cdef Block b
     cdef Py_ssize_t k
-    if in_place(s, x) and s.apart and dy.plain and dy.whole:
+    if in_place(s, x, r) and s.apart and dy.plain and dy.whole:
         b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
@@ -199,7 +204,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:
-        m = min(most, stop - r, LANES - (r - first) % LANES)
+        m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES), n)
         if p.before != NULL:
             feature_rows_from(p.before, r, r + m, zero)
         x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)

@@ -19,6 +19,7 @@ cdef struct Pass:
     const Plan* plan
     Array x, dy, y
     Array beside[OUTPUTS]   # what the epilogue reads, from BESIDE on, and from INPUTS on writes
+    bint bare           # a mask is all that follows `normalize`
     bint apart          # y is none of the arrays that are read after its elements were computed
     Writer writer
     char* room          # for the elements of a lot
@@ -53,7 +54,7 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
         open_array(&s.beside[i], p, view.data, &view.span, view.dtype, zero)
-    s.apart = apart(p)
+    s.apart, s.bare = apart(p), bare(p)
     open_writer(&s.writer, p.streaming)
     s.room = line_of(s.memory)
     s.out = s.room + ROOM_BYTES
@@ -67,12 +68,27 @@ cdef inline bint apart(const Plan* p) noexcept nogil:
     return True
 
 
+cdef inline bint bare(const Plan* p) noexcept nogil:
+    cdef int i
+    for i in range(BESIDE, OUTPUTS if p.fused else 0):
+        if i != OF_WHERE and view_of(p, i).data != NULL:
+            return False
+    return p.fused and (p.activation == NO_ACTIVATION or p.dy != NULL)
+
+
+cdef inline bint follows(const Pass* s, const Spot* spot) noexcept nogil:
+    """Whether there is an epilogue."""
+    return s.plan.fused and not (s.bare and spot.beside[OF_WHERE] == NULL)
+
+
 cdef inline Spot row_spot(const Pass* s, const Array* x, Py_ssize_t r) noexcept nogil:
     cdef Spot spot
     cdef int i
     spot.x, spot.y = row_at(x, r), row_at(&s.y, r)
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         spot.beside[i] = row_at(&s.beside[i], r) if s.beside[i].data != NULL else NULL
+    if s.plan.inside != NULL and s.plan.inside[r] == x.channels * x.segments * x.length:
+        spot.beside[OF_WHERE] = NULL    # the whole row is inside
     return spot
 
 
@@ -169,10 +185,12 @@ cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* tabl
     return scaled
 
 
-cdef inline Py_ssize_t filled_rows(const Plan* p, Py_ssize_t r, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
-    """How many of m rows from r on have all their n elements inside, up to one that has not."""
-    cdef Py_ssize_t k = 0
-    while k < m and p.inside[r + k] == n:
+cdef inline Py_ssize_t alike_rows(const Plan* p, Py_ssize_t r, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """How many of m rows of n elements from r on are wholly inside as the first is, or not."""
+    cdef Py_ssize_t k = 1
+    if p.inside == NULL:
+        return m
+    while k < m and (p.inside[r + k] == n) == (p.inside[r] == n):
         k += 1
     return k
 
@@ -189,30 +207,26 @@ cdef void unknown_statistics(const Plan* p, Py_ssize_t r, work* table) noexcept 
 
 
 cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
-    """As rows_statistics, of the elements inside."""
+    """As rows_statistics, of the elements inside; of rows that are `alike_rows`."""
     cdef work found[TABLE * TOGETHER]
     cdef Array packed = x[0]
-    cdef Py_ssize_t n = x.channels * x.segments * x.length, k = 0, many, e
+    cdef Py_ssize_t k, e
     cdef bint scaled = False
+    if p.inside[r] == x.channels * x.segments * x.length:
+        return rows_statistics(p, x, r, m, table)
     packed.inside, packed.channels, packed.segments = inside, 1, 1
     packed.plain = packed.whole = packed.far = False
     inside.of = x
-    while k < m:
-        for e in range(TOGETHER):
-            found[FACTOR * TOGETHER + e] = 1
-        many = filled_rows(p, r + k, m - k, n)
-        if many > 0:
-            scaled |= rows_statistics(p, x, r + k, many, found)
-        elif p.inside[r + k] == 0:
+    for k in range(m):
+        found[FACTOR * TOGETHER] = 1
+        if p.inside[r + k] == 0:
             unknown_statistics(p, r + k, found)
         else:
             packed.length = p.inside[r + k]
             begin_row(inside, row_at(&inside.mask, r + k))
             scaled |= rows_statistics(p, &packed, r + k, 1, found)
-        many = max(many, <Py_ssize_t>1)
         for e from SHIFT <= e <= FACTOR:
-            memcpy(table + e * TOGETHER + k, found + e * TOGETHER, many * sizeof(work))
-        k += many
+            table[e * TOGETHER + k] = found[e * TOGETHER]
     return scaled
 
 
@@ -260,77 +274,138 @@ cdef void follow_piece(const Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t
 
 
 cdef inline bint give_nothing(Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, work zero) noexcept nogil:
-    """Zeros for elements i to i + n where all are outside, and whether they are; not where dx is dsum there."""
+    """Zeros for elements i to i + n, which are outside, and whether that is all; not where dx is dsum there."""
     cdef work* u = <work*>s.out
     cdef Writer writer
+    cdef Py_ssize_t stop = i + n, m
     cdef int k
-    if spot.beside[OF_WHERE] == NULL or spot.beside[OF_DSUM] != NULL or not outside(&s.beside[OF_WHERE], spot.beside[OF_WHERE], i, n):
+    if spot.beside[OF_DSUM] != NULL:
         return False
     writer.streaming = False
-    memset(u, 0, n * sizeof(work))
-    give(&s.y, spot.y, i, &s.writer, u, n)
-    for k in range(INPUTS, OUTPUTS):
-        if spot.beside[k] != NULL:
-            give(&s.beside[k], <char*>spot.beside[k], i, &writer, u, n)
+    memset(u, 0, min(n, out_of_panel(zero)) * sizeof(work))
+    while i < stop:
+        m = min(stop - i, out_of_panel(zero))
+        give(&s.y, spot.y, i, &s.writer, u, m)
+        for k in range(INPUTS, OUTPUTS):
+            if spot.beside[k] != NULL:
+                give(&s.beside[k], <char*>spot.beside[k], i, &writer, u, m)
+        i += m
     return True
+
+
+cdef struct Pieces:
+    # What is the same for all elements of a row, or of a run.
+    const Array* x
+    const Array* dy         # NULL in a forward pass
+    const char* drow
+    const Affine* c
+    double factor
+
+
+cdef inline void compute_pieces(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    if p.dy == NULL:
+        normalize_from(s, p, spot, first, stop, zero)
+    else:
+        descend_from(s, p, spot, first, stop, zero)
+
+
+cdef void masked_pieces(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t n, work zero) noexcept nogil:
+    """n elements: long stretches that are inside without the mask, those outside not at all, the rest by the mask."""
+    cdef Spot clear = spot[0]
+    cdef Py_ssize_t i = 0, m
+    cdef bint inside
+    clear.beside[OF_WHERE] = NULL
+    while i < n:
+        m = stretch(&s.beside[OF_WHERE], spot.beside[OF_WHERE], i, n - i, &inside)
+        if inside and m >= LINE:
+            compute_pieces(s, p, &clear, i, i + m, zero)
+        elif inside or m < LINE or not give_nothing(s, spot, i, m, zero):
+            m = min(n - i, max(m, <Py_ssize_t>WIDE))
+            compute_pieces(s, p, spot, i, i + m, zero)
+        i += m
 
 
 cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
     """n elements of a row, or of a run, times a factor, in pieces: taken, normalised, followed by what is fused, given."""
-    cdef Affine k = c[0]
-    cdef Block b
-    cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n, factor), i, l
-    cdef const work* t
-    cdef work* u
-    if s.plan.fused:
-        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
-    elif factor != 1:
-        step = min(step, out_of_panel(factor))
-    b.rows, b.ahead = 1, 0
-    for i from 0 <= i < n by step:
-        b.width = min(step, n - i)
-        if not (s.plan.fused and give_nothing(s, spot, i, b.width, factor)):
-            t = take(x, spot.x, i, b.width, <work*>s.out)
-            if factor != 1:
-                u = <work*>s.out
-                for l in range(b.width):
-                    u[l] = t[l] * factor
-                t = u
-            u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
-            normalize(&k, &b, t, u)
-            if s.plan.fused:
-                follow_piece(s, spot, i, b.width, u)
-            give(&s.y, spot.y, i, &s.writer, u, b.width)
-        if k.weight == MANY:
-            k.of_weight = <const work*>k.of_weight + b.width
-        if k.bias == MANY:
-            k.of_bias = <const work*>k.of_bias + b.width
+    cdef Pieces p
+    p.x, p.dy, p.c, p.factor = x, NULL, c, factor
+    if s.plan.fused and spot.beside[OF_WHERE] != NULL:
+        masked_pieces(s, &p, spot, n, factor)
+    else:
+        normalize_from(s, &p, spot, 0, n, factor)
 
 
 cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const Spot* spot, const char* drow, Py_ssize_t n, const Affine* c,
                          work zero) noexcept nogil:
     """As normalize_pieces."""
+    cdef Pieces p
+    p.x, p.dy, p.drow, p.c = x, dy, drow, c
+    if s.plan.fused and spot.beside[OF_WHERE] != NULL:
+        masked_pieces(s, &p, spot, n, zero)
+    else:
+        descend_from(s, &p, spot, 0, n, zero)
+
+
+cdef inline Affine from_element(const Affine* c, Py_ssize_t i, work zero) noexcept nogil:
+    """The coefficients of a row from element i on."""
     cdef Affine k = c[0]
+    if k.weight == MANY:
+        k.of_weight = <const work*>k.of_weight + i
+    if k.bias == MANY:
+        k.of_bias = <const work*>k.of_bias + i
+    return k
+
+
+cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    cdef Affine k
     cdef Block b
-    cdef Py_ssize_t step = min(portion(x, &s.y, &s.writer, n, zero), portion(dy, &s.y, &s.writer, n, zero)), i
+    cdef bint fused = follows(s, spot)
+    cdef work factor = <work>p.factor
+    cdef Py_ssize_t step = portion(p.x, &s.y, &s.writer, stop - first, zero), i, l
+    cdef const work* t
+    cdef work* u
+    if fused:
+        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
+    elif factor != 1:
+        step = min(step, out_of_panel(zero))
+    b.rows, b.ahead = 1, 0
+    for i from first <= i < stop by step:
+        b.width = min(step, stop - i)
+        k = from_element(p.c, i, zero)
+        t = take(p.x, spot.x, i, b.width, <work*>s.out)
+        if factor != 1:
+            u = <work*>s.out
+            for l in range(b.width):
+                u[l] = t[l] * factor
+            t = u
+        u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
+        normalize(&k, &b, t, u)
+        if fused:
+            follow_piece(s, spot, i, b.width, u)
+        give(&s.y, spot.y, i, &s.writer, u, b.width)
+
+
+cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    cdef Affine k
+    cdef Block b
+    cdef bint fused = follows(s, spot)
+    cdef Py_ssize_t step = min(portion(p.x, &s.y, &s.writer, stop - first, zero), portion(p.dy, &s.y, &s.writer, stop - first, zero)), i
     cdef const work* t
     cdef const work* g
     cdef work* u
-    cdef work* room = share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2)
-    if s.plan.fused:
+    cdef work* room = share_of(s, OF_DY, zero) if fused else <work*>(s.out + OUT_BYTES // 2)
+    if fused:
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
-    elif not (x.plain and x.whole and dy.plain and dy.whole):
+    elif not (p.x.plain and p.x.whole and p.dy.plain and p.dy.whole):
         step = min(step, out_of_panel(zero) // 2)
     b.rows, b.ahead = 1, 0
-    for i from 0 <= i < n by step:
-        b.width = min(step, n - i)
-        if not (s.plan.fused and give_nothing(s, spot, i, b.width, zero)):
-            t = take(x, spot.x, i, b.width, <work*>s.out)
-            g = take(dy, drow, i, b.width, room)
-            u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
-            descend(&k, &b, t, g, u)
-            if s.plan.fused:
-                follow_piece(s, spot, i, b.width, u)
-            give(&s.y, spot.y, i, &s.writer, u, b.width)
-        if k.weight == MANY:
-            k.of_weight = <const work*>k.of_weight + b.width
+    for i from first <= i < stop by step:
+        b.width = min(step, stop - i)
+        k = from_element(p.c, i, zero)
+        t = take(p.x, spot.x, i, b.width, <work*>s.out)
+        g = take(p.dy, p.drow, i, b.width, room)
+        u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
+        descend(&k, &b, t, g, u)
+        if fused:
+            follow_piece(s, spot, i, b.width, u)
+        give(&s.y, spot.y, i, &s.writer, u, b.width)
