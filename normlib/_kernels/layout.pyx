@@ -18,7 +18,7 @@ cdef struct Axes:
     Axis axis[AXES]
     Span* spans[VIEWS]
     Py_ssize_t sizes[VIEWS]     # of an element
-    bint masked                 # there is one that says which elements take part, which goes by rows
+    bint by_rows                # columns will not do
 
 
 cdef Span* span_of(Plan* p, int view) noexcept nogil:
@@ -80,7 +80,17 @@ cdef bint memory_axes(Axes* a, const char* kinds, int ndim, const Py_ssize_t* sh
     return True
 
 
-cdef void by_rows(Axes* a) noexcept nogil:
+cdef bint by_positions(Plan* p, const Axes* a) noexcept nogil:
+    """Whether a mask is the same for all channels, which lie side by side."""
+    cdef int v = 0
+    if a.left == a.right or a.axis[a.right - 1].kind != b"C":
+        return False
+    while a.spans[v] != &p.companion[OF_WHERE].span:
+        v += 1
+    return a.axis[a.right - 1].strides[v] == 0
+
+
+cdef void keep_first(Axes* a) noexcept nogil:
     """Make the last axis one that is reduced, if there is one: what is kept behind it comes before."""
     cdef Axis last
     cdef int i = a.right - 1
@@ -114,7 +124,8 @@ cdef Py_ssize_t take(Axes* a, int kind, bint last, Member member) noexcept nogil
 
 cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
-    channel norms; the strides of each view are in bytes, NULL for an array that there is not. Masks are for rows."""
+    channel norms; the strides of each view are in bytes, NULL for an array that there is not. Masks are for rows, or for whole positions of
+    channels."""
     cdef const Py_ssize_t* given[VIEWS]
     cdef Axes a
     cdef int v
@@ -127,9 +138,9 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
             a.views += 1
     if not memory_axes(&a, kinds, ndim, shape, given):
         return False
-    a.masked = strides[OF_WHERE] != NULL
-    if a.masked:
-        by_rows(&a)
+    a.by_rows = strides[OF_WHERE] != NULL and not by_positions(p, &a)
+    if a.by_rows:
+        keep_first(&a)
     if kinds[0] == b"K" or kinds[0] == b"R":
         features(p, &a)
     else:
@@ -163,7 +174,7 @@ cdef void features(Plan* p, Axes* a) noexcept nogil:
 
 cdef void channels(Plan* p, Axes* a) noexcept nogil:
     p.segments = p.length = p.samples = p.width = 1
-    if kind_at(a, 1) == b"C" and not a.masked:
+    if kind_at(a, 1) == b"C" and not a.by_rows:
         p.form = CHANNEL_COLUMNS
         p.width = take(a, b"C", True, CHANNEL_STRIDE)
         p.length = take(a, b"S", True, POSITION_STRIDE)

@@ -261,6 +261,7 @@ cdef void go_to(Plan* p, const Plan* whole, Py_ssize_t first, Py_ssize_t samples
     p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
     p.var = whole.var + first * p.groups if whole.var != NULL else NULL
     p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
+    p.inside = whole.inside + first * p.groups if whole.inside != NULL else NULL
     for view in range(VIEWS if p.fused else 0):
         if whole.companion[view].data != NULL:
             p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * size_of(p.companion[view].dtype)
@@ -286,7 +287,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     cdef bint open
     cdef void* memory
     chunk = min(chunk, p.samples)
-    p.abreast = abreast(p.width, p.length)
+    p.abreast = abreast(p.width, p.length) if p.companion[OF_WHERE].data == NULL else 1
     # Lanes may begin at any channel of the last positions, and end in the last of the `rest` of one more (Cut).
     p.padded = (2 * p.abreast * p.width if p.abreast > 1 else round_up(p.width, LANES)) + LANES
     cut_sums(&p, threads)
