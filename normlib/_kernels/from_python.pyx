@@ -136,7 +136,7 @@ cdef bint fuse(Call* call, dict fused) except -1:
                 return False
             continue
         if name == "where":
-            if not fill_mask(call, value):
+            if value is not True and not fill_mask(call, value):
                 return False
             continue
         role = _ROLES.get(name, 0)

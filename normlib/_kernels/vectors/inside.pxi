@@ -65,6 +65,15 @@ cdef Py_ssize_t alike(const char* m, Py_ssize_t step, Py_ssize_t n) noexcept nog
     return i
 
 
+cdef inline Py_ssize_t front_of(const Array* mask, Py_ssize_t r, Py_ssize_t inside) noexcept nogil:
+    """How many elements of each run of a row are inside, if they are the first ones of all, as in padded sequences; else 0."""
+    cdef Py_ssize_t runs = mask.channels * mask.segments, m = inside // runs
+    cdef const char* at = row_at(mask, r)
+    if (mask.channel != 0 and mask.channels > 1) or (mask.segment != 0 and mask.segments > 1) or m == 0 or not at[0]:
+        return 0
+    return m if alike(at, mask.position, mask.length) == m else 0
+
+
 cdef inline Py_ssize_t stretch(const Array* mask, const char* row, Py_ssize_t i, Py_ssize_t n, bint* inside) noexcept nogil:
     """How many of at most n elements of a row from i on, in one run, are alike, and whether they are inside."""
     cdef const char* at = row + place_in(mask, i)

@@ -210,23 +210,31 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
     """As rows_statistics, of the elements inside; of rows that are `alike_rows`."""
     cdef work found[TABLE * TOGETHER]
     cdef Array packed = x[0]
-    cdef Py_ssize_t k, e
+    cdef Array shorter = x[0]
+    cdef Py_ssize_t k = 0, many, e
     cdef bint scaled = False
     if p.inside[r] == x.channels * x.segments * x.length:
         return rows_statistics(p, x, r, m, table)
     packed.inside, packed.channels, packed.segments = inside, 1, 1
-    packed.plain = packed.whole = packed.far = False
+    packed.plain = packed.whole = packed.far = shorter.whole = shorter.far = False
     inside.of = x
-    for k in range(m):
-        found[FACTOR * TOGETHER] = 1
+    while k < m:
+        for e in range(TOGETHER):
+            found[FACTOR * TOGETHER + e] = 1
+        many = 1
+        shorter.length = front_of(&inside.mask, r + k, p.inside[r + k])
         if p.inside[r + k] == 0:
             unknown_statistics(p, r + k, found)
+        elif shorter.length > 0:
+            many = min(m - k, p.groups - (r + k) % p.groups) if inside.mask.group == 0 else 1
+            scaled |= rows_statistics(p, &shorter, r + k, many, found)
         else:
             packed.length = p.inside[r + k]
             begin_row(inside, row_at(&inside.mask, r + k))
             scaled |= rows_statistics(p, &packed, r + k, 1, found)
         for e from SHIFT <= e <= FACTOR:
-            table[e * TOGETHER + k] = found[e * TOGETHER]
+            memcpy(table + e * TOGETHER + k, found + e * TOGETHER, many * sizeof(work))
+        k += many
     return scaled
 
 
