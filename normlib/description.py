@@ -26,6 +26,7 @@ __all__ = [
     "BESIDE",
     "DATA",
     "DTYPES",
+    "ELEMENTS",
     "FORWARD",
     "FUNCTIONS",
     "FUSED",
@@ -42,6 +43,7 @@ __all__ = [
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid")  # in C by their number, from 1 on
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+ELEMENTS = (*DTYPES, "bool")  # of arrays in C, by their number; the last of masks alone
 REQUIRED: object = object()  # the default of an argument that has none
 
 

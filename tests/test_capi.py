@@ -757,3 +757,19 @@ except ImportError as error:
     print(error)
 """
     assert python("-c", code).strip() == "normlib.capi: there are no compiled kernels to call: they were not compiled"
+
+
+def test_a_mask_in_the_struct():
+    x, y = np.random.default_rng(0).normal(size=(4, 3, 5)), np.empty((4, 3, 5))
+    inside = np.arange(5) < np.array([[5], [2], [0], [3]])
+    with normlib.backends.use("cython"):
+        expected = normlib.instance_norm(x, where=inside[:, None])
+    broadcast = np.broadcast_to(inside[:, None], x.shape)
+    for where in (np.ascontiguousarray(broadcast), broadcast):
+        ensure(in_struct("instance_norm", x=x, y=y, where=where, axis=1, mode=1, eps=1e-5))
+        assert checks.same_bits(y, expected)
+    for where, words in ((np.ones_like(x), "not a dtype that is taken here"),
+                         (inside, "the number of axes or a size does not fit")):  # fmt: skip
+        assert text(in_struct("instance_norm", x=x, y=y, where=where, axis=1, mode=1, eps=1e-5)) == f"where: {words}"
+    masked = broadcast.astype(bool)
+    assert text(in_struct("layer_norm", x=masked, y=y, axis=-1)) == "x: not a dtype that is taken here"

@@ -147,7 +147,9 @@ typedef struct normlib_array {
    gate have the shape and dtype of x, or are NULL. With a residual, the sum, rounded to that dtype, goes to `sum`, which may be x or
    residual. The activations are NORMLIB_RELU and so on, 0 for none; negative_slope is that of leaky_relu.
    Backward, x is the sum, dsum the gradient that reaches it from elsewhere, and add, gate and bias are given again; dadd and
-   dgate, if wanted, take their gradients. With an activation or a gate and no dadd, dx may be dy, but not x. */
+   dgate, if wanted, take their gradients. With an activation, a gate or a mask and no dadd, dx may be dy, but not x.
+
+   where: which elements take part, of dtype NORMLIB_BOOL (a byte each, 0 or not) and the shape of x; strides of 0 broadcast. */
 typedef struct normlib_call {
     size_t size; /* sizeof(normlib_call) */
     int op;
