@@ -119,7 +119,8 @@ class Array(ctypes.Structure):
     Parameters
     ----------
     a : ndarray
-        Of float64, float32, float16, bfloat16 or, for a mask, bool, aligned and in native byte order. It is kept alive, not copied.
+        Of float64, float32, float16, bfloat16 or, for a mask, bool, aligned and in native byte order. It is kept alive,
+        not copied.
     """
 
     if TYPE_CHECKING:
