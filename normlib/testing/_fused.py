@@ -95,7 +95,8 @@ def backward(geometry, gradients, x, companions):
     first, and its largest term in each row."""
     dgate = None
     if "gate_first" in companions:
-        h, slope = opened(companions), np.where(companions.get("where", True), extended(x) * opened(companions, True), 0)
+        h, slope = opened(companions), extended(x) * opened(companions, True)
+        slope = np.where(companions.get("where", True), slope, 0)
         dgate = gradients.dx * slope, gradients.scale * _largest(geometry, slope)
         gradients = gradients._replace(dx=gradients.dx * h, scale=gradients.scale * _largest(geometry, h))
     if "dsum" not in companions:
