@@ -47,6 +47,10 @@ class Call:
             raise ValueError(f"{name}: gate_activation is given without gate")
         if "gate" in self.fused:
             self.fused.setdefault("gate_activation", "silu")
+        if self.fused.get("gate_first") and "gate" not in self.fused:
+            raise ValueError(f"{name}: gate_first is True without gate")
+        if not self.fused.get("gate_first"):  # which not every backend knows
+            self.fused.pop("gate_first", None)
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = self._count()
@@ -98,8 +102,11 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
+        if not self.function.backward:
+            return name == "add" and "gate_first" in self.fused  # y has the gated x
         first = {"activation", "gate", "where"}  # with one of these dx holds what reaches the norm until x is read
-        return name in ("x", "dsum") and self.function.backward and bool(self.fused.keys() & first)
+        later = ("x", "dsum", "gate") if "gate_first" in self.fused else ("x", "dsum")
+        return name in later and bool(self.fused.keys() & first)
 
     def canonical(self, filled):
         """The arguments for the function of a backend, in its order and by name."""
@@ -119,6 +126,8 @@ class Call:
 def _fused(call, argument, value):
     if argument.name == "negative_slope":
         return a.slope(call.name, value, call.given.get("activation"))
+    if isinstance(argument, Option) and not argument.choices:
+        return a.flag(call.name, argument.name, value)
     if isinstance(argument, Option):
         return a.choice(call.name, argument.name, value, argument.choices)
     if argument.kind == "parameter":

@@ -226,8 +226,14 @@ WHERE = Role(
     "statistics, and come out as 0, whatever stands there.",
     optional=True, keyword=True,
 )  # fmt: skip
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE)
-FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE)
+GATE_FIRST = Option(
+    "gate_first", "Whether it is x, or its sum with residual, that is gated, before the norm.",
+    "bool | None", "int", "bool?", None,
+)  # fmt: skip
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST)
+FUSED_BACKWARD = (
+    DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST,
+)  # fmt: skip
 FUSED_RESULTS = (
     (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
     (
@@ -524,7 +530,7 @@ ROLES = (
 # The members of that struct that it did not have at first, in their order.
 LATER = (
     "add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation",
-    "where",
+    "where", "gate_first",
 )  # fmt: skip
 BESIDE = ("dy", "add", "dsum", "gate", "where")  # what epilogues read
 GIVEN = ("dgate",)  # what they write beside y

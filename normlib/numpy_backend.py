@@ -116,6 +116,13 @@ def _opened(layout, fused, slope=False):
     return ACTIVATIONS[fused["gate_activation"]][slope](gate)
 
 
+def _gated(layout, rows, fused, dtype):
+    """Rows times what a gate that comes first lets through, rounded."""
+    u = (rows.reshape(layout.shape) * _opened(layout, fused)).reshape(rows.shape)
+    u = u if dtype.itemsize > 2 else u.astype(np.float32)
+    return u.astype(dtype).astype(np.float64)
+
+
 def _features(x, axis):
     kept = tuple(i for i in range(x.ndim) if i not in axis)
     count, shape = len(kept), [x.shape[i] for i in kept + axis]
@@ -158,6 +165,11 @@ def _fused_at(i, p, fused):
     """The arguments for the same pass of one block."""
     places = dict.fromkeys(fused, i) | {"bias": p}
     return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
+
+
+def _times(factor, values):
+    """0 where the factor is, whatever it is multiplied by."""
+    return np.where(factor == 0, 0, factor * values)
 
 
 def _affine(layout, z, weight, bias=None, add=None):
@@ -238,6 +250,8 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         axis = len(blocks[0][1]) - 1
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
     rows, inside = layout.take(x), _inside(layout, fused)
+    if "gate_first" in fused:
+        rows = _gated(layout, rows, fused, x.dtype)
     if inside is not True:
         rows = np.where(inside, rows, 0)
     mean, var = given
@@ -250,7 +264,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
     y = _affine(layout, z, weight, bias, fused.get("add"))
     if "activation" in fused:
         y = _activate(y, fused)
-    if "gate" in fused:
+    if "gate" in fused and "gate_first" not in fused:
         y = y * _opened(layout, fused)
     layout.put(np.where(inside, y.reshape(rows.shape), 0), out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
@@ -260,7 +274,8 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
 def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=True, **fused):
     """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
     mean of g goes where no mean was subtracted, both go where the statistics are constants, not to be seen `through`.
-    An activation comes first: dy times its derivative is the gradient that reaches the norm, and that of add."""
+    An activation comes first: dy times its derivative is the gradient that reaches the norm, and that of add. With a
+    gate before the norm, what comes out reaches the product of x and what the gate lets through."""
     layout = lay_out(x)
     if blocks := _blocks(layout):
         parts = []
@@ -271,6 +286,9 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         merge = np.concatenate if own else sum
         return tuple(merge(grads) if weight_grads else None for grads in zip(*parts, strict=True))
     z, g, inside = layout.take(x), layout.take(dy), _inside(layout, fused)
+    first = "gate_first" in fused
+    if first:
+        z = _gated(layout, z, fused, x.dtype)
     mean, rstd = statistics
     rstd = rstd.reshape(-1, 1)
     if mean is not None:
@@ -282,12 +300,12 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     if fused.keys() & {"activation", "gate"}:
         v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
         factor = _activate(v, fused, slope=True) if "activation" in fused else np.ones_like(v)
-        if "gate" in fused:
+        if "gate" in fused and not first:
             open_slope = _opened(layout, fused, slope=True) * (_activate(v, fused) if "activation" in fused else v)
             layout.put(np.where(inside, g * open_slope.reshape(g.shape), 0), fused["dgate"])
             factor = factor * _opened(layout, fused)
         factor = factor.reshape(g.shape)
-        g = np.where((factor == 0) | ~np.asarray(inside), 0, g * factor)
+        g = np.where(inside, _times(factor, g), 0)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
     grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
@@ -301,6 +319,10 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     g *= rstd
     if inside is not True:
         g = np.where(inside, g, 0)
+    if first:
+        open_slope, opened = (_opened(layout, fused, slope).reshape(g.shape) for slope in (True, False))
+        layout.put(np.where(inside, _times(open_slope, layout.take(x) * g), 0), fused["dgate"])
+        g = np.where(inside, _times(opened, g), 0)
     if "dsum" in fused:
         g += layout.take(fused["dsum"])
     layout.put(g, out)

@@ -18,7 +18,8 @@ What holds for all of them:
   dtype of ``weight`` (of ``x`` without one) and are None otherwise.
 - What stands around a norm is computed in the same pass:
   y = activation(norm(x + residual) + add) * gate_activation(gate). The sum, rounded to the dtype of ``x``, is
-  returned after ``y``, where a ``residual`` is given.
+  returned after ``y``, where a ``residual`` is given. With ``gate_first=True`` it is the sum that is gated:
+  y = activation(norm((x + residual) * gate_activation(gate)) + add), the product rounded to the dtype of ``x``.
 - The backward functions take the sum as ``x``, and as ``dsum`` the gradient that reaches it from elsewhere; what
   follows the norm too, with ``bias`` where that is an activation or a gate. They return the gradients of ``add`` and
   ``gate`` last.

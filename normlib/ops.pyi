@@ -38,7 +38,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
@@ -48,7 +48,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -58,7 +58,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
@@ -68,7 +68,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -78,7 +78,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm_backward(
@@ -88,7 +88,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def layer_norm_backward(
@@ -98,7 +98,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
@@ -108,7 +108,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
@@ -118,7 +118,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
@@ -128,7 +128,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
@@ -138,7 +138,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -148,7 +148,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm_backward(
@@ -158,7 +158,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient]: ...
 @overload
 def rms_norm_backward(
@@ -168,7 +168,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(
@@ -180,7 +180,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def batch_norm(
@@ -192,7 +192,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -204,7 +204,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def batch_norm(
@@ -216,7 +216,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -228,7 +228,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm_backward(
@@ -238,7 +238,7 @@ def batch_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def batch_norm_backward(
@@ -248,7 +248,7 @@ def batch_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def group_norm(
@@ -258,7 +258,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def group_norm(
@@ -268,7 +268,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -278,7 +278,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def group_norm(
@@ -288,7 +288,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -298,7 +298,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm_backward(
@@ -308,7 +308,7 @@ def group_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def group_norm_backward(
@@ -318,7 +318,7 @@ def group_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def instance_norm(
@@ -330,7 +330,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def instance_norm(
@@ -342,7 +342,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -354,7 +354,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def instance_norm(
@@ -366,7 +366,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -378,7 +378,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm_backward(
@@ -389,7 +389,7 @@ def instance_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def instance_norm_backward(
@@ -400,7 +400,7 @@ def instance_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 
 @dataclass(frozen=True)

@@ -180,3 +180,23 @@ def test_outputs_may_be_inputs_that_are_no_longer_read(backend, op):
         assert checks.same_bits(found, dx), name
     place = x.copy()
     assert checks.same_bits(checks.call_forward(case, place, weight, bias, out=place), y)
+
+
+@each_op
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_stands_outside_does_not_come_through_a_gate_before_the_norm(backend, op, dtype):
+    for shape, options in problems(op, "typical"):
+        case = Case(op, shape, options, dtype)
+        x, weight, bias, dy = case.inputs()
+        inside, gate, dsum = mask(shape), dy[::-1].copy(), np.ones_like(x)
+        more = {"where": inside, "gate": gate, "gate_first": True}
+        y, statistics = checks.with_statistics(case, x, weight, bias, **more)
+        expected = [y, *checks.call_backward(case, dy, x, weight, **statistics, **more, dsum=dsum)]
+        assert not y[~inside].any()
+        assert not expected[-1][~inside].any()
+        assert (expected[1][~inside] == 1).all()
+        x, gate, dy = (np.where(inside, a, np.nan).astype(dtype) for a in (x, gate, dy))
+        more["gate"] = gate
+        y = checks.call_forward(case, x, weight, bias, **more)
+        found = [y, *checks.call_backward(case, dy, x, weight, **statistics, **more, dsum=dsum)]
+        assert all(map(checks.same_bits, found, expected)), case

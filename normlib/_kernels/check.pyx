@@ -5,15 +5,15 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, GATE_FIRST, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype,
     rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN,
     NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM,
-    VIEWS, WEIGHT, WHERE, X, normlib_array,
+    ACTIVATIONS, ADD, BIAS, DADD, DBIAS, DGATE, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD,
+    RUNNING_MEAN, RUNNING_VAR, SUM, VIEWS, WEIGHT, WHERE, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.masks cimport count_inside
@@ -113,6 +113,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_BAD_VALUE, GATE_ACTIVATION)
     if not -INFINITY < call.negative_slope < INFINITY:
         return wrong(NORMLIB_BAD_VALUE, NEGATIVE_SLOPE)
+    if not 0 <= call.gate_first <= 1:
+        return wrong(NORMLIB_BAD_VALUE, GATE_FIRST)
     call.ndim = x.ndim
     call.count = 1
     for i in range(x.ndim):
@@ -127,7 +129,7 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.groups = 1
     call.plan.centered = op.centered
     call.plan.activation, call.plan.gate_activation = <int>call.activation, <int>call.gate_activation
-    call.plan.negative_slope = call.negative_slope
+    call.plan.negative_slope, call.plan.gate_first = call.negative_slope, call.gate_first != 0
     return features(call) if op.feature else channels(call, op)
 
 
@@ -226,6 +228,10 @@ cdef int check(Call* call) noexcept nogil:
         return wrong(NORMLIB_NULL, SUM)
     if call.at[SUM] != NULL and call.at[RESIDUAL] == NULL:
         return wrong(NORMLIB_NULL, RESIDUAL)
+    if call.gate_first and call.at[GATE] == NULL:
+        return wrong(NORMLIB_NULL, GATE)
+    if call.gate_first and op.backward and call.at[DGATE] == NULL:
+        return wrong(NORMLIB_NULL, DGATE)
     return apart(call) or arrange(call) or (take_part(call, op.moving and not op.backward and own) if call.at[WHERE] != NULL and call.count else 0)
 
 
@@ -360,11 +366,17 @@ cdef int apart(Call* call) noexcept nogil:
 
 cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
     """Whether elements of an array are still read after the same ones of an output are written: of x + residual, which is the x of
-    what follows, or of the gradient that reaches the norm, which is in dadd or else in dx until x has been read."""
+    what follows, or of the gradient that reaches the norm, which is in dadd or else in dx until x has been read. A product with the
+    gate that comes first is in y, or in dgate, until it has been normalized."""
+    cdef bint gate_last = call.at[GATE] != NULL and not call.gate_first
     if output == SUM:
         return role != X and role != RESIDUAL
-    if role == X or role == DSUM:
-        return output == DADD or (output == DX and (call.activation or call.at[GATE] != NULL or call.at[WHERE] != NULL) and call.at[DADD] == NULL)
+    if output == Y:
+        return call.gate_first and role == ADD
+    if output == DGATE and call.gate_first:
+        return True
+    if role == X or role == DSUM or (role == GATE and call.gate_first):
+        return output == DADD or output == DGATE or (output == DX and (call.activation or gate_last or call.at[WHERE] != NULL) and call.at[DADD] == NULL)
     return False
 
 

@@ -131,6 +131,11 @@ cdef bint fuse(Call* call, dict fused) except -1:
             if call.gate_activation == 0 or fused.get("gate") is None:
                 return False
             continue
+        if name == "gate_first":
+            if not is_bool(value) or (value and fused.get("gate") is None):
+                return False
+            call.gate_first = value
+            continue
         if name == "negative_slope":
             if fused.get("activation") != "leaky_relu" or not number(value, &call.negative_slope):
                 return False

@@ -54,6 +54,7 @@ cdef extern from "normlib.h" nogil:
         const normlib_array* dgate
         ptrdiff_t gate_activation
         const normlib_array* where
+        ptrdiff_t gate_first
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -162,3 +163,4 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.dgate = NULL
     call.gate_activation = 0
     call.where = NULL
+    call.gate_first = 0

@@ -1,7 +1,7 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
-from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_WHERE, OUTPUTS
+from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, OUTPUTS
 from normlib._kernels.plan cimport (
     ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
     View, line_of, round_up, size_of, view_of,

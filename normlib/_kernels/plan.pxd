@@ -61,9 +61,10 @@ cdef struct Plan:
     int activation          # what comes last; 0: nothing
     int gate_activation     # that of the gate
     double negative_slope   # of leaky_relu
+    bint gate_first         # what is normalized is x times that of the gate
     bint fused              # an epilogue follows `normalize`
     bint upstream           # a forward pass that ends with dy times the derivative of its activation
-    const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or the sum that is x
+    const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or what is normalized
     const char* x
     const char* dy
     char* y                 # dx in a backward pass
@@ -142,11 +143,11 @@ cdef inline char* line_of(void* memory) noexcept nogil:
 
 
 cdef inline View view_of(const Plan* p, int view) noexcept nogil:
-    """What an epilogue reads: dy too, on the way back."""
+    """What an epilogue reads: dy too, on the way back. The companion in the place of dy is the x that was gated before the norm."""
     cdef View of_dy
-    if view != OF_DY:
+    if view != OF_DY or not p.upstream:
         return p.companion[view]
-    of_dy.data, of_dy.span, of_dy.dtype = <char*>p.dy if p.upstream else NULL, p.ds, p.dtype
+    of_dy.data, of_dy.span, of_dy.dtype = <char*>p.dy, p.ds, p.dtype
     return of_dy
 
 

@@ -184,6 +184,7 @@ typedef struct normlib_call {
     const normlib_array *dgate;
     ptrdiff_t gate_activation;
     const normlib_array *where;
+    ptrdiff_t gate_first;
     /* end */
 } normlib_call;
 
@@ -247,7 +248,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL};
+                               NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -259,7 +260,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL};
+                               NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -269,7 +270,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL};
+                               NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -280,7 +281,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL};
+                               NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -294,7 +295,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -306,7 +307,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL};
+                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -318,7 +319,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL, 0, NULL, NULL, 0, NULL};
+                               NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -330,7 +331,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -344,7 +345,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -356,7 +357,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

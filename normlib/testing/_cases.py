@@ -9,9 +9,9 @@ import numpy as np
 
 from .. import ops
 from ..description import FUNCTIONS
-from ._fused import arrays, together
+from ._fused import arrays, opened, together
 from ._layouts import LAYOUTS, UNWRITABLE, has_layout
-from ._reference import Geometry
+from ._reference import Geometry, extended
 
 # Odd widths, and sizes on both sides of a border of 32 lanes and of blocks of 1024.
 WIDTHS = (1, 2, 7, 31, 32, 33, 97, 1000, 1024, 1025, 3001)
@@ -254,7 +254,19 @@ class Case:
         return found
 
     def normalized(self, x):
-        """What is normalized: x, or its sum with the residual, in the layout of x."""
+        """What is normalized: x or its sum with the residual, gated where that comes first, in the layout of x."""
+        return self.gated(self.summed(x))
+
+    def gated(self, x):
+        if "gate_first" not in self.fused:
+            return x
+        product = extended(x) * opened(self.companions())
+        if self.dtype in ("float16", "bfloat16"):
+            product = product.astype(np.float32)
+        return LAYOUTS[self.layout](product.astype(dtype_named(self.dtype)))
+
+    def summed(self, x):
+        """x or its sum with the residual."""
         residual = self.companions().get("residual")
         if residual is None:
             return x
@@ -352,6 +364,8 @@ def fused_cases(name, *, quick=False):
             found += [replace(c, out=out) for c in bases for out in OUTPUTS[1:]]
             for case in (replace(case, layout=layout) for case in found for layout in layouts):
                 number += 1
+                if "gate_first" in fused and case.layout == "broadcast_last":
+                    continue  # equal values, of which the last bit of their product with the gate is all that is left
                 if _possible(case) and (number % 37 == 0 or not quick):
                     yield case
         for shape, options in problems(name, "deep")[:1] if quick else problems(name, "deep"):

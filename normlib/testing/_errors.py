@@ -46,6 +46,9 @@ def _bad_companions(x, function):
             yield name, TypeError, {name: x}
             yield name, ValueError, {name: np.ones((2, *x.shape), bool)}
             yield name, ValueError, {name: np.ones(x.shape[-1] + 1, bool)}
+        elif isinstance(argument, Option) and not argument.choices:
+            yield name, TypeError, {name: "yes"}
+            yield name, ValueError, {name: True}
         elif isinstance(argument, Option):
             yield name, ValueError, {name: "sideways"}
             yield name, TypeError, {name: 1}

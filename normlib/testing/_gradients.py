@@ -117,7 +117,9 @@ def check_gradients(case, limits=None):
         return [found[name] for name in given]
 
     try:
-        return gradcheck(function, gradients, *given.values(), rtol=1e-7 if case.fused else 1e-8)
+        # A gate may all but close a row, whose variance then is small.
+        rtol = 1e-6 if "gate_first" in case.fused else 1e-7 if case.fused else 1e-8
+        return gradcheck(function, gradients, *given.values(), rtol=rtol)
     except AssertionError as error:
         ensure(False, case, str(error))
 

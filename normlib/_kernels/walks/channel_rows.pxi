@@ -429,8 +429,10 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             r = sample * p.groups + g
             m = alike_rows(p, r, min(most, last - g), n)
             x, dy = &s.x, &s.dy
-            if p.before != NULL:
+            if p.before != NULL and p.before.upstream:
                 channel_rows_from(p.before, r, r + m, zero)
+            elif p.before != NULL:
+                rows_before(p.before, r, r + m, zero)
             if not s.x.plain:
                 x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
             if not s.dy.plain:

@@ -68,9 +68,13 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     open_pass(&s, p, zero)
     open_residual(&residual, p.before, p.streaming, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
+    if p.before != NULL and p.gate_first and residual.kept:
+        most = min(most, panel_of(zero) // n)
+    elif p.gate_first:
+        s.writer.streaming = False      # y, where the product is, is in cache
     while r < stop:
         m = alike_rows(p, r, min(most, stop - r), n)
-        if p.before != NULL and residual.streaming and m * n <= panel_of(zero):
+        if p.before != NULL and residual.kept and m * n <= panel_of(zero):
             x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
         else:
             if p.before != NULL:
@@ -205,8 +209,10 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     memset(table, 0, sizeof(table))
     while r < stop:
         m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES), n)
-        if p.before != NULL:
+        if p.before != NULL and p.before.upstream:
             feature_rows_from(p.before, r, r + m, zero)
+        elif p.before != NULL:
+            rows_before(p.before, r, r + m, zero)
         x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
         dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
         rows_slopes(p, x, dy, &inside, r, m, w, dw, table)

@@ -47,10 +47,10 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     open_array(&s.y, p, p.y, &p.ys, p.dtype, zero)
     if p.dy != NULL:
         open_array(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
-    if p.before != NULL and p.before.y == p.x:
-        in_cache(&s.x)
-    elif p.before != NULL:
+    if p.before != NULL and p.before.upstream:
         in_cache(&s.dy)
+    if p.before != NULL and (p.before.before != NULL or not p.before.upstream):
+        in_cache(&s.x)
     for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
         open_array(&s.beside[i], p, view.data, &view.span, view.dtype, zero)
