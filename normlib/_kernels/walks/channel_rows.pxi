@@ -402,11 +402,11 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_s
             add_groups(m, many, s, sums[0], lost[0], zero)
             add_groups(m, many, q, sums[1], lost[1], zero)
     for k in range(m):
-        descent(regain(sums[0][k], lost[0][k], zero), regain(sums[1][k], lost[1][k], zero), n if p.inside == NULL else p.inside[r + k], of_groups[DELTA * TOGETHER + k],
-                of_groups[SCALE * TOGETHER + k], of_groups + MEAN_G * TOGETHER + k, of_groups + SLOPE * TOGETHER + k)
+        descent(regain(sums[0][k], lost[0][k], zero), regain(sums[1][k], lost[1][k], zero), n if p.inside == NULL else p.inside[r + k],
+                of_groups[DELTA * TOGETHER + k], of_groups[SCALE * TOGETHER + k], of_groups + MEAN_G * TOGETHER + k, of_groups + SLOPE * TOGETHER + k)
 
 
-cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+
     # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
     cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, m, r, e
     cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), n = p.channels * p.segments * p.length

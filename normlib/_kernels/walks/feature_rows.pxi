@@ -152,13 +152,15 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
         look_ahead_of(dy, p, r + k)
         c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
         c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
-        feature_slopes(&c, by_mask(p, x, inside, r + k, 0, c.shift, &filled), dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
+        feature_slopes(&c, by_mask(p, x, inside, r + k, 0, c.shift, &filled), dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k],
+                       rows.squares[k], table[0])
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
     sum_rows(rows.squares, m, q)
     for k in range((m + 7) // 8 * 8):
-        descent(s[k], q[k], n if p.inside == NULL or k >= m else p.inside[r + k], delta[k], scale[k], table + MEAN_G * TOGETHER + k, table + SLOPE * TOGETHER + k)
+        descent(s[k], q[k], n if p.inside == NULL or k >= m else p.inside[r + k], delta[k], scale[k], table + MEAN_G * TOGETHER + k,
+                table + SLOPE * TOGETHER + k)
 
 
 cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, const Affine* c, work zero) noexcept nogil:
