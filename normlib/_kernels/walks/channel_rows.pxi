@@ -406,7 +406,7 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_s
                 of_groups[DELTA * TOGETHER + k], of_groups[SCALE * TOGETHER + k], of_groups + MEAN_G * TOGETHER + k, of_groups + SLOPE * TOGETHER + k)
 
 
-
+cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
     cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, m, r, e
     cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), n = p.channels * p.segments * p.length
