@@ -47,6 +47,8 @@ class Call:
             raise ValueError(f"{name}: gate_activation is given without gate")
         if "gate" in self.fused:
             self.fused.setdefault("gate_activation", "silu")
+        if "scale" in self.fused and "quantize" not in self.fused:
+            raise ValueError(f"{name}: scale is given without quantize")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
@@ -69,20 +71,33 @@ class Call:
 
     def outputs(self):
         """The arrays to fill by their canonical names, and those that the caller sees."""
-        names = {"out": "out", **{r.name: r.name for r in self.function.fused_results if r.of in self.fused}}
+        results = [r for r in self.function.fused_results if r.of in self.fused]
+        names = {"out": "out", **{r.name: r.name for r in results}}
         names |= {a.canonical: a.name for a in self.function.fused.values() if a.canonical in names}
         filled, seen = {}, {}
         for output, argument in names.items():
+            if output == "new_scale":
+                seen[output] = self._scale(filled)
+                continue
             large, small = [], []
             for name, value in (self.values | self.fused).items():
                 if isinstance(value, np.ndarray):
                     (small if _KINDS.get(name) != "data" or self._read_later(output, name) else large).append(value)
-            filled[output], seen[output] = a.output(self.name, self.given.get(argument), self.x, large, small, argument)
+            dtype = np.dtype(np.int8) if output == "out" and "quantize" in self.fused else self.x.dtype
+            given = self.given.get(argument)
+            filled[output], seen[output] = a.output(self.name, given, self.x, large, small, argument, dtype)
             for other in seen.keys() - {output}:
                 if np.may_share_memory(seen[output], seen[other]):
                     words = f"{argument} shares memory with {names[other]}, expected memory of its own"
                     raise ValueError(f"{self.name}: {words}")
         return filled, seen
+
+    def _scale(self, filled):
+        """The scales of a quantized result: those given, else an array to fill."""
+        if "scale" in self.fused:
+            return self.fused["scale"]
+        working = np.result_type(self.x.dtype, np.float32)
+        return filled.setdefault("new_scale", np.zeros(self.statistics_shape, working))
 
     def _read_later(self, output, name):
         """Whether elements of an array may be read after the same ones of an output were written."""
@@ -112,6 +127,8 @@ def _fused(call, argument, value):
         return a.choice(call.name, argument.name, value, argument.choices)
     if argument.kind == "parameter":
         return _parameter(call, argument.name, value)
+    if argument.kind == "scale":
+        return a.scales(call.name, value, call.x.dtype, call.statistics_shape, call.op.statistics_words)
     return a.like_x(call.name, argument.name, value, call.x)
 
 

@@ -16,7 +16,7 @@ def call(name, *values, **fused):
     the same pass, by name, of which the direct function has not heard yet."""
     function = FUNCTIONS[name]
     fused = a.wanted(function, fused)
-    arrays, kinds = _arrays.taken(function, values)
+    arrays, kinds = _arrays.taken(function, values, "quantize" not in fused)
     if not kinds and not fused:
         return _compute(function, values)
     fused = {key: _arrays.numpy_of(name, key, value) for key, value in fused.items()}

@@ -22,6 +22,7 @@ from .description import DTYPES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_DTYPES = (*DTYPES, "int8")  # by their numbers in C
 __all__ = ["FUNCTIONS", "Array", "address", "function", "table", "table_address"]
 
 FUNCTIONS = tuple(__pyx_capi__)
@@ -140,9 +141,9 @@ class Array(ctypes.Structure):
     def __init__(self, a: np.ndarray) -> None:
         if not isinstance(a, np.ndarray):
             raise TypeError(f"normlib.capi.Array: a is a {type(a).__name__}, expected a NumPy array")
-        if a.dtype.name not in DTYPES or not a.dtype.isnative:
-            taken = f"{', '.join(DTYPES)} in native byte order"
+        if a.dtype.name not in _DTYPES or not a.dtype.isnative:
+            taken = f"{', '.join(_DTYPES)} in native byte order"
             raise TypeError(f"normlib.capi.Array: a has dtype {a.dtype}, expected {taken}")
         axes = ctypes.c_ssize_t * a.ndim
-        super().__init__(a.ctypes.data, DTYPES.index(a.dtype.name), a.ndim, axes(*a.shape), axes(*a.strides))
+        super().__init__(a.ctypes.data, _DTYPES.index(a.dtype.name), a.ndim, axes(*a.shape), axes(*a.strides))
         self.array = a

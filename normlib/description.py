@@ -53,8 +53,9 @@ class Role:
     ----------
     name : str
         Its name in the public functions; of an output, in what they return.
-    kind : {"data", "parameter", "statistic", "running"}
-        Which shape it has: that of x, of the parameters, of the statistics, or one value a channel.
+    kind : {"data", "parameter", "statistic", "running", "scale"}
+        Which shape it has: that of x, of the parameters, of the statistics, or one value a channel; a scale has that of
+        the statistics.
     words : str
         What it is, as a sentence.
     direction : {"in", "out", "both"}
@@ -218,10 +219,21 @@ GATE_ACTIVATION = Option(
     "gate_activation", "That of the gate; silu by default.", "str | None", "int", "str?", None,
     choices=tuple(name for name in ACTIVATIONS if name != "leaky_relu"),
 )  # fmt: skip
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
+QUANTIZE = Option(
+    "quantize", "The result as int8, with a scale a row, in the place of y: q, scale.", "str | None", "", "", None,
+    choices=("int8",), only="of_features",
+)  # fmt: skip
+SCALE = Role(
+    "scale", "scale", "That to quantize by, a number or one a row; that of each row, max|y| / 127, by default.",
+    optional=True, keyword=True, only="of_features",
+)  # fmt: skip
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, QUANTIZE, SCALE)
 FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
 FUSED_RESULTS = (
-    (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
+    (
+        replace(SCALE, name="new_scale", words="The scale of each row.", direction="out", of="quantize"),
+        Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),
+    ),
     (
         Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),
         Role("dgate", "data", "The gradient with respect to gate.", "out", optional=True, of="gate"),
@@ -403,7 +415,7 @@ class Function:
     @cached_property
     def fused_results(self) -> tuple[Role, ...]:
         """What is returned where the arrays that it is of are given: forward after y, backward at the end."""
-        return FUSED_RESULTS[self.backward]
+        return tuple(filter(self._has, FUSED_RESULTS[self.backward]))
 
     @cached_property
     def fused_roles(self) -> tuple[Role, ...]:
@@ -511,10 +523,13 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
-    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate",
+    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate", "scale", "new_scale",
 )  # fmt: skip
 # The members of that struct that it did not have at first, in their order.
-LATER = ("add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation")
+LATER = (
+    "add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation",
+    "scale", "new_scale",
+)  # fmt: skip
 BESIDE = ("dy", "add", "dsum", "gate")  # what epilogues read
 GIVEN = ("dgate",)  # what they write beside y
 DATA = ("x", "y", *BESIDE, *GIVEN, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too

@@ -154,9 +154,9 @@ def _at(place, array):
     return None if array is None else array[place]
 
 
-def _fused_at(i, p, fused):
+def _fused_at(i, s, p, fused):
     """The arguments for the same pass of one block."""
-    places = dict.fromkeys(fused, i) | {"bias": p}
+    places = dict.fromkeys(fused, i) | {"bias": p, "scale": s, "new_scale": s}
     return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
 
 
@@ -170,6 +170,20 @@ def _affine(layout, z, weight, bias=None, add=None):
     if add is not None:
         v += layout.take(add).reshape(layout.shape)
     return v
+
+
+def to_int8(rows, scale=None):
+    """Rows in their working type, quantized, and the scale of each: max |y| / 127, or the one given. What the kernels
+    do, step by step: a product with a factor, and where that would leave its range, all of it times a power of two."""
+    one = rows.dtype.type
+    least, up = (2.0**-120, 2.0**100) if one is np.float32 else (2.0**-1016, 2.0**100)
+    whole = np.abs(rows).max(axis=1, keepdims=True, initial=0) if scale is None else scale.reshape(-1, 1)
+    units = one(127 if scale is None else 1)
+    up = np.where(np.abs(whole) < one(least), one(up), one(1))
+    factor = np.where(np.isfinite(whole) & (whole != 0), units / (whole * up), one(0))
+    q = np.clip(rows * up * factor, -127, 127)
+    q = np.where(np.isnan(q), 0, np.rint(q))
+    return q, np.where(np.isfinite(whole), whole / one(127), np.nan) if scale is None else scale
 
 
 def _mean_square(rows):
@@ -226,7 +240,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
-            own, rest = [_at(s, statistic) for statistic in given], _fused_at(i, p, fused)
+            own, rest = [_at(s, statistic) for statistic in given], _fused_at(i, s, p, fused)
             parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, own, **rest))
         axis = len(blocks[0][1]) - 1
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
@@ -243,6 +257,11 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         y = _activate(y, fused)
     if "gate" in fused:
         y = y * _opened(layout, fused)
+    if "quantize" in fused:
+        working = np.result_type(x.dtype, np.float32)
+        y, scale = to_int8(y.astype(working).reshape(rows.shape), fused.get("scale"))
+        if "new_scale" in fused:
+            fused["new_scale"][...] = scale.reshape(layout.kept)
     layout.put(y, out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
@@ -256,7 +275,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
-            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(i, p, fused)
+            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(i, s, p, fused)
             parts.append(_backward(dy[i], x[i], lay_out, _at(p, weight), own, weight_grads, out[i], through, **rest))
         own = blocks[0][2] != (slice(None),)
         merge = np.concatenate if own else sum

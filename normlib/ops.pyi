@@ -38,6 +38,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
@@ -47,6 +48,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -56,6 +58,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
@@ -65,6 +68,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -74,6 +78,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm_backward(
@@ -101,6 +106,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
@@ -110,6 +116,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
@@ -119,6 +126,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
@@ -128,6 +136,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -137,6 +146,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm_backward(

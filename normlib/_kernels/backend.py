@@ -65,7 +65,7 @@ def _arranged(op, run, arrays, axis, in_place):
         target = memory(views["x"])
         if not _takes(bytes(map(kinds.__getitem__, order)), target):
             continue
-        moved = {name: np.empty_like(target) for name in views if not (in_place and name == "out")}
+        moved = {n: np.empty_like(target, a.dtype) for n, a in views.items() if not (in_place and n == "out")}
         for name in views.keys() - OUTPUTS:
             _copy(views[name], moved[name])
         if in_place:

@@ -10,11 +10,11 @@ from normlib._kernels.call cimport (
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SUM,
-    VIEWS, WEIGHT, X, normlib_array,
+    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NEW_SCALE, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD,
+    RUNNING_MEAN, RUNNING_VAR, SCALE, SUM, VIEWS, WEIGHT, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
-from normlib._kernels.plan cimport BF16, F16, F32, F64, Dtype, Plan, size_of
+from normlib._kernels.plan cimport BF16, F16, F32, F64, I8, Dtype, Plan, size_of
 from normlib import description
 
 cdef extern from "Python.h":
@@ -26,6 +26,7 @@ cdef enum:
     PARAMETERS = 1 << WEIGHT | 1 << BIAS    # sets of roles
     STATISTICS = 1 << MEAN | 1 << RSTD
     RUNNING = 1 << RUNNING_MEAN | 1 << RUNNING_VAR
+    SCALES = 1 << SCALE | 1 << NEW_SCALE
 
 cdef Op ops[OPS]
 cdef int roles[VIEWS]           # of the arrays of the shape of x; Y is DX in a backward pass
@@ -117,7 +118,7 @@ cdef int shapes(Call* call) noexcept nogil:
             return wrong(NORMLIB_BAD_SHAPE, X)
         sizes *= x.shape[i] if x.shape[i] else 1
         call.count *= x.shape[i]
-    call.plan.dtype = <Dtype>x.dtype
+    call.plan.dtype = call.plan.y_dtype = <Dtype>x.dtype
     call.plan.itemsize = size_of(x.dtype)
     call.plan.bytes = call.count * call.plan.itemsize
     call.plan.eps = call.eps
@@ -223,7 +224,19 @@ cdef int check(Call* call) noexcept nogil:
         return wrong(NORMLIB_NULL, SUM)
     if call.at[SUM] != NULL and call.at[RESIDUAL] == NULL:
         return wrong(NORMLIB_NULL, RESIDUAL)
-    return apart(call) or arrange(call)
+    return scales(call) or apart(call) or arrange(call)
+
+
+cdef int scales(Call* call) noexcept nogil:
+    """Of a quantized result: either they are given or they are wanted."""
+    cdef bint given = call.at[SCALE] != NULL, wanted = call.at[NEW_SCALE] != NULL
+    if call.plan.y_dtype == I8 and not given and not wanted:
+        return wrong(NORMLIB_NULL, NEW_SCALE)
+    if wanted and (given or call.plan.y_dtype != I8):
+        return wrong(NORMLIB_NOT_TAKEN, NEW_SCALE)
+    if given and call.plan.y_dtype != I8:
+        return wrong(NORMLIB_NOT_TAKEN, SCALE)
+    return 0
 
 
 cdef int check_array(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
@@ -235,6 +248,8 @@ cdef int check_array(Call* call, const normlib_array* a, int role, bint written)
         return dense(call, a, role, written, dtypes, &call.parameter)
     if bit & STATISTICS:
         return dense(call, a, role, written, 1 << F64 if written else WIDE, &call.statistic)
+    if bit & SCALES:
+        return dense(call, a, role, written, 1 << (F64 if call.plan.dtype == F64 else F32), &call.statistic)
     return dense(call, a, role, written, ANY, &call.parameter)
 
 
@@ -251,12 +266,14 @@ cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) n
 
 
 cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
-    """An array of the shape and dtype of x: its address and strides."""
-    cdef Py_ssize_t mask = call.plan.itemsize - 1
+    """An array of the shape and dtype of x, y aside: its address and strides."""
+    cdef Py_ssize_t mask = size_of(a.dtype) - 1
     cdef const Py_ssize_t* shape = call.at[X].shape
     cdef Region* region
     cdef int i
-    if a.dtype != <int>call.plan.dtype:
+    if role == Y and a.dtype == I8 and ops[call.op].takes >> NEW_SCALE & 1:
+        call.plan.y_dtype = I8
+    elif a.dtype != <int>call.plan.dtype:
         return wrong(NORMLIB_BAD_DTYPE, role)
     if not has_shape(a, call.ndim, shape):
         return wrong(NORMLIB_BAD_SHAPE, role)
@@ -269,14 +286,14 @@ cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noex
     region = register(call, role, written)
     if a.strides == NULL:
         region.extent.low = <const char*>a.data
-        region.extent.high = region.extent.low + call.plan.bytes
+        region.extent.high = region.extent.low + call.count * size_of(a.dtype)
         return 0
     for i in range(call.ndim):
         if shape[i] > 1 and a.strides[i] & mask:
             return wrong(NORMLIB_BAD_ALIGN, role)
-    if written and not apart_from_itself(call, shape, a.strides):
+    if written and not apart_from_itself(call, size_of(a.dtype), shape, a.strides):
         return wrong(NORMLIB_OVERLAP, role)
-    region.extent = extent_of(a.data, call.plan.itemsize, call.ndim, shape, a.strides)
+    region.extent = extent_of(a.data, size_of(a.dtype), call.ndim, shape, a.strides)
     return 0
 
 
@@ -314,9 +331,9 @@ cdef inline Region* register(Call* call, int role, bint written) noexcept nogil:
     return region
 
 
-cdef bint apart_from_itself(const Call* call, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
-    """Whether no two elements share memory: each axis, by the size of its stride, steps over all that the smaller ones span."""
-    cdef Py_ssize_t size, span = call.plan.itemsize
+cdef bint apart_from_itself(const Call* call, Py_ssize_t span, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
+    """Whether no two elements, each of `span` bytes, share memory: each axis, by the size of its stride, steps over all that the smaller ones span."""
+    cdef Py_ssize_t size
     cdef int order[AXES]
     cdef int i, j, n = 0
     for i in range(call.ndim):
@@ -365,21 +382,21 @@ cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
 
 
 cdef bint same_elements(Call* call, const normlib_array* a, const normlib_array* b) noexcept nogil:
-    return a.data == b.data and same_strides(call.ndim, call.at[X].shape, strides_of(call, a), strides_of(call, b))
+    return a.data == b.data and a.dtype == b.dtype and same_strides(call.ndim, call.at[X].shape, strides_of(call, a), strides_of(call, b))
 
 
 cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept nogil:
-    """Strides of an array of x's shape and dtype."""
-    cdef int i
-    cdef Py_ssize_t stride = call.plan.itemsize
+    """Strides of an array of x's shape."""
+    cdef int i, other = a.dtype != <int>call.plan.dtype
+    cdef Py_ssize_t stride = size_of(a.dtype)
     if a.strides != NULL:
         return a.strides
-    if not call.has_dense:
-        call.has_dense = True
+    if not call.has_dense[other]:
+        call.has_dense[other] = True
         for i in range(call.ndim - 1, -1, -1):
-            call.dense[i] = stride
+            call.dense[other][i] = stride
             stride *= call.at[X].shape[i]
-    return call.dense
+    return call.dense[other]
 
 
 # ---- the loops ----

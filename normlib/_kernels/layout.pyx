@@ -1,7 +1,7 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
 from normlib._kernels.header cimport OF_DY, OF_X, OF_Y, VIEWS
-from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span
+from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, I8, Plan, Span, size_of
 
 cdef enum Member:           # of a Span, in its order
     SAMPLE_STRIDE, CHANNEL_STRIDE, SEGMENT_STRIDE, POSITION_STRIDE
@@ -17,6 +17,7 @@ cdef struct Axes:
     int left, right, views
     Axis axis[AXES]
     Span* spans[VIEWS]
+    Py_ssize_t itemsizes[VIEWS]
 
 
 cdef Span* span_of(Plan* p, int view) noexcept nogil:
@@ -36,7 +37,7 @@ cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) no
     return outer.kind == inner.kind
 
 
-cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
+cdef bint memory_axes(Axes* a, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """The axes in the order of x's memory, neighbours merged; False where reduced axes lie in another order than in the
     array's shape, which would change the order of a sum, or a stride is no whole number of elements."""
     cdef int i, j, v, count = 0, seen = -1
@@ -49,9 +50,9 @@ cdef bint memory_axes(Axes* a, const char* kinds, Py_ssize_t size, int ndim, con
         new.number = i
         new.n = shape[i]
         for v in range(a.views):
-            if strides[v][i] % size:
+            if strides[v][i] % a.itemsizes[v]:
                 return False
-            new.strides[v] = strides[v][i] // size
+            new.strides[v] = strides[v][i] // a.itemsizes[v]
         j = count
         while j > 0 and magnitude(axes[j - 1].strides[0]) < magnitude(new.strides[0]):
             axes[j] = axes[j - 1]
@@ -94,7 +95,7 @@ cdef Py_ssize_t take(Axes* a, int kind, bint last, Member member) noexcept nogil
 
 
 cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
-    """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
+    """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize and p.y_dtype are given, and p.groups for
     channel norms; the strides of each view are in bytes, NULL for an array that there is not."""
     cdef const Py_ssize_t* given[VIEWS]
     cdef Axes a
@@ -105,8 +106,9 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     for v in range(VIEWS):
         if strides[v] != NULL:
             given[a.views], a.spans[a.views] = strides[v], span_of(p, v)
+            a.itemsizes[a.views] = size_of(p.y_dtype) if v == OF_Y else p.itemsize
             a.views += 1
-    if not memory_axes(&a, kinds, p.itemsize, ndim, shape, given):
+    if not memory_axes(&a, kinds, ndim, shape, given):
         return False
     if kinds[0] == b"K" or kinds[0] == b"R":
         features(p, &a)
@@ -115,11 +117,21 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     return a.left == a.right
 
 
+cdef void strided_rows(Plan* p, Axes* a) noexcept nogil:
+    p.form = FEATURE_ROWS
+    p.groups = take(a, b"K", True, CHANNEL_STRIDE)
+    p.length = take(a, b"R", True, POSITION_STRIDE)
+    p.samples = take(a, b"K", True, SAMPLE_STRIDE)
+
+
 cdef void features(Plan* p, Axes* a) noexcept nogil:
     cdef int v
     p.segments = p.channels = p.groups = p.width = 1
     if kind_at(a, 1) == b"K" and kind_at(a, 2) == b"R" and kind_at(a, 3) != b"R":
         # ..., positions, columns
+        if p.y_dtype == I8:     # quantized row by row, whose elements lie apart
+            strided_rows(p, a)
+            return
         p.form = FEATURE_COLUMNS
         p.width = take(a, b"K", True, CHANNEL_STRIDE)
         p.length = take(a, b"R", True, POSITION_STRIDE)

@@ -19,6 +19,7 @@ cdef enum:
 
 cdef enum Dtype:
     F64, F32, F16, BF16
+    I8      # of a quantized result alone
 
 cdef enum Form:
     FEATURE_ROWS
@@ -44,6 +45,7 @@ cdef struct Plan:
     Dtype dtype
     Py_ssize_t itemsize
     Py_ssize_t bytes        # of x
+    Dtype y_dtype           # of y or dx
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them
@@ -70,6 +72,8 @@ cdef struct Plan:
     const char* bias
     double* mean
     double* rstd
+    char* scale             # of a quantized result, of each row, in the working type: read, or else written
+    bint scale_given
     double* var             # where the statistics are given, a forward pass takes rstd from it; the two may be one array
     Py_ssize_t batch        # rows (or samples, or strips) a task takes
     Py_ssize_t strip        # neighbouring columns (or groups) a task takes
@@ -126,7 +130,11 @@ cdef enum:  # Step
     STEPS
 
 cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
-    return 8 if dtype == F64 else 4 if dtype == F32 else 2
+    return 8 if dtype == F64 else 4 if dtype == F32 else 1 if dtype == I8 else 2
+
+
+cdef inline Py_ssize_t y_bytes(const Plan* p) noexcept nogil:
+    return p.bytes // p.itemsize * size_of(p.y_dtype)
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

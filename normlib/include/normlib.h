@@ -85,7 +85,8 @@ enum { /* dtype */
     NORMLIB_F64,
     NORMLIB_F32,
     NORMLIB_F16,
-    NORMLIB_BF16
+    NORMLIB_BF16,
+    NORMLIB_I8 /* of the y of layer and RMS norm alone */
 };
 
 enum { /* status: what is wrong, plus 256 times the number of the argument; see normlib_kind */
@@ -147,7 +148,10 @@ typedef struct normlib_array {
    gate have the shape and dtype of x, or are NULL. With a residual, the sum, rounded to that dtype, goes to `sum`, which may be x or
    residual. The activations are NORMLIB_RELU and so on, 0 for none; negative_slope is that of leaky_relu.
    Backward, x is the sum, dsum the gradient that reaches it from elsewhere, and add, gate and bias are given again; dadd and
-   dgate, if wanted, take their gradients. With an activation or a gate and no dadd, dx may be dy, but not x. */
+   dgate, if wanted, take their gradients. With an activation or a gate and no dadd, dx may be dy, but not x.
+
+   Layer and RMS norm, forward: a y of NORMLIB_I8 is quantized. new_scale takes the scale of each row, the largest magnitude / 127; or
+   scale gives it. Both have the shape of mean and rstd, and are float32, or float64 where x is. */
 typedef struct normlib_call {
     size_t size; /* sizeof(normlib_call) */
     int op;
@@ -181,6 +185,8 @@ typedef struct normlib_call {
     const normlib_array *gate;
     const normlib_array *dgate;
     ptrdiff_t gate_activation;
+    const normlib_array *scale;
+    const normlib_array *new_scale;
     /* end */
 } normlib_call;
 
@@ -244,7 +250,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -256,7 +262,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0};
+                               NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -266,7 +272,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -277,7 +283,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0};
+                               NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -291,7 +297,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -303,7 +309,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL, 0, NULL, NULL, 0};
+                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -315,7 +321,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -327,7 +333,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -341,7 +347,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 
@@ -353,7 +359,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
     return normlib->call(&call);
 }
 /* end */

@@ -346,6 +346,21 @@ def fused_cases(name, *, quick=False):
             yield Case(name, shape, options, fused=fused)
 
 
+def quantized_cases(name, *, quick=False):
+    """The typical ones whose result is to be quantized: alone, and with each set of what is computed in the same pass,
+    in all dtypes and layouts, quick: by turns."""
+    function, number = FUNCTIONS[name], 0
+    if "quantize" not in function.fused:
+        return
+    for fused in ({}, *together(function)):
+        for shape, options in [*problems(name, "typical"), ((3, 4100), {"axis": -1}), ((2, 3, 33), {"axis": 0})]:
+            base = Case(name, shape, options, fused=fused)
+            for case in (replace(base, dtype=d.name, layout=layout) for d in dtypes() for layout in LAYOUTS):
+                number += 1
+                if _possible(case) and (not fused or number % 37 == 0 or not quick):
+                    yield case
+
+
 def cases(name, *, quick=False):
     """Every shape, then the typical ones in all layouts, dtypes, parameters, outputs, modes and offsets."""
     op = ops.OPS[name]

@@ -49,9 +49,9 @@ cdef inline Py_ssize_t out_of_panel(work zero) noexcept nogil:
     return OUT_BYTES // <Py_ssize_t>sizeof(work)
 
 
-cdef inline void open_array(Array* a, const Plan* p, const char* data, const Span* span, work zero) noexcept nogil:
-    cdef Py_ssize_t size = p.itemsize
-    a.data, a.dtype, a.itemsize = <char*>data, p.dtype, size
+cdef inline void open_array(Array* a, const Plan* p, Dtype dtype, const char* data, const Span* span, work zero) noexcept nogil:
+    cdef Py_ssize_t size = size_of(dtype)
+    a.data, a.dtype, a.itemsize = <char*>data, dtype, size
     a.groups, a.sample, a.group = p.groups, span.sample * size, p.channels * span.channel * size
     a.channels, a.channel = p.channels, span.channel * size
     a.segments, a.segment = p.segments, span.segment * size
@@ -64,9 +64,9 @@ cdef inline void open_array(Array* a, const Plan* p, const char* data, const Spa
                and (p.channels == 1 or a.channel == p.segments * p.length * a.position))
 
 
-cdef inline void open_columns(Array* a, const Plan* p, const char* data, const Span* span, work zero) noexcept nogil:
-    cdef Py_ssize_t size = p.itemsize
-    a.data, a.dtype, a.itemsize = <char*>data, p.dtype, size
+cdef inline void open_columns(Array* a, const Plan* p, Dtype dtype, const char* data, const Span* span, work zero) noexcept nogil:
+    cdef Py_ssize_t size = size_of(dtype)
+    a.data, a.dtype, a.itemsize = <char*>data, dtype, size
     a.sample, a.apart, a.position = span.sample * size, span.position * size, (1 if p.width == 1 else span.channel) * size
     a.length, a.level, a.ahead = p.width, p.level, 0
     a.plain = size == sizeof(work) and a.position == size

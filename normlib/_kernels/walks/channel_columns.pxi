@@ -37,7 +37,7 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noe
     cdef double total, share = 1. / (p.channels * sampled(p.length))
     cdef Py_ssize_t g, c
     cdef Array x
-    open_columns(&x, p, p.x, &p.xs, zero)
+    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
     memset(sums, 0, p.width * sizeof(double))
     add_sample(&x, x.data + sample * x.sample, p.length, p.width, sums, zero)
     if p.channels == 1:
@@ -89,7 +89,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     if p.state[tile.sample] <= SETTLED:
         return
     shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
-    open_columns(&x, p, p.x, &p.xs, zero)
+    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
     columns, step = summed_at_once(&x, zero), CHUNK if x.plain else ROUND
     c.centered, c.level = True, p.level if x.plain else 1
     for j from 0 <= j < tile.width by columns:
@@ -124,7 +124,7 @@ cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, double s, Set
         alone.shift = shift[first] + found.delta[k]
         p.state[sample] = LAST
     else:
-        open_columns(&x, p, p.x, &p.xs, shift[0])
+        open_columns(&x, p, p.dtype, p.x, &p.xs, shift[0])
         wide_columns(&x, x.data + sample * x.sample + first * x.position, p.channels, p.length, True, p.eps, &alone, shift[0])
         found.delta[k], found.var[k], found.rstd[k], found.scale[k] = alone.delta, alone.var, alone.rstd, alone.scale
         factor[g] = <work>alone.factor
@@ -234,8 +234,8 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     cdef Py_ssize_t i, j, k, m, many, last, step, columns
     tile_of(p, task, &tile)
     table = table_of(p, tile.sample, SHIFT, zero) + tile.column
-    open_columns(&x, p, p.x, &p.xs, zero)
-    open_columns(&dy, p, p.dy, &p.ds, zero)
+    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
+    open_columns(&dy, p, p.dtype, p.dy, &p.ds, zero)
     columns = min(summed_at_once(&x, zero), summed_at_once(&dy, zero))
     step = CHUNK if columns == WHOLE else ROUND
     c.weighted, c.level = False, p.level if columns == WHOLE else 1
@@ -316,11 +316,11 @@ cdef struct Cut:
 cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept nogil:
     cdef int i
     cdef bint abreast = p.abreast > 1 and p.xs.position == p.width and p.ys.position == p.width
-    open_columns(&c.x, p, p.x, &p.xs, zero)
-    open_columns(&c.y, p, p.y, &p.ys, zero)
+    open_columns(&c.x, p, p.dtype, p.x, &p.xs, zero)
+    open_columns(&c.y, p, p.y_dtype, p.y, &p.ys, zero)
     c.dy_at = NULL
     if p.dy != NULL:
-        open_columns(&c.dy, p, p.dy, &p.ds, zero)
+        open_columns(&c.dy, p, p.dtype, p.dy, &p.ds, zero)
         abreast = abreast and p.ds.position == p.width and c.dy.position == c.dy.itemsize
         c.dy_at = start_of(tile, &c.dy)
     open_beside(&c.beside, p, zero)
@@ -330,7 +330,8 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     c.positions, c.width, c.rest = tile.positions, tile.width, 0
     if abreast and c.x.position == c.x.itemsize and c.y.position == c.y.itemsize:
         c.positions, c.rest, c.width = tile.positions // p.abreast, tile.positions % p.abreast * p.width, p.abreast * p.width
-        c.x.apart = c.y.apart = c.dy.apart = c.width * c.x.itemsize
+        c.x.apart = c.dy.apart = c.width * c.x.itemsize
+        c.y.apart = c.width * c.y.itemsize
         for i in range(BESIDE, OUTPUTS if p.fused else 0):
             c.beside.arrays[i].apart = c.x.apart
     open_writer(&c.writer, p.streaming)

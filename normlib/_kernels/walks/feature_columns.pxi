@@ -22,11 +22,11 @@ cdef struct Strip:
 
 
 cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
-    open_columns(&s.x, p, p.x, &p.xs, zero)
-    open_columns(&s.y, p, p.y, &p.ys, zero)
+    open_columns(&s.x, p, p.dtype, p.x, &p.xs, zero)
+    open_columns(&s.y, p, p.y_dtype, p.y, &p.ys, zero)
     s.dy.data = NULL
     if p.dy != NULL:
-        open_columns(&s.dy, p, p.dy, &p.ds, zero)
+        open_columns(&s.dy, p, p.dtype, p.dy, &p.ds, zero)
     open_beside(&s.beside, p, zero)
     open_writer(&s.writer, p.streaming)
     s.n, s.kept, s.taken = p.length, NULL, 0
@@ -230,7 +230,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
     cdef Py_ssize_t width = strip, head
     if p.streaming:
         # The first strip ends on a line, so that the others begin on one.
-        head = <Py_ssize_t>(-<size_t>(p.y + sample * p.ys.sample * p.itemsize) % LINE) // p.itemsize
+        head = <Py_ssize_t>(-<size_t>(p.y + sample * p.ys.sample * size_of(p.y_dtype)) % LINE) // size_of(p.y_dtype)
         width = head if column == 0 else strip
         column = 0 if column == 0 else column - strip + head
     width = min(width, p.width - column)

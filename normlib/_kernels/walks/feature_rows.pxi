@@ -36,6 +36,9 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     cdef Block b
     cdef Spot spot
     cdef Py_ssize_t n = s.plan.parameters, k
+    if s.y.dtype == I8:
+        lot_quantized(s, x, r, m, table, c, scaled)
+        return
     if in_place(s, x) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)

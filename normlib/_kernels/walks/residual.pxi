@@ -17,9 +17,9 @@ cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work 
     if p == NULL:
         return
     s.row = p.channels * p.segments * p.length
-    open_array(&s.x, p, p.x, &p.xs, zero)
-    open_array(&s.more, p, p.dy, &p.ds, zero)
-    open_array(&s.sum, p, p.y, &p.ys, zero)
+    open_array(&s.x, p, p.dtype, p.x, &p.xs, zero)
+    open_array(&s.more, p, p.dtype, p.dy, &p.ds, zero)
+    open_array(&s.sum, p, p.y_dtype, p.y, &p.ys, zero)
     s.streaming = streaming and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
     open_writer(&s.writer, s.streaming)
     s.dense = dense(&s.x, s.row) and dense(&s.more, s.row) and dense(&s.sum, s.row)
@@ -93,9 +93,9 @@ cdef void residual_positions(const Plan* p, Tile* tile, work zero) noexcept nogi
     cdef const work* t
     cdef const work* a
     cdef Py_ssize_t i, j, m, apart
-    open_columns(&x, p, p.x, &p.xs, zero)
-    open_columns(&residual, p, p.dy, &p.ds, zero)
-    open_columns(&y, p, p.y, &p.ys, zero)
+    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
+    open_columns(&residual, p, p.dtype, p.dy, &p.ds, zero)
+    open_columns(&y, p, p.y_dtype, p.y, &p.ys, zero)
     writer.streaming = False
     for i in range(tile.positions):
         for j from 0 <= j < tile.width by ABREAST:

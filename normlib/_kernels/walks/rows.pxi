@@ -42,17 +42,17 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     cdef View view
     cdef int i
     s.plan = p
-    open_array(&s.x, p, p.x, &p.xs, zero)
-    open_array(&s.y, p, p.y, &p.ys, zero)
+    open_array(&s.x, p, p.dtype, p.x, &p.xs, zero)
+    open_array(&s.y, p, p.y_dtype, p.y, &p.ys, zero)
     if p.dy != NULL:
-        open_array(&s.dy, p, p.dy, &p.ds, zero)
+        open_array(&s.dy, p, p.dtype, p.dy, &p.ds, zero)
     if p.before != NULL and p.before.y == p.x:
         in_cache(&s.x)
     elif p.before != NULL:
         in_cache(&s.dy)
     for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
-        open_array(&s.beside[i], p, view.data, &view.span, zero)
+        open_array(&s.beside[i], p, p.dtype, view.data, &view.span, zero)
     s.apart = apart(p)
     open_writer(&s.writer, p.streaming)
     s.room = line_of(s.memory)
