@@ -300,6 +300,16 @@ def quietly(function):
     return quiet
 
 
+def to_odd(values):
+    """float32 with a last bit of 1 where that is not exact: what is rounded to 16 bits from there is rounded once
+    (Boldo, Melquiond 2008)."""
+    narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32)
+    inexact = (narrow != values) & ~np.isnan(values)
+    bits[inexact] = (bits[inexact] - (np.abs(narrow[inexact]) > np.abs(values[inexact]))) | np.uint32(1)
+    return narrow
+
+
 def zero_by_zero():
     """What NumPy does at 0 / 0, which a constant row is if eps is 0: what np.errstate says, by default a warning."""
     if np.geterr()["invalid"] == "warn":

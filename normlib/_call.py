@@ -38,21 +38,34 @@ class Call:
             found[argument] = check(self, argument, given[argument])
         self.given |= fused or {}
         self.fused = {}
+        self.out_dtype = x.dtype
         for argument in (function.fused[key] for key in fused or ()):
             if not argument.canonical:
                 self.fused[argument.name] = _fused(self, argument, fused[argument.name])
+        self._choose_dtype()
         if "residual_out" in self.given and "residual" not in self.fused:
             raise ValueError(f"{name}: residual_out is given without residual, expected both or neither")
         if "gate_activation" in self.fused and "gate" not in self.fused:
             raise ValueError(f"{name}: gate_activation is given without gate")
         if "gate" in self.fused:
             self.fused.setdefault("gate_activation", "silu")
+        if "out_dtype" in self.given and "quantize" in self.fused:
+            raise ValueError(f"{name}: out_dtype is given with quantize, expected one of them")
         if "scale" in self.fused and "quantize" not in self.fused:
             raise ValueError(f"{name}: scale is given without quantize")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
             self._choose_statistics(in_place)
+
+    def _choose_dtype(self):
+        """That of the result; a backend hears of one that is not the dtype of x."""
+        if "quantize" in self.fused:
+            self.out_dtype = np.dtype(np.int8)
+        if "out_dtype" in self.fused:
+            self.out_dtype = self.fused.pop("out_dtype")
+            if self.out_dtype.name != self.x.dtype.name:
+                self.fused["out_dtype"] = self.out_dtype.name
 
     def _choose_statistics(self, in_place):
         """mean and var: None where those of x are wanted, else the running ones."""
@@ -83,7 +96,7 @@ class Call:
             for name, value in (self.values | self.fused).items():
                 if isinstance(value, np.ndarray):
                     (small if _KINDS.get(name) != "data" or self._read_later(output, name) else large).append(value)
-            dtype = np.dtype(np.int8) if output == "out" and "quantize" in self.fused else self.x.dtype
+            dtype = self.out_dtype if output == "out" else self.x.dtype
             given = self.given.get(argument)
             filled[output], seen[output] = a.output(self.name, given, self.x, large, small, argument, dtype)
             for other in seen.keys() - {output}:
@@ -123,6 +136,8 @@ class Call:
 def _fused(call, argument, value):
     if argument.name == "negative_slope":
         return a.slope(call.name, value, call.given.get("activation"))
+    if argument.name == "out_dtype":
+        return a.float_dtype(call.name, argument.name, value)
     if isinstance(argument, Option):
         return a.choice(call.name, argument.name, value, argument.choices)
     if argument.kind == "parameter":

@@ -227,7 +227,10 @@ SCALE = Role(
     "scale", "scale", "That to quantize by, a number or one a row; that of each row, max|y| / 127, by default.",
     optional=True, keyword=True, only="of_features",
 )  # fmt: skip
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, QUANTIZE, SCALE)
+OUT_DTYPE = Option(
+    "out_dtype", "The dtype of the result, one of the four; that of x by default.", "DTypeLike | None", "", "", None
+)
+FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, QUANTIZE, SCALE, OUT_DTYPE)
 FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
 FUSED_RESULTS = (
     (

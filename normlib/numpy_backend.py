@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from ._arguments import quietly
+from ._arguments import quietly, to_odd
 from .description import FUNCTIONS
 
 __all__ = list(FUNCTIONS)
@@ -262,7 +262,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         y, scale = to_int8(y.astype(working).reshape(rows.shape), fused.get("scale"))
         if "new_scale" in fused:
             fused["new_scale"][...] = scale.reshape(layout.kept)
-    layout.put(y, out)
+    layout.put(to_odd(y) if x.dtype.itemsize == 8 and out.dtype.itemsize == 2 else y, out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
 

@@ -19,6 +19,7 @@ What holds for all of them:
 - What stands around a norm is computed in the same pass:
   y = activation(norm(x + residual) + add) * gate_activation(gate). The sum, rounded to the dtype of ``x``, is
   returned after ``y``, where a ``residual`` is given.
+- ``out_dtype`` gives the output in another of the four dtypes, rounded once.
 - ``quantize="int8"`` gives int8 and a scale a row, ``q, scale``, in the place of ``y``; :func:`normlib.dequantize`
   goes back.
 - The backward functions take the sum as ``x``, and as ``dsum`` the gradient that reaches it from elsewhere; what

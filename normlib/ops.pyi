@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import description
 
@@ -37,8 +37,7 @@ def layer_norm(
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
@@ -47,8 +46,7 @@ def layer_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -57,8 +55,8 @@ def layer_norm(
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
@@ -67,8 +65,8 @@ def layer_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -77,9 +75,19 @@ def layer_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+@overload
+def layer_norm(
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: bool = False, residual: ArrayLike | None = None,
+    residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"], scale: ArrayLike | None = None,
+) -> tuple[_Array, ...]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
@@ -105,8 +113,7 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
@@ -115,8 +122,7 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
@@ -125,8 +131,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
@@ -135,8 +141,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -145,9 +151,19 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"] | None = None, scale: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
+@overload
+def rms_norm(
+    x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: bool = False, residual: ArrayLike | None = None,
+    residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    quantize: Literal["int8"], scale: ArrayLike | None = None,
+) -> tuple[_Array, ...]: ...
 @overload
 def rms_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, rstd: ArrayLike, axis: _Axis = -1,
@@ -198,6 +214,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def batch_norm(
@@ -209,6 +226,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -220,6 +238,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm_backward(
@@ -265,6 +284,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def group_norm(
@@ -274,6 +294,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -283,6 +304,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm_backward(
@@ -334,6 +356,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def instance_norm(
@@ -345,6 +368,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -356,6 +380,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm_backward(

@@ -321,7 +321,7 @@ def faults():
                 yield name, argument, None, "NULL"
             yield name, argument, described(a, data=None), "NULL"
             for dtype in (-1, 5, F64 if a.dtype == np.float32 else F16):
-                if dtype in (F64, F16) and argument in ("x", "dweight", "dbias", "running_mean", "running_var"):
+                if dtype in (F64, F16) and argument in ("x", "y", "dweight", "dbias", "running_mean", "running_var"):
                     continue  # another argument is then the wrong one; any dtype is right
                 yield name, argument, described(a, dtype=dtype), "BAD_DTYPE"
             yield name, argument, described(a, data=a.ctypes.data + 1), "BAD_ALIGN"

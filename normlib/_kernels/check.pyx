@@ -271,8 +271,8 @@ cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noex
     cdef const Py_ssize_t* shape = call.at[X].shape
     cdef Region* region
     cdef int i
-    if role == Y and a.dtype == I8 and ops[call.op].takes >> NEW_SCALE & 1:
-        call.plan.y_dtype = I8
+    if role == Y and (is_dtype(a.dtype) or (a.dtype == I8 and ops[call.op].takes >> NEW_SCALE & 1)):
+        call.plan.y_dtype = <Dtype>a.dtype
     elif a.dtype != <int>call.plan.dtype:
         return wrong(NORMLIB_BAD_DTYPE, role)
     if not has_shape(a, call.ndim, shape):

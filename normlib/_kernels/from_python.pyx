@@ -4,6 +4,8 @@ A call of one row must not cost more than the row, so arrays are read through Nu
 (another type, a wrong shape, overlapping memory) makes a function return NotImplemented; the general way, which knows
 how to convert and to complain, then takes over."""
 
+import numpy as np
+
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
 from cpython.float cimport PyFloat_AS_DOUBLE
@@ -24,7 +26,7 @@ from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
 from normlib._kernels.plan cimport BF16, COPY, F16, F32, F64, I8, Plan
 from normlib._arguments import zero_by_zero
-from normlib.description import ACTIVATIONS, FUNCTIONS, FUSED_RESULTS, ROLES, Role
+from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
 cnp.import_array()
 
@@ -43,6 +45,7 @@ CANONICAL = _canonical
 
 
 cdef dict _ACTIVATIONS = {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
+cdef dict _DTYPES = {key: number for number, name in enumerate(DTYPES[:3]) for key in (name, np.dtype(name), np.dtype(name).type)}
 cdef set _CANONICAL = {role.name for roles in FUSED_RESULTS for role in roles}     # names that users do not give
 cdef dict _ROLES = {a.name: X + ROLES.index(a.canonical or a.name)
                     for f in FUNCTIONS.values() for a in (*f.fused.values(), *f.fused_results) if isinstance(a, Role)}
@@ -103,9 +106,24 @@ cdef bint fill(Call* call, int role, object given) except -1:
     return True
 
 
+cdef int dtype_from(object value) except -2:
+    """One of the four by its name or as NumPy's; -1 for others."""
+    global _bfloat16
+    if not isinstance(value, (str, type, np.dtype)):
+        return -1
+    if type(value) is str and value == "bfloat16":
+        if _bfloat16 < 0:
+            try:
+                _bfloat16 = np.dtype("bfloat16").num
+            except TypeError:   # the general way imports what has it
+                return -1
+        return BF16
+    return _DTYPES.get(value, -1)
+
+
 cdef bint fuse(Call* call, dict fused) except -1:
     """What else is computed in the same pass, by name; arrays to fill among it where the backend asks."""
-    cdef int role
+    cdef int role, dtype
     for name, value in fused.items():
         if value is None or name is _canonical:
             continue
@@ -124,6 +142,12 @@ cdef bint fuse(Call* call, dict fused) except -1:
         if name == "negative_slope":
             if fused.get("activation") != "leaky_relu" or not number(value, &call.negative_slope):
                 return False
+            continue
+        if name == "out_dtype":
+            dtype = dtype_from(value)
+            if dtype < 0 or fused.get("quantize") is not None:
+                return False
+            call.wanted = 1 + dtype
             continue
         if name == "quantize":
             if value != "int8":

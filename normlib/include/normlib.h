@@ -128,7 +128,7 @@ typedef struct normlib_array {
 
 /* A call. Members that an op does not use are 0; so are those that an older header does not know.
 
-   x: any dtype, 1 to 64 axes. y, dy, dx: shape and dtype of x. Parameters: the dtype of x, or float32 where that has 16 bits
+   x: any dtype, 1 to 64 axes. y, dy, dx: shape and dtype of x, but y may have any dtype, to which it is rounded once. Parameters: the dtype of x, or float32 where that has 16 bits
    (which saves converting them each time). mean and rstd as outputs: float64; as inputs: float64 or float32. dweight,
    dbias: any of the four dtypes; they are written, not added to. eps: finite, >= 0.
 

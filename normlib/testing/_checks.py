@@ -86,12 +86,12 @@ def expected_forward(case, x, weight, bias, fused=True):
     return _fused.forward(case.geometry, truth, case.companions()) if fused else truth
 
 
-def _output(case, x):
+def _output(case, x, dtype=None):
     """(x, out) for the case's way of passing `out`; None for a fresh result."""
     if case.out == "given":
-        return x, np.full(x.shape, np.nan, x.dtype)
+        return x, np.full(x.shape, np.nan, dtype or x.dtype)
     if case.out == "strided":
-        return x, LAYOUTS["strided"](np.full(x.shape, np.nan, x.dtype))
+        return x, LAYOUTS["strided"](np.full(x.shape, np.nan, dtype or x.dtype))
     if case.out == "inplace":
         return x, x
     if case.out == "overlap":
@@ -111,20 +111,22 @@ def _row_error(case, found, expected, scale):
     cancels = case.row_length < 8 or case.layout.startswith("broadcast") or case.dy == "constant"
     cancels |= bool(case.fused.keys() & {"activation", "gate"})
     rows = case.geometry.rows
+    if found.dtype == np.float64:
+        found = found.astype(working_dtype(case.dtype))  # in which it was computed
     return ulp_error(rows(found), rows(expected), scale=scale if cancels else None)
 
 
 def check_forward(case, limits=LIMITS):
     """Output, its layout and dtype, statistics and untouched inputs; returns the error of the output in ulps."""
     x, weight, bias, _ = case.inputs()
-    x, out = _output(case, x)
+    x, out = _output(case, x, case.out_dtype and case.result)
     expected = expected_forward(case, x, weight, bias)
     plain = None if case.out == "overlap" else call_forward(case, x, weight, bias, **running(case))
     kept = {} if case.out in ("inplace", "overlap") else {"x": x}
     with _untouched(case, weight=weight, bias=bias, **kept):
         y, statistics = with_statistics(case, x, weight, bias, out=out)
     if out is None:
-        _check_array(case, "the output", y, dtype_named(case.dtype), case.shape)
+        _check_array(case, "the output", y, case.result, case.shape)
         ensure(not np.may_share_memory(x, y), case, "the output shares memory with x")
         ordered = case.layout not in ("strided", "padded", "negative", "broadcast", "broadcast_last")
         ensure(not ordered or shares_order(x, y), case, f"strides {x.strides} became {y.strides}")

@@ -7,7 +7,7 @@ from functools import partial
 
 from .. import backends
 from ..ops import OPS
-from ._cases import Case, cases, constant, dtypes, fused_cases, independent, problems, quantized_cases
+from ._cases import Case, cases, constant, dtypes, fused_cases, independent, problems, quantized_cases, typed_cases
 from ._checks import (
     LIMITS,
     check_backward,
@@ -82,6 +82,8 @@ def _checks(name, quick):
     for case in fused_cases(name, quick=quick):
         yield "fused forward", check_forward, case
         yield "fused backward", check_backward, case
+    for case in typed_cases(name, quick=quick):
+        yield "another dtype", check_forward, case
     for case in quantized_cases(name, quick=quick):
         yield "quantized", check_quantized, case
     for case in (typical[0], replace(typical[0], affine="none")):
