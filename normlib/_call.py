@@ -59,7 +59,9 @@ class Call:
             self._choose_statistics(in_place)
 
     def _choose_dtype(self):
-        """That of the result; a backend hears of one that is not the dtype of x."""
+        """That of the result, and of what is rounded before; a backend hears of what is not as always."""
+        if not self.fused.get("round_first") or self.x.dtype.itemsize > 2:
+            self.fused.pop("round_first", None)
         if "quantize" in self.fused:
             self.out_dtype = np.dtype(np.int8)
         if "out_dtype" in self.fused:
@@ -136,6 +138,8 @@ class Call:
 def _fused(call, argument, value):
     if argument.name == "negative_slope":
         return a.slope(call.name, value, call.given.get("activation"))
+    if argument.name == "round_first":
+        return a.flag(call.name, argument.name, value)
     if argument.name == "out_dtype":
         return a.float_dtype(call.name, argument.name, value)
     if isinstance(argument, Option):

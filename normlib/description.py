@@ -230,8 +230,17 @@ SCALE = Role(
 OUT_DTYPE = Option(
     "out_dtype", "The dtype of the result, one of the four; that of x by default.", "DTypeLike | None", "", "", None
 )
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, QUANTIZE, SCALE, OUT_DTYPE)
-FUSED_BACKWARD = (DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION)
+ROUND_FIRST = Option(
+    "round_first", "Whether the normalized values are rounded to the 16 bits of x before the weight.", "bool | None",
+    "int", "bool?", None, only="of_features",
+)  # fmt: skip
+FUSED = (
+    RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, QUANTIZE, SCALE, OUT_DTYPE,
+    ROUND_FIRST,
+)  # fmt: skip
+FUSED_BACKWARD = (
+    DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, ROUND_FIRST,
+)  # fmt: skip
 FUSED_RESULTS = (
     (
         replace(SCALE, name="new_scale", words="The scale of each row.", direction="out", of="quantize"),
@@ -531,7 +540,7 @@ ROLES = (
 # The members of that struct that it did not have at first, in their order.
 LATER = (
     "add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation",
-    "scale", "new_scale",
+    "scale", "new_scale", "round_first",
 )  # fmt: skip
 BESIDE = ("dy", "add", "dsum", "gate")  # what epilogues read
 GIVEN = ("dgate",)  # what they write beside y

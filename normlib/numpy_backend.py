@@ -160,6 +160,11 @@ def _fused_at(i, s, p, fused):
     return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
 
 
+def _rounded(z, dtype, fused):
+    """Normalized values before the weight: in 16 bits, if asked for."""
+    return z.astype(np.float32).astype(dtype).astype(np.float64) if fused.get("round_first") else z
+
+
 def _affine(layout, z, weight, bias=None, add=None):
     """z * weight + bias + add, in the place of z and the shape of the layout."""
     v = z.reshape(layout.shape)
@@ -252,7 +257,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         mean, var = mean.ravel(), var.ravel()
         rstd = _rstd(var, eps)
         z = (rows - mean[:, None]) * rstd[:, None]
-    y = _affine(layout, z, weight, bias, fused.get("add"))
+    y = _affine(layout, _rounded(z, x.dtype, fused), weight, bias, fused.get("add"))
     if "activation" in fused:
         y = _activate(y, fused)
     if "gate" in fused:
@@ -287,7 +292,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         z -= mean.reshape(-1, 1)
     z *= rstd
     if fused.keys() & {"activation", "gate"}:
-        v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
+        v = _affine(layout, _rounded(z, x.dtype, fused).copy(), weight, fused.get("bias"), fused.get("add"))
         factor = _activate(v, fused, slope=True) if "activation" in fused else np.ones_like(v)
         if "gate" in fused:
             open_slope = _opened(layout, fused, slope=True) * (_activate(v, fused) if "activation" in fused else v)
@@ -297,7 +302,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         g = np.where(factor == 0, 0, g * factor)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
-    grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
+    grads = (layout.gather(g * _rounded(z, x.dtype, fused)), layout.gather(g)) if weight_grads else (None, None)
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
     if through:

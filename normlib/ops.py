@@ -19,6 +19,8 @@ What holds for all of them:
 - What stands around a norm is computed in the same pass:
   y = activation(norm(x + residual) + add) * gate_activation(gate). The sum, rounded to the dtype of ``x``, is
   returned after ``y``, where a ``residual`` is given.
+- ``round_first=True`` rounds the normalized values to the 16 bits of ``x`` before the weight, as in the reference
+  code of Llama; in other dtypes it changes nothing.
 - ``out_dtype`` gives the output in another of the four dtypes, rounded once.
 - ``quantize="int8"`` gives int8 and a scale a row, ``q, scale``, in the place of ``y``; :func:`normlib.dequantize`
   goes back.

@@ -38,6 +38,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
@@ -47,6 +48,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -56,7 +58,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
-    out_dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
@@ -66,7 +68,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
-    out_dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -76,7 +78,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
-    out_dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -86,7 +88,7 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"], scale: ArrayLike | None = None,
+    quantize: Literal["int8"], scale: ArrayLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, ...]: ...
 @overload
 def layer_norm_backward(
@@ -96,6 +98,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def layer_norm_backward(
@@ -105,6 +108,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    round_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
@@ -114,6 +118,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
@@ -123,6 +128,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
@@ -132,7 +138,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
-    out_dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
@@ -142,7 +148,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
-    out_dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -152,7 +158,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
-    out_dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -162,7 +168,7 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"], scale: ArrayLike | None = None,
+    quantize: Literal["int8"], scale: ArrayLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, ...]: ...
 @overload
 def rms_norm_backward(
@@ -172,6 +178,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient]: ...
 @overload
 def rms_norm_backward(
@@ -181,6 +188,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    round_first: bool | None = None,
 ) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(

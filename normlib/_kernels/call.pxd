@@ -15,6 +15,7 @@ cdef enum:     # what a status names: a role, or one of these
     ACTIVATION
     GATE_ACTIVATION
     NEGATIVE_SLOPE
+    ROUND_FIRST
     THREADS
     STRUCT
     ARGUMENTS
@@ -52,7 +53,7 @@ cdef struct Call:
     Py_ssize_t num_groups
     int mode
     int threads
-    Py_ssize_t activation, gate_activation
+    Py_ssize_t activation, gate_activation, round_first
     int wanted                          # 1 + the dtype that y is to have; 0: any. C does not say
     double momentum, eps, negative_slope
     const normlib_array* at[ROLES]      # NULL where there is none

@@ -4,7 +4,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, ROUND_FIRST, THREADS, Call, Op, Region, Shape, is_dtype,
     rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
@@ -109,6 +109,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_BAD_VALUE, ACTIVATION)
     if not 0 <= call.gate_activation < ACTIVATIONS or call.gate_activation == LEAKY_RELU:
         return wrong(NORMLIB_BAD_VALUE, GATE_ACTIVATION)
+    if call.round_first and not op.feature:
+        return wrong(NORMLIB_NOT_TAKEN, ROUND_FIRST)
     if not -INFINITY < call.negative_slope < INFINITY:
         return wrong(NORMLIB_BAD_VALUE, NEGATIVE_SLOPE)
     call.ndim = x.ndim
@@ -126,6 +128,7 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.centered = op.centered
     call.plan.activation, call.plan.gate_activation = <int>call.activation, <int>call.gate_activation
     call.plan.negative_slope = call.negative_slope
+    call.plan.round_first = call.round_first != 0 and call.plan.itemsize == 2
     return features(call) if op.feature else channels(call, op)
 
 

@@ -143,6 +143,11 @@ cdef bint fuse(Call* call, dict fused) except -1:
             if fused.get("activation") != "leaky_relu" or not number(value, &call.negative_slope):
                 return False
             continue
+        if name == "round_first":
+            if not is_bool(value) or not op_of(call).feature:
+                return False
+            call.round_first = value
+            continue
         if name == "out_dtype":
             dtype = dtype_from(value)
             if dtype < 0 or fused.get("quantize") is not None:

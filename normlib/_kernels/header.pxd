@@ -55,6 +55,7 @@ cdef extern from "normlib.h" nogil:
         ptrdiff_t gate_activation
         const normlib_array* scale
         const normlib_array* new_scale
+        ptrdiff_t round_first
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -166,3 +167,4 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.gate_activation = 0
     call.scale = NULL
     call.new_scale = NULL
+    call.round_first = 0

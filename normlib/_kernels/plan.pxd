@@ -62,6 +62,7 @@ cdef struct Plan:
     int activation          # what comes last; 0: nothing
     int gate_activation     # that of the gate
     double negative_slope   # of leaky_relu
+    bint round_first        # normalized values are rounded to the 16 bits of x before the weight
     bint fused              # an epilogue follows `normalize`
     bint upstream           # a forward pass that ends with dy times the derivative of its activation
     const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or the sum that is x

@@ -150,6 +150,8 @@ typedef struct normlib_array {
    Backward, x is the sum, dsum the gradient that reaches it from elsewhere, and add, gate and bias are given again; dadd and
    dgate, if wanted, take their gradients. With an activation or a gate and no dadd, dx may be dy, but not x.
 
+   Layer and RMS norm: round_first, if not 0, rounds normalized values to the 16 bits of x before the weight.
+
    Layer and RMS norm, forward: a y of NORMLIB_I8 is quantized. new_scale takes the scale of each row, the largest magnitude / 127; or
    scale gives it. Both have the shape of mean and rstd, and are float32, or float64 where x is. */
 typedef struct normlib_call {
@@ -187,6 +189,7 @@ typedef struct normlib_call {
     ptrdiff_t gate_activation;
     const normlib_array *scale;
     const normlib_array *new_scale;
+    ptrdiff_t round_first;
     /* end */
 } normlib_call;
 
@@ -250,7 +253,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -262,7 +265,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -272,7 +275,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -283,7 +286,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -297,7 +300,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -309,7 +312,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -321,7 +324,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -333,7 +336,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -347,7 +350,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -359,7 +362,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

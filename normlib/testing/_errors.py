@@ -42,6 +42,9 @@ def _bad_companions(x, function):
             yield name, TypeError, {"activation": "leaky_relu", name: "steep"}
             yield name, ValueError, {"activation": "leaky_relu", name: float("inf")}
             yield name, ValueError, {"activation": "silu", name: 0.5}
+        elif name == "round_first":
+            yield name, TypeError, {name: "yes"}
+            yield name, TypeError, {name: 1}
         elif isinstance(argument, Option):
             yield name, ValueError, {name: "sideways"}
             yield name, TypeError, {name: 1}

@@ -119,7 +119,7 @@ cdef void values_of(Pass* s, const Array* x, const Spot* spot, Py_ssize_t first,
             k.of_weight = <const work*>c.of_weight + i
         if k.bias == MANY:
             k.of_bias = <const work*>c.of_bias + i
-        normalize(&k, &b, t, to + i - first)
+        normalize_by(s.plan, &k, &b, t, to + i - first)
         if s.plan.fused:
             follow_piece(s, spot, i, b.width, to + i - first)
 
@@ -163,7 +163,7 @@ cdef void rows_values(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const
     if x.plain and x.whole and x.groups == 1 and not s.plan.fused and not scaled:
         b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), step
-        normalize(c, &b, <const work*>row_at(x, r), panel)
+        normalize_by(s.plan, c, &b, <const work*>row_at(x, r), panel)
         return
     for k in range(m):
         row = row_of(c, k, table[0])

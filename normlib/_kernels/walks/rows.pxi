@@ -233,7 +233,7 @@ cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t
                 u[l] = t[l] * factor
             t = u
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
-        normalize(&k, &b, t, u)
+        normalize_by(s.plan, &k, &b, t, u)
         if s.plan.fused:
             follow_piece(s, spot, i, b.width, u)
         give(&s.y, spot.y, i, &s.writer, u, b.width)
