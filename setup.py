@@ -24,7 +24,9 @@ COVERAGE = os.environ.get("NORMLIB_COVERAGE", "0") not in ("", "0")
 KERNELS = Path("normlib/_kernels")
 HEADER = Path("normlib/include/normlib.h")
 FAILURE = "build_failure.txt"  # beside the kernels, where they could not be built: why, for `normlib info`
-CALLS = ("parallel", "schedule", "layout", "outputs", "check", "call", "from_python", "from_c", "capi", "from_xla")
+CALLS = (
+    "parallel", "schedule", "layout", "masks", "outputs", "check", "call", "from_python", "from_c", "capi", "from_xla",
+)  # fmt: skip
 GNU_FLAGS = [
     "-O3",
     "-g0",

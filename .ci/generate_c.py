@@ -29,7 +29,7 @@ OTHERS = {  # beside the functions by name: result, arguments
     "set_num_threads": ("int ", "int threads"),
 }
 ENUMS = {
-    "dtype": ("F64", "F32", "F16", "BF16", "I8"),
+    "dtype": ("F64", "F32", "F16", "BF16", "BOOL", "I8"),
     "status": ("OK", "NULL", "BAD_DTYPE", "BAD_SHAPE", "BAD_ALIGN", "BAD_LAYOUT", "OVERLAP", "BAD_VALUE", "ONE_VALUE",
                "NO_MEMORY", "BAD_VERSION", "NOT_IMPORTED", "NOT_TAKEN"),
     "op": tuple(name.upper() for name in FUNCTIONS),

@@ -147,6 +147,18 @@ def bfloat16(op, name):
     return np.dtype(ml_dtypes.bfloat16)
 
 
+def mask(op, name, value, x):
+    """Booleans that broadcast against x, in its shape."""
+    value = convert(op, name, value)
+    if value.dtype != bool:
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected bool")
+    try:
+        return np.broadcast_to(value, x.shape)
+    except ValueError:
+        words = f"expected one that broadcasts to {x.shape}, the shape of x"
+        raise ValueError(f"{op}: {name} has shape {value.shape}, {words}") from None
+
+
 def choice(op, name, value, choices):
     if not isinstance(value, str) or value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from ._arguments import bfloat16, computed, convert
+from ._arguments import mask as where
 
 _PLAIN = {np.ndarray, type(None), list, tuple, float, int, bool}
 
@@ -38,10 +39,19 @@ def returned(function, values, kinds, results):
             kinds[role.name].written(values[places[role.name]])
     kind, x, out = kinds.get("x", _NUMPY), values[places["x"]], values[places["out"]]
     if not isinstance(results, tuple):
-        return kind.returned(results, x) if out is None else out
+        return kind.like(results, x) if out is None else out
     first, *rest = results
-    first = kind.returned(first, x) if out is None else out
+    first = kind.like(first, x) if out is None else out
     return (first, *(None if r is None else kind.returned(r, x) for r in rest))
+
+
+def mask(function, values, kinds, fused):
+    """The argument `where` of a call whose x is a masked array: what is not masked, of what is asked for."""
+    if kinds.get("x") is not _MASKED:
+        return {}
+    x = values[function.places["x"]]
+    inside = ~np.ma.getmaskarray(x)
+    return {"where": inside & where(function.name, "where", fused["where"], x) if "where" in fused else inside}
 
 
 def as_array(op, name, value):
@@ -68,7 +78,7 @@ def _kind(value):
     if isinstance(value, getattr(sys.modules.get("jax"), "Array", ())):
         return _JAX
     if isinstance(value, np.ndarray):
-        return None
+        return _MASKED if isinstance(value, np.ma.MaskedArray) else None
     return _STANDARD if hasattr(value, "__dlpack__") and hasattr(value, "__array_namespace__") else None
 
 
@@ -89,6 +99,20 @@ class _Plain:
     def returned(self, array, like):
         """`array` as an array of the library that `like` is of."""
         return array
+
+    def like(self, array, like):
+        """The same of what has the elements of `like`."""
+        return self.returned(array, like)
+
+
+class _Masked(_Plain):
+    """Masked arrays of NumPy, whose mask is that of the result."""
+
+    def taken(self, op, name, value):
+        return value.data
+
+    def like(self, array, like):
+        return np.ma.array(array, mask=np.ma.getmaskarray(like).copy())
 
 
 class _Torch(_Plain):
@@ -165,4 +189,4 @@ class _Standard(_Plain):
         return like.__array_namespace__().from_dlpack(np.asarray(array), device=like.device)
 
 
-_NUMPY, _TORCH, _JAX, _STANDARD = _Plain(), _Torch(), _Jax(), _Standard()
+_NUMPY, _MASKED, _TORCH, _JAX, _STANDARD = _Plain(), _Masked(), _Torch(), _Jax(), _Standard()

@@ -49,13 +49,17 @@ class Call:
             raise ValueError(f"{name}: gate_activation is given without gate")
         if "gate" in self.fused:
             self.fused.setdefault("gate_activation", "silu")
+        if self.fused.get("gate_first") and "gate" not in self.fused:
+            raise ValueError(f"{name}: gate_first is True without gate")
+        if not self.fused.get("gate_first"):  # which not every backend knows
+            self.fused.pop("gate_first", None)
         if "out_dtype" in self.given and "quantize" in self.fused:
             raise ValueError(f"{name}: out_dtype is given with quantize, expected one of them")
         if "scale" in self.fused and "quantize" not in self.fused:
             raise ValueError(f"{name}: scale is given without quantize")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
-            self.count = x.size // max(math.prod(self.statistics_shape), 1)  # of values that share a statistic
+            self.count = self._count()
             self._choose_statistics(in_place)
 
     def _choose_dtype(self):
@@ -69,6 +73,13 @@ class Call:
             if self.out_dtype.name != self.x.dtype.name:
                 self.fused["out_dtype"] = self.out_dtype.name
 
+    def _count(self):
+        """Of values that share a statistic; with a mask, of those inside for each."""
+        if "where" not in self.fused:
+            return self.x.size // max(math.prod(self.statistics_shape), 1)
+        count = np.sum(self.fused["where"], axis=self.op.reduced_axes(self.x.ndim, self.axis))
+        return count.T if self.op.per_sample and self.axis == 0 else count
+
     def _choose_statistics(self, in_place):
         """mean and var: None where those of x are wanted, else the running ones."""
         mode, running = self.values[self.op.mode], (self.given["running_mean"], self.given["running_var"])
@@ -78,8 +89,11 @@ class Call:
             raise ValueError(
                 f"{self.name}: {self.op.mode} is False, expected running_mean and running_var, which are None"
             )
-        if mode and self.count == 1 and self.x.size:
-            raise ValueError(f"{self.name}: x has shape {self.x.shape}, expected more than one value a {self.op.row}")
+        if mode and self.x.size and np.max(self.count) == 1:
+            inside = " and where lets in one at most" if "where" in self.fused else ""
+            raise ValueError(
+                f"{self.name}: x has shape {self.x.shape}{inside}, expected more than one value a {self.op.row}"
+            )
         if tracked and not mode:
             self.values["mean"], self.values["var"] = (a.constant(value, self.statistics_shape) for value in running)
         self.moves = tracked and mode and self.x.size > 0
@@ -118,7 +132,11 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
-        return name in ("x", "dsum") and self.function.backward and bool(self.fused.keys() & {"activation", "gate"})
+        if not self.function.backward:
+            return name == "add" and "gate_first" in self.fused  # y has the gated x
+        first = {"activation", "gate", "where"}  # with one of these dx holds what reaches the norm until x is read
+        later = ("x", "dsum", "gate") if "gate_first" in self.fused else ("x", "dsum")
+        return name in later and bool(self.fused.keys() & first)
 
     def canonical(self, filled):
         """The arguments for the function of a backend, in its order and by name."""
@@ -138,14 +156,16 @@ class Call:
 def _fused(call, argument, value):
     if argument.name == "negative_slope":
         return a.slope(call.name, value, call.given.get("activation"))
-    if argument.name == "round_first":
-        return a.flag(call.name, argument.name, value)
     if argument.name == "out_dtype":
         return a.float_dtype(call.name, argument.name, value)
+    if isinstance(argument, Option) and not argument.choices:
+        return a.flag(call.name, argument.name, value)
     if isinstance(argument, Option):
         return a.choice(call.name, argument.name, value, argument.choices)
     if argument.kind == "parameter":
         return _parameter(call, argument.name, value)
+    if argument.kind == "mask":
+        return a.mask(call.name, argument.name, value, call.x)
     if argument.kind == "scale":
         return a.scales(call.name, value, call.x.dtype, call.statistics_shape, call.op.statistics_words)
     return a.like_x(call.name, argument.name, value, call.x)

@@ -20,6 +20,7 @@ def call(name, *values, **fused):
     if not kinds and not fused:
         return _compute(function, values)
     fused = {key: _arrays.numpy_of(name, key, value) for key, value in fused.items()}
+    fused |= _arrays.mask(function, values, kinds, fused)
     result = getattr(backends.active(), f"{name}_direct")(*arrays, fused)
     if result is NotImplemented:
         result = _compute(function, arrays, fused)
@@ -87,16 +88,30 @@ def _moved(old, momentum, new, dtype):
     return (a.to_odd(moved) if dtype.itemsize == 2 else moved).astype(dtype)
 
 
+def _inside(checked, statistic, least):
+    """The mean over the samples that have at least so many values inside, of a variance the unbiased one; masked where
+    none has."""
+    count = checked.count.reshape(statistic.shape)
+    known = np.ma.array(statistic, mask=count < least)
+    if least == 2:
+        known = known * (count / np.maximum(count - 1, 1))
+    return known.sum(axis=0) / known.count(axis=0) if checked.op.per_sample else known
+
+
 def _move(checked, mean, rstd, var):
     """running = (1 - momentum) * running + momentum * batch, with the unbiased variance, for both or neither."""
-    if checked.op.per_sample:
-        mean, var = _over_samples(mean), _over_samples(var)
-    batch = mean, var * (checked.count / (checked.count - 1))
+    if "where" in checked.fused:
+        batch = _inside(checked, mean, 1), _inside(checked, var, 2)
+    else:
+        if checked.op.per_sample:
+            mean, var = _over_samples(mean), _over_samples(var)
+        batch = mean, var * (checked.count / (checked.count - 1))
     running = checked.given["running_mean"], checked.given["running_var"]
     before = [array.copy() for array in running]
     try:
         for array, old, new in zip(running, before, batch, strict=True):
-            array[...] = _moved(old, checked.values["momentum"], new, array.dtype)
+            moved = _moved(old, checked.values["momentum"], np.ma.getdata(new), array.dtype)
+            np.copyto(array, moved, where=~np.ma.getmaskarray(new))
     except BaseException:  # an interrupt may come between the two
         for array, old in zip(running, before, strict=True):
             array[...] = old

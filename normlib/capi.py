@@ -17,12 +17,11 @@ if _kernels.backend is None:
 
 from ._kernels.capi import __pyx_capi__
 from ._kernels.from_c import table
-from .description import DTYPES
+from .description import ELEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DTYPES = (*DTYPES, "int8")  # by their numbers in C
 __all__ = ["FUNCTIONS", "Array", "address", "function", "table", "table_address"]
 
 FUNCTIONS = tuple(__pyx_capi__)
@@ -120,7 +119,8 @@ class Array(ctypes.Structure):
     Parameters
     ----------
     a : ndarray
-        Of float64, float32, float16 or bfloat16, aligned and in native byte order. It is kept alive, not copied.
+        Of float64, float32, float16, bfloat16 or, for a mask, bool, aligned and in native byte order. It is kept alive,
+        not copied.
     """
 
     if TYPE_CHECKING:
@@ -141,9 +141,9 @@ class Array(ctypes.Structure):
     def __init__(self, a: np.ndarray) -> None:
         if not isinstance(a, np.ndarray):
             raise TypeError(f"normlib.capi.Array: a is a {type(a).__name__}, expected a NumPy array")
-        if a.dtype.name not in _DTYPES or not a.dtype.isnative:
-            taken = f"{', '.join(_DTYPES)} in native byte order"
+        if a.dtype.name not in ELEMENTS or not a.dtype.isnative:
+            taken = f"{', '.join(ELEMENTS)} in native byte order"
             raise TypeError(f"normlib.capi.Array: a has dtype {a.dtype}, expected {taken}")
         axes = ctypes.c_ssize_t * a.ndim
-        super().__init__(a.ctypes.data, _DTYPES.index(a.dtype.name), a.ndim, axes(*a.shape), axes(*a.strides))
+        super().__init__(a.ctypes.data, ELEMENTS.index(a.dtype.name), a.ndim, axes(*a.shape), axes(*a.strides))
         self.array = a

@@ -26,6 +26,7 @@ __all__ = [
     "BESIDE",
     "DATA",
     "DTYPES",
+    "ELEMENTS",
     "FORWARD",
     "FUNCTIONS",
     "FUSED",
@@ -42,6 +43,7 @@ __all__ = [
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid")  # in C by their number, from 1 on
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+ELEMENTS = (*DTYPES, "bool", "int8")  # of arrays in C, by their number; of masks, and of quantized results
 REQUIRED: object = object()  # the default of an argument that has none
 
 
@@ -53,9 +55,9 @@ class Role:
     ----------
     name : str
         Its name in the public functions; of an output, in what they return.
-    kind : {"data", "parameter", "statistic", "running", "scale"}
-        Which shape it has: that of x, of the parameters, of the statistics, or one value a channel; a scale has that of
-        the statistics.
+    kind : {"data", "parameter", "statistic", "running", "mask", "scale"}
+        Which shape it has: that of x, of the parameters, of the statistics, or one value a channel; a mask is of
+        booleans that broadcast against x, a scale has the shape of the statistics.
     words : str
         What it is, as a sentence.
     direction : {"in", "out", "both"}
@@ -219,6 +221,15 @@ GATE_ACTIVATION = Option(
     "gate_activation", "That of the gate; silu by default.", "str | None", "int", "str?", None,
     choices=tuple(name for name in ACTIVATIONS if name != "leaky_relu"),
 )  # fmt: skip
+WHERE = Role(
+    "where", "mask", "Which elements take part: booleans that broadcast against x. The others are no part of the "
+    "statistics, and come out as 0, whatever stands there.",
+    optional=True, keyword=True,
+)  # fmt: skip
+GATE_FIRST = Option(
+    "gate_first", "Whether it is x, or its sum with residual, that is gated, before the norm.",
+    "bool | None", "int", "bool?", None,
+)  # fmt: skip
 QUANTIZE = Option(
     "quantize", "The result as int8, with a scale a row, in the place of y: q, scale.", "str | None", "", "", None,
     choices=("int8",), only="of_features",
@@ -235,11 +246,12 @@ ROUND_FIRST = Option(
     "int", "bool?", None, only="of_features",
 )  # fmt: skip
 FUSED = (
-    RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, QUANTIZE, SCALE, OUT_DTYPE,
-    ROUND_FIRST,
+    RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST, QUANTIZE, SCALE,
+    OUT_DTYPE, ROUND_FIRST,
 )  # fmt: skip
 FUSED_BACKWARD = (
-    DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, ROUND_FIRST,
+    DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST,
+    ROUND_FIRST,
 )  # fmt: skip
 FUSED_RESULTS = (
     (
@@ -535,13 +547,13 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
-    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate", "scale", "new_scale",
+    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate", "where", "scale", "new_scale",
 )  # fmt: skip
 # The members of that struct that it did not have at first, in their order.
 LATER = (
     "add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation",
-    "scale", "new_scale", "round_first",
+    "where", "gate_first", "scale", "new_scale", "round_first",
 )  # fmt: skip
-BESIDE = ("dy", "add", "dsum", "gate")  # what epilogues read
+BESIDE = ("dy", "add", "dsum", "gate", "where")  # what epilogues read
 GIVEN = ("dgate",)  # what they write beside y
 DATA = ("x", "y", *BESIDE, *GIVEN, "dadd", "residual", "sum")  # all arrays of the shape of x; y stands for dx too

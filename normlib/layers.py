@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _arguments, ops
 from ._arrays import as_array, numpy_of
-from .description import ACTIVATIONS
+from .description import ACTIVATIONS, GATE_ACTIVATION
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -42,6 +42,15 @@ class _Fused(TypedDict, total=False):
 
     activation: str | None
     negative_slope: float | None
+    gate_activation: str | None
+
+
+class _Beside(TypedDict, total=False):
+    """What comes with a call of a layer, but for the residual, with which its result is another."""
+
+    add: ArrayLike | None
+    gate: ArrayLike | None
+    gate_first: bool
 
 
 def _fusible(init: _F) -> _F:
@@ -91,7 +100,10 @@ class _Layer:
             _arguments.choice(name, "activation", activation, ACTIVATIONS)
         if negative_slope is not None:
             negative_slope = _arguments.slope(name, negative_slope, activation)
-        self.activation, self.negative_slope = activation, negative_slope
+        gate_activation = fused.get("gate_activation")
+        if gate_activation is not None:
+            _arguments.choice(name, "gate_activation", gate_activation, GATE_ACTIVATION.choices)
+        self.activation, self.negative_slope, self.gate_activation = activation, negative_slope, gate_activation
         self.training = True
         one = int(not self.unit_offset)
         self.weight: NDArray[Any] | None = np.full(shape, one, self.dtype) if weight else None
@@ -104,22 +116,30 @@ class _Layer:
     # -- one step ----
 
     @overload
-    def forward(self, x: NDArray[_D], *, add: ArrayLike | None = None) -> NDArray[_D]: ...
+    def forward(self, x: NDArray[_D], **beside: Unpack[_Beside]) -> NDArray[_D]: ...
     @overload
-    def forward(self, x: ArrayLike, *, add: ArrayLike | None = None) -> NDArray[Any]: ...
+    def forward(self, x: ArrayLike, **beside: Unpack[_Beside]) -> NDArray[Any]: ...
     @overload
     def forward(
-        self, x: NDArray[_D], *, residual: ArrayLike, add: ArrayLike | None = None
+        self, x: NDArray[_D], *, residual: ArrayLike, **beside: Unpack[_Beside]
     ) -> tuple[NDArray[_D], NDArray[_D]]: ...
     @overload
     def forward(
-        self, x: ArrayLike, *, residual: ArrayLike, add: ArrayLike | None = None
+        self, x: ArrayLike, *, residual: ArrayLike, **beside: Unpack[_Beside]
     ) -> tuple[NDArray[Any], NDArray[Any]]: ...
-    def forward(self, x: ArrayLike, *, residual: ArrayLike | None = None, add: ArrayLike | None = None) -> Any:
-        """Normalize `x`: ``activation(norm(x + residual) + add)``, in one pass.
+    def forward(
+        self,
+        x: ArrayLike,
+        *,
+        residual: ArrayLike | None = None,
+        add: ArrayLike | None = None,
+        gate: ArrayLike | None = None,
+        gate_first: bool = False,
+    ) -> Any:
+        """Normalize `x`: ``activation(norm(x + residual) + add) * gate_activation(gate)``, in one pass.
 
-        The layer keeps references for :meth:`backward`, to `x` (with a residual to the sum instead) and to `add`: do
-        not change these before.
+        The layer keeps references for :meth:`backward`, to `x` (with a residual to the sum instead), to `add` and to
+        `gate`: do not change these before.
 
         Parameters
         ----------
@@ -129,6 +149,10 @@ class _Layer:
             Added to `x` before; of its shape and dtype.
         add : array_like, optional
             Added after the affine step; of the shape and dtype of `x`.
+        gate : array_like, optional
+            The result times its activation, silu by default; of the shape and dtype of `x`.
+        gate_first : bool
+            Whether it is `x`, or its sum with the residual, that is gated, before the norm, as in Mamba 2.
 
         Returns
         -------
@@ -150,8 +174,10 @@ class _Layer:
         fused: dict[str, Any] = {}
         if self.activation is not None:
             fused = {"activation": self.activation, "negative_slope": self.negative_slope}
-        if add is not None or residual is not None:
-            fused |= self._beside(name, array, add=add, residual=residual)
+        if add is not None or residual is not None or gate is not None:
+            fused |= self._beside(name, array, add=add, residual=residual, gate=gate)
+        if gate is not None or gate_first:
+            fused |= {"gate_activation": self.gate_activation, "gate_first": gate_first}
         self._saved = None
         results, saved = self._forward(array, **fused)
         if residual is not None:
@@ -168,7 +194,7 @@ class _Layer:
             """As :meth:`forward`, also of a subclass."""
             return self.forward(x, **beside)
 
-    # With `add` it is a tuple, of which no type can tell: in types it is an array, which unpacks as one.
+    # With `add` or `gate` it is a tuple, of which no type can tell: in types it is an array, which unpacks as one.
     @overload
     def backward(self, dy: NDArray[_D], dsum: ArrayLike | None = None) -> NDArray[_D]: ...
     @overload
@@ -191,6 +217,8 @@ class _Layer:
             The gradient with respect to `x`, and so to its residual, which has the same.
         dadd : ndarray
             Only where forward was given `add`: the gradient with respect to it.
+        dgate : ndarray
+            Only where forward was given `gate`: the gradient with respect to it.
 
         Examples
         --------
@@ -212,10 +240,11 @@ class _Layer:
         options = {**self._options(), **saved, "weight_grads": any(wanted.values())}
         if dsum is not None:
             options |= self._beside(f"{type(self).__name__}.backward", x, dsum=dsum)
-        if "activation" in saved and self.bias is not None:
+        if saved.keys() & {"activation", "gate"} and self.bias is not None:
             options["bias"] = self.bias
         dx, *gradients = self._op.backward(dy, weight=self._weight(x), **options)
-        result = (dx, gradients.pop()) if "add" in saved else dx
+        beside = [gradients.pop() for name in ("gate", "add") if name in saved]
+        result = (dx, *reversed(beside)) if beside else dx
         for name, gradient in zip(self._op.parameters, gradients, strict=True):
             if wanted.get(name):
                 if gradient.dtype != self.dtype:  # that of a weight to which 1 was added
@@ -427,6 +456,8 @@ class LayerNorm(_TrailingNorm):
         What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
     negative_slope : float, optional
         That of leaky_relu below 0; 0.01 by default.
+    gate_activation : str, optional
+        That of a gate; silu by default.
 
     References
     ----------
@@ -469,6 +500,8 @@ class RMSNorm(_TrailingNorm):
         What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
     negative_slope : float, optional
         That of leaky_relu below 0; 0.01 by default.
+    gate_activation : str, optional
+        That of a gate; silu by default.
 
     References
     ----------
@@ -607,6 +640,8 @@ class BatchNorm(_RunningNorm):
         What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
     negative_slope : float, optional
         That of leaky_relu below 0; 0.01 by default.
+    gate_activation : str, optional
+        That of a gate; silu by default.
 
     References
     ----------
@@ -652,6 +687,8 @@ class InstanceNorm(_RunningNorm):
         What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
     negative_slope : float, optional
         That of leaky_relu below 0; 0.01 by default.
+    gate_activation : str, optional
+        That of a gate; silu by default.
 
     References
     ----------
@@ -707,6 +744,8 @@ class GroupNorm(_ChannelNorm):
         What comes last: "relu", "leaky_relu", "silu", "gelu" (exact), "gelu_tanh" or "sigmoid".
     negative_slope : float, optional
         That of leaky_relu below 0; 0.01 by default.
+    gate_activation : str, optional
+        That of a gate; silu by default.
 
     References
     ----------

@@ -116,6 +116,13 @@ def _opened(layout, fused, slope=False):
     return ACTIVATIONS[fused["gate_activation"]][slope](gate)
 
 
+def _gated(layout, rows, fused, dtype):
+    """Rows times what a gate that comes first lets through, rounded."""
+    u = (rows.reshape(layout.shape) * _opened(layout, fused)).reshape(rows.shape)
+    u = u if dtype.itemsize > 2 else u.astype(np.float32)
+    return u.astype(dtype).astype(np.float64)
+
+
 def _features(x, axis):
     kept = tuple(i for i in range(x.ndim) if i not in axis)
     count, shape = len(kept), [x.shape[i] for i in kept + axis]
@@ -160,6 +167,11 @@ def _fused_at(i, s, p, fused):
     return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
 
 
+def _times(factor, values):
+    """0 where the factor is, whatever it is multiplied by."""
+    return np.where(factor == 0, 0, factor * values)
+
+
 def _rounded(z, dtype, fused):
     """Normalized values before the weight: in 16 bits, if asked for."""
     return z.astype(np.float32).astype(dtype).astype(np.float64) if fused.get("round_first") else z
@@ -191,25 +203,31 @@ def to_int8(rows, scale=None):
     return q, np.where(np.isfinite(whole), whole / one(127), np.nan) if scale is None else scale
 
 
-def _mean_square(rows):
+def _inside(layout, fused):
+    """Which elements of the rows a mask lets in; True: all."""
+    return layout.take(fused["where"]) != 0 if "where" in fused else True
+
+
+def _mean_square(rows, count):
     """In halves: terms that are added one by one to a large one, or to equal ones, would all be rounded alike."""
     squares, width = rows * rows, rows.shape[1]
     while width > 1:
         half = (width + 1) // 2
         squares[:, : width - half] += squares[:, half:width]
         width = half
-    return squares[:, 0] / rows.shape[1]
+    return squares[:, 0] / count
 
 
-def _moments(rows, centered):
-    """The rows less their mean, the mean, and the mean square of what is left."""
+def _moments(rows, centered, inside):
+    """The rows less their mean, the mean, and the mean square of what is left; of what is inside, and 0 outside."""
+    count = rows.shape[1] if inside is True else inside.sum(axis=1)
     if not centered:
-        return rows.copy(), None, _mean_square(rows)
-    mean = rows.mean(axis=1)
-    rest = rows - mean[:, None]
-    correction = rest.mean(axis=1)  # the rounding error of the first mean (Chan, Golub and LeVeque, 1983)
-    rest -= correction[:, None]
-    return rest, mean + correction, _mean_square(rest)
+        return rows.copy(), None, _mean_square(rows, count)
+    mean = rows.sum(axis=1) / count
+    rest = np.where(inside, rows - mean[:, None], 0)
+    correction = rest.sum(axis=1) / count  # the rounding error of the first mean (Chan, Golub and LeVeque, 1983)
+    rest = np.where(inside, rest - correction[:, None], 0)
+    return rest, mean + correction, _mean_square(rest, count)
 
 
 def _rstd(var, eps):
@@ -217,9 +235,9 @@ def _rstd(var, eps):
     return (1 / np.sqrt(np.add(var, eps, dtype=np.longdouble))).astype(np.float64)
 
 
-def _standardize(rows, eps, centered=True):
+def _standardize(rows, eps, centered=True, inside=True):
     """The normalized rows, and mean, variance and rstd of each."""
-    z, mean, var = _moments(rows, centered)
+    z, mean, var = _moments(rows, centered, inside)
     rstd = _rstd(var, eps)
     extreme = ~np.isfinite(var) | (var < 1e-290)
     extreme[extreme] = z[extreme].any(axis=1)
@@ -227,7 +245,8 @@ def _standardize(rows, eps, centered=True):
     if extreme.any():  # squares beyond float64, or a mean of few bits: once more, scaled by a power of two
         peak = np.maximum(np.abs(rows[extreme]).max(axis=1), math.sqrt(eps))
         exponent = np.where(np.isfinite(peak), np.frexp(peak)[1], 0)
-        rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered)
+        among = inside if inside is True else inside[extreme]
+        rest, center, square = _moments(np.ldexp(rows[extreme], -exponent[:, None]), centered, among)
         scale = _rstd(square, np.ldexp(np.ldexp(eps, -exponent), -exponent))
         z[extreme] = rest * scale[:, None]
         if centered:
@@ -249,10 +268,14 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
             parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, own, **rest))
         axis = len(blocks[0][1]) - 1
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
-    rows = layout.take(x)
+    rows, inside = layout.take(x), _inside(layout, fused)
+    if "gate_first" in fused:
+        rows = _gated(layout, rows, fused, x.dtype)
+    if inside is not True:
+        rows = np.where(inside, rows, 0)
     mean, var = given
     if var is None:
-        z, mean, var, rstd = _standardize(rows, eps, centered)
+        z, mean, var, rstd = _standardize(rows, eps, centered, inside)
     else:
         mean, var = mean.ravel(), var.ravel()
         rstd = _rstd(var, eps)
@@ -260,11 +283,12 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
     y = _affine(layout, _rounded(z, x.dtype, fused), weight, bias, fused.get("add"))
     if "activation" in fused:
         y = _activate(y, fused)
-    if "gate" in fused:
+    if "gate" in fused and "gate_first" not in fused:
         y = y * _opened(layout, fused)
+    y = np.where(inside, y.reshape(rows.shape), 0)
     if "quantize" in fused:
         working = np.result_type(x.dtype, np.float32)
-        y, scale = to_int8(y.astype(working).reshape(rows.shape), fused.get("scale"))
+        y, scale = to_int8(y.astype(working), fused.get("scale"))
         if "new_scale" in fused:
             fused["new_scale"][...] = scale.reshape(layout.kept)
     layout.put(to_odd(y) if x.dtype.itemsize == 8 and out.dtype.itemsize == 2 else y, out)
@@ -275,7 +299,8 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
 def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=True, **fused):
     """dx = rstd * (g - mean(g) - z * mean(g * z)), where g = dy * weight and z = (x - mean) * rstd; the
     mean of g goes where no mean was subtracted, both go where the statistics are constants, not to be seen `through`.
-    An activation comes first: dy times its derivative is the gradient that reaches the norm, and that of add."""
+    An activation comes first: dy times its derivative is the gradient that reaches the norm, and that of add. With a
+    gate before the norm, what comes out reaches the product of x and what the gate lets through."""
     layout = lay_out(x)
     if blocks := _blocks(layout):
         parts = []
@@ -285,32 +310,44 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         own = blocks[0][2] != (slice(None),)
         merge = np.concatenate if own else sum
         return tuple(merge(grads) if weight_grads else None for grads in zip(*parts, strict=True))
-    z, g = layout.take(x), layout.take(dy)
+    z, g, inside = layout.take(x), layout.take(dy), _inside(layout, fused)
+    first = "gate_first" in fused
+    if first:
+        z = _gated(layout, z, fused, x.dtype)
     mean, rstd = statistics
     rstd = rstd.reshape(-1, 1)
     if mean is not None:
         z -= mean.reshape(-1, 1)
     z *= rstd
+    count = z.shape[1]
+    if inside is not True:
+        z, g, count = np.where(inside, z, 0), np.where(inside, g, 0), inside.sum(axis=1, keepdims=True)
     if fused.keys() & {"activation", "gate"}:
         v = _affine(layout, _rounded(z, x.dtype, fused).copy(), weight, fused.get("bias"), fused.get("add"))
         factor = _activate(v, fused, slope=True) if "activation" in fused else np.ones_like(v)
-        if "gate" in fused:
+        if "gate" in fused and not first:
             open_slope = _opened(layout, fused, slope=True) * (_activate(v, fused) if "activation" in fused else v)
-            layout.put(g * open_slope.reshape(g.shape), fused["dgate"])
+            layout.put(np.where(inside, g * open_slope.reshape(g.shape), 0), fused["dgate"])
             factor = factor * _opened(layout, fused)
         factor = factor.reshape(g.shape)
-        g = np.where(factor == 0, 0, g * factor)
+        g = np.where(inside, _times(factor, g), 0)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
     grads = (layout.gather(g * _rounded(z, x.dtype, fused)), layout.gather(g)) if weight_grads else (None, None)
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
     if through:
-        projection = np.mean(g * z, axis=1, keepdims=True)
+        projection = np.sum(g * z, axis=1, keepdims=True) / count
         if mean is not None:
-            g -= g.mean(axis=1, keepdims=True)
+            g -= g.sum(axis=1, keepdims=True) / count
         g -= z * projection
     g *= rstd
+    if inside is not True:
+        g = np.where(inside, g, 0)
+    if first:
+        open_slope, opened = (_opened(layout, fused, slope).reshape(g.shape) for slope in (True, False))
+        layout.put(np.where(inside, _times(open_slope, layout.take(x) * g), 0), fused["dgate"])
+        g = np.where(inside, _times(opened, g), 0)
     if "dsum" in fused:
         g += layout.take(fused["dsum"])
     layout.put(g, out)

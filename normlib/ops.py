@@ -18,7 +18,8 @@ What holds for all of them:
   dtype of ``weight`` (of ``x`` without one) and are None otherwise.
 - What stands around a norm is computed in the same pass:
   y = activation(norm(x + residual) + add) * gate_activation(gate). The sum, rounded to the dtype of ``x``, is
-  returned after ``y``, where a ``residual`` is given.
+  returned after ``y``, where a ``residual`` is given. With ``gate_first=True`` it is the sum that is gated:
+  y = activation(norm((x + residual) * gate_activation(gate)) + add), the product rounded to the dtype of ``x``.
 - ``round_first=True`` rounds the normalized values to the 16 bits of ``x`` before the weight, as in the reference
   code of Llama; in other dtypes it changes nothing.
 - ``out_dtype`` gives the output in another of the four dtypes, rounded once.

@@ -37,7 +37,8 @@ def layer_norm(
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     round_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
@@ -47,7 +48,8 @@ def layer_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
@@ -57,7 +59,8 @@ def layer_norm(
     residual: ArrayLike | None = None, residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array: ...
 @overload
@@ -67,7 +70,8 @@ def layer_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
@@ -77,7 +81,8 @@ def layer_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
@@ -88,7 +93,8 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"], scale: ArrayLike | None = None, round_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: Literal["int8"],
+    scale: ArrayLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, ...]: ...
 @overload
 def layer_norm_backward(
@@ -98,7 +104,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    round_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def layer_norm_backward(
@@ -108,7 +114,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    round_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
@@ -117,7 +123,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     round_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
@@ -127,7 +134,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
@@ -137,7 +145,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array: ...
 @overload
@@ -147,7 +156,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
@@ -157,7 +167,8 @@ def rms_norm(
     residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
-    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None, quantize: None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
     out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
 @overload
@@ -168,7 +179,8 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    quantize: Literal["int8"], scale: ArrayLike | None = None, round_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: Literal["int8"],
+    scale: ArrayLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, ...]: ...
 @overload
 def rms_norm_backward(
@@ -178,7 +190,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    round_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient]: ...
 @overload
 def rms_norm_backward(
@@ -188,7 +200,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    round_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(
@@ -200,6 +212,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def batch_norm(
@@ -211,6 +224,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -222,7 +236,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def batch_norm(
@@ -234,7 +248,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -246,7 +260,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm_backward(
@@ -256,6 +270,7 @@ def batch_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def batch_norm_backward(
@@ -265,6 +280,7 @@ def batch_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def group_norm(
@@ -274,6 +290,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def group_norm(
@@ -283,6 +300,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -292,7 +310,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def group_norm(
@@ -302,7 +320,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -312,7 +330,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm_backward(
@@ -322,6 +340,7 @@ def group_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def group_norm_backward(
@@ -331,6 +350,7 @@ def group_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def instance_norm(
@@ -342,6 +362,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def instance_norm(
@@ -353,6 +374,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -364,7 +386,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def instance_norm(
@@ -376,7 +398,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -388,7 +410,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    out_dtype: DTypeLike | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm_backward(
@@ -399,6 +421,7 @@ def instance_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def instance_norm_backward(
@@ -409,6 +432,7 @@ def instance_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 
 @dataclass(frozen=True)

@@ -320,7 +320,7 @@ def faults():
             if argument not in OPTIONAL and not (forward and argument in ("mean", "rstd")):
                 yield name, argument, None, "NULL"
             yield name, argument, described(a, data=None), "NULL"
-            for dtype in (-1, 5, F64 if a.dtype == np.float32 else F16):
+            for dtype in (-1, 6, F64 if a.dtype == np.float32 else F16):
                 if dtype in (F64, F16) and argument in ("x", "y", "dweight", "dbias", "running_mean", "running_var"):
                     continue  # another argument is then the wrong one; any dtype is right
                 yield name, argument, described(a, dtype=dtype), "BAD_DTYPE"
@@ -718,6 +718,40 @@ def test_what_is_wrong_with_what_follows():
     ensure(in_struct("layer_norm_backward", **{**back, "dx": back["dy"].copy()}, activation=1))
 
 
+def test_a_gate_before_the_norm():
+    x = np.random.default_rng(5).normal(size=(3, 40)).astype(np.float32)
+    gate, rstd, y = x[::-1].copy(), np.empty(3), np.empty_like(x)
+    ensure(in_struct("rms_norm", x=x, gate=gate, y=y, rstd=rstd, eps=1e-6, axis=-1, gate_activation=3, gate_first=1))
+    with normlib.backends.use("cython"):
+        assert checks.same_bits(y, normlib.rms_norm(x, gate=gate, gate_first=True))
+        expected = normlib.rms_norm_backward(y, x, rstd=rstd, gate=gate, gate_first=True)
+    given = {"x": x, "gate": gate, "gate_activation": 3, "gate_first": 1, "axis": -1}
+    back = {**given, "dy": y, "rstd": rstd, "dx": np.empty_like(x), "dgate": np.empty_like(x)}
+    ensure(in_struct("rms_norm_backward", **back))
+    assert checks.same_bits(back["dx"], expected[0])
+    assert checks.same_bits(back["dgate"], expected[2])
+    one = {**given, "y": y, "eps": 1e-6}
+    assert text(in_struct("rms_norm", **{**one, "gate_first": 2})) == "gate_first: outside its range"
+    assert text(in_struct("rms_norm", **{**one, "gate": None})) == "gate: NULL, but it is needed here"
+    assert text(in_struct("rms_norm_backward", **{**back, "dgate": None})) == "dgate: NULL, but it is needed here"
+    shared = "an output shares memory with another argument or with itself"
+    assert text(in_struct("rms_norm", **one, add=y)) == f"y: {shared}"  # which has the product
+    for role in ("x", "dy", "gate"):  # so has dgate
+        taken = back[role].copy()
+        assert text(in_struct("rms_norm_backward", **{**back, role: taken, "dgate": taken})) == f"dgate: {shared}"
+        ensure(in_struct("rms_norm_backward", **{**back, role: taken, "dx": taken}))
+        assert checks.same_bits(taken, expected[0])
+    taken = gate.copy()  # read after dx has the gradient that reaches the norm
+    assert text(in_struct("rms_norm_backward", **{**back, "gate": taken, "dx": taken}, activation=1)) == f"dx: {shared}"
+
+
+def test_the_gradient_of_a_gate_is_not_written_over_what_is_read_later():
+    x = np.ones((2, 8), np.float32)
+    back = {"dy": x, "rstd": np.ones(2), "dx": x.copy(), "gate": x.copy(), "axis": -1}
+    status = in_struct("rms_norm_backward", **back, x=(taken := x.copy()), dgate=taken, gate_activation=3)
+    assert text(status) == "dgate: an output shares memory with another argument or with itself"
+
+
 def test_the_number_of_threads():
     before = normlib.get_num_threads()
     try:
@@ -757,3 +791,19 @@ except ImportError as error:
     print(error)
 """
     assert python("-c", code).strip() == "normlib.capi: there are no compiled kernels to call: they were not compiled"
+
+
+def test_a_mask_in_the_struct():
+    x, y = np.random.default_rng(0).normal(size=(4, 3, 5)), np.empty((4, 3, 5))
+    inside = np.arange(5) < np.array([[5], [2], [0], [3]])
+    with normlib.backends.use("cython"):
+        expected = normlib.instance_norm(x, where=inside[:, None])
+    broadcast = np.broadcast_to(inside[:, None], x.shape)
+    for where in (np.ascontiguousarray(broadcast), broadcast):
+        ensure(in_struct("instance_norm", x=x, y=y, where=where, axis=1, mode=1, eps=1e-5))
+        assert checks.same_bits(y, expected)
+    for where, words in ((np.ones_like(x), "not a dtype that is taken here"),
+                         (inside, "the number of axes or a size does not fit")):  # fmt: skip
+        assert text(in_struct("instance_norm", x=x, y=y, where=where, axis=1, mode=1, eps=1e-5)) == f"where: {words}"
+    masked = broadcast.astype(bool)
+    assert text(in_struct("layer_norm", x=masked, y=y, axis=-1)) == "x: not a dtype that is taken here"

@@ -54,16 +54,32 @@ def separate(case, y, companions=None):
     if "add" in companions:
         y = y + companions["add"]
     y = activated(y, companions["activation"]) if "activation" in companions else y
-    return y * activated(companions["gate"], companions.get("gate_activation", "silu")) if "gate" in companions else y
+    y = y * opened(companions) if "gate" in companions and "gate_first" not in companions else y
+    return np.where(companions["where"], y, y.dtype.type(0)) if "where" in companions else y
 
 
-def activated(v, name):
+def normalized(case, x):
+    """What is normalized, by separate steps."""
+    x, companions = case.summed(x), case.companions()
+    return LAYOUTS[case.layout]((wide(x) * opened(companions)).astype(x.dtype)) if "gate_first" in companions else x
+
+
+def opened(companions):
+    return activated(wide(companions["gate"]), companions.get("gate_activation", "silu"))
+
+
+def wide(a):
+    """In the dtype in which the kernels work."""
+    return a.astype(np.float32) if a.dtype.itemsize == 2 else a
+
+
+def activated(v, name, slope=False):
     """By the function that the kernels use; for those of one line in NumPy."""
     if name in ("relu", "leaky_relu"):
         return np.where(v <= 0, v * v.dtype.type(0 if name == "relu" else 0.01) + 0, v)
     result = np.array(v, v.dtype.newbyteorder("="), order="C")
     level = import_module(f"normlib._kernels.isa_{_kernels.info()['isa']}")
-    level.activated(result, 1 + ACTIVATIONS.index(name))
+    level.activated(result, 1 + ACTIVATIONS.index(name), slope)
     return result
 
 
@@ -73,9 +89,10 @@ def activated(v, name):
 def test_the_bits_are_those_of_the_separate_steps(op, fused, dtype):
     for case in [*typical(op, dtype=dtype), *map(constant, typical(op, dtype=dtype) if OPS[op].mode else [])]:
         for layout in list(LAYOUTS)[len(str(fused)) % 3 :: 3]:
-            plain, whole = replace(case, layout=layout), replace(case, layout=layout, fused=fused)
+            first = {"where": True} if "where" in fused else {}
+            plain, whole = (replace(case, layout=layout, fused=steps) for steps in (first, fused))
             x, weight, bias, _ = whole.inputs()
-            y = checks.call_forward(plain, whole.normalized(x), weight, bias, **checks.running(plain))
+            y = checks.call_forward(plain, normalized(whole, x), weight, bias, **checks.running(plain))
             found = checks.call_forward(whole, x, weight, bias, **checks.running(whole))
             assert checks.same_bits(found, separate(whole, y)), whole
 
@@ -101,6 +118,48 @@ def test_the_result_may_take_the_place_of_an_input_that_is_added(op, fused, dtyp
             assert checks.same_bits(out, y), case
 
 
+FIRST = {"residual": True, "add": True, "activation": "silu", "gate": True, "gate_first": True}
+
+
+@pytest.mark.skipif(_kernels.backend is None, reason="the kernels keep this promise")
+@each_op
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weight_grads", [False, True])
+def test_gradients_through_a_gate_before_the_norm_have_the_bits_of_the_separate_steps(op, dtype, weight_grads):
+    for case in [*typical(op, dtype=dtype), *map(constant, typical(op, dtype=dtype) if OPS[op].mode else [])]:
+        for layout in LAYOUTS:
+            whole = replace(case, layout=layout, fused={"gate": True, "gate_first": True})
+            x, weight, _, dy = whole.inputs()
+            gate, u = whole.companions()["gate"], normalized(whole, x)
+            _, statistics = checks.with_statistics(replace(whole, fused={}), u)
+            du, *sums = checks.call_backward(
+                replace(whole, fused={}), dy, u, weight, **statistics, weight_grads=weight_grads
+            )
+            dx, *found, dgate = checks.call_backward(whole, dy, x, weight, **statistics, weight_grads=weight_grads)
+            assert checks.same_bits(dx, du * activated(gate, "silu")), whole
+            assert checks.same_bits(dgate, activated(gate, "silu", slope=True) * x * du), whole
+            assert all(a is b is None or checks.same_bits(a, b) for a, b in zip(found, sums, strict=True)), whole
+
+
+@each_op
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_dx_may_take_the_place_of_any_input(backend, op, dtype, alone):
+    fused = {"residual": True, "gate": True, "gate_first": True} if alone else FIRST
+    for case in typical(op, dtype=dtype, fused=fused):
+        x, weight, bias, dy = case.inputs()
+        _, statistics = checks.with_statistics(case, x, weight, bias)
+        given = {"dy": dy, "x": case.summed(x), **case.companions(backward=True)}
+        given.pop("gate_first")
+        expected = checks.call_backward(case, weight=weight, **statistics, **given)
+        for name in given.keys() & {"dy", "x", "dsum", "gate", "add"}:
+            out = given[name].copy()
+            found = checks.call_backward(case, weight=weight, **statistics, **{**given, name: out}, out=out)
+            assert found[0] is out
+            for a, b in zip(found, expected, strict=True):
+                assert checks.same_bits(a, b), (case, name)
+
+
 def past_the_caches(op, dtype, **fused):
     """Passes that move more than 12 MB stream their outputs, in the loops of each family."""
     if OPS[op].kind == "feature":
@@ -119,6 +178,27 @@ def test_large_arrays(op, dtype):
         checks.check_backward(case)
 
 
+@pytest.mark.skipif(_kernels.backend is None, reason="the kernels keep this promise")
+@each_op
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_large_arrays_gated_before_the_norm_have_the_bits_of_the_separate_steps(op, dtype):
+    """Also rows that are longer than a panel."""
+    for fused in ({"gate": True, "gate_first": True}, {"residual": True, "gate": True, "gate_first": True}):
+        long = [Case(op, (400, 9001), {"axis": -1}, dtype, fused=fused)] if OPS[op].kind == "feature" else []
+        for case in [*past_the_caches(op, dtype, **fused), *long]:
+            x, weight, bias, dy = case.inputs()
+            plain, u, gate = replace(case, fused={}), normalized(case, x), wide(case.companions()["gate"])
+            y, statistics = checks.with_statistics(plain, u, weight, bias)
+            assert checks.same_bits(checks.call_forward(case, x, weight, bias), y), case
+            if dtype == "float16":
+                continue  # the gradient that reaches the product is not rounded between the steps
+            du, *sums = checks.call_backward(plain, dy, u, weight, **statistics)
+            dx, *found, dgate = checks.call_backward(case, dy, case.summed(x), weight, **statistics, dsum=None)
+            assert checks.same_bits(dx, du * activated(gate, "silu")), case
+            assert checks.same_bits(dgate, activated(gate, "silu", slope=True) * case.summed(x) * du), case
+            assert all(map(checks.same_bits, found, sums)), case
+
+
 @each_op
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_a_large_sum_is_rounded_before_it_is_normalized(op, dtype):
@@ -127,6 +207,17 @@ def test_a_large_sum_is_rounded_before_it_is_normalized(op, dtype):
         x, weight, bias, _ = case.inputs()
         y = checks.call_forward(case, x, weight, bias)
         assert checks.same_bits(y, checks.call_forward(replace(case, fused={}), case.normalized(x), weight, bias))
+
+
+def test_a_gate_before_the_norm():
+    x, gate = np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+    y = normlib.rms_norm(x, eps=0, gate=gate, gate_activation="relu", gate_first=True)
+    assert np.allclose(y, [[0, np.sqrt(2)]])
+    assert np.array_equal(normlib.rms_norm(x, gate=gate, gate_first=False), normlib.rms_norm(x, gate=gate))
+    with pytest.raises(ValueError, match="rms_norm: gate_first is True without gate"):
+        normlib.rms_norm(x, gate_first=True)
+    with pytest.raises(TypeError, match="rms_norm: gate_first is 1"):
+        normlib.rms_norm(x, gate=gate, gate_first=1)
 
 
 def test_relu_keeps_nan_and_gives_no_negative_zero():

@@ -89,7 +89,9 @@ each_layer = pytest.mark.parametrize("name", [cls.__name__ for cls in FUNCTIONS]
 
 
 @each_layer
-@pytest.mark.parametrize("beside", [(), ("add",), ("residual",), ("residual", "add")], ids="+".join)
+@pytest.mark.parametrize(
+    "beside", [(), ("add",), ("residual",), ("residual", "add"), ("gate",), ("residual", "add", "gate")], ids="+".join
+)
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 def test_the_layer_gives_what_the_functions_give(name, activation, beside, rng):
     fused = {"activation": activation, **({"negative_slope": 0.25} if activation == "leaky_relu" else {})}
@@ -104,11 +106,32 @@ def test_the_layer_gives_what_the_functions_give(name, activation, beside, rng):
 
     found = layer(x, **arrays)
     check_same(found if "residual" in beside else [found], results)
-    summed, add = results[-1] if "residual" in beside else x, arrays.get("add")
-    dx, *gradients = backward(dy, summed, **options, **bias, **statistics, add=add, dsum=dsum)
+    summed = results[-1] if "residual" in beside else x
+    after = {key: arrays[key] for key in beside if key != "residual"}
+    dx, *gradients = backward(dy, summed, **options, **bias, **statistics, **after, dsum=dsum)
     found = layer.backward(dy, dsum)
-    check_same(found if "add" in beside else [found], [dx] if add is None else [dx, gradients.pop()])
+    gradients, companions = gradients[: len(gradients) - len(after)], gradients[len(gradients) - len(after) :]
+    check_same(found if after else [found], [dx, *companions])
     check_same(layer.gradients().values(), (gradient for gradient in gradients if gradient is not None))
+
+
+@each_layer
+@pytest.mark.parametrize("gate_activation", [None, "sigmoid"])
+def test_a_layer_of_what_is_gated_first(name, gate_activation, rng):
+    layer = randomize(LAYERS[name](gate_activation=gate_activation), rng)
+    plain = LAYERS[name]()
+    plain.load_state_dict(layer.state_dict())
+    x, gate, dy = (sample(rng, np.float64) for _ in range(3))
+    share = 1 / (1 + np.exp(-gate))
+    rise = share * (1 - share)
+    opened, slope = (share, rise) if gate_activation else (gate * share, share + gate * rise)
+    np.testing.assert_allclose(layer(x, gate=gate, gate_first=True), plain(x * opened), rtol=1e-12, atol=1e-12)
+    dx, dgate = layer.backward(dy)
+    du = plain.backward(dy)
+    np.testing.assert_allclose(dx, du * opened, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(dgate, du * x * slope, rtol=1e-11, atol=1e-11)
+    for key, gradient in plain.gradients().items():
+        np.testing.assert_allclose(layer.gradients()[key], gradient, rtol=1e-5)
 
 
 def check_same(found, expected):
@@ -192,7 +215,7 @@ def test_what_comes_beside_integers_is_in_the_dtype_of_the_result(rng):
 
 @pytest.mark.parametrize("cls", FUNCTIONS)
 def test_signatures_and_docstrings_name_each_option_of_the_description(cls):
-    functions_alone = {"gate_activation", "quantize", "out_dtype", "round_first"}
+    functions_alone = {"gate_first", "quantize", "out_dtype", "round_first"}
     options = [option.name for option in FUSED if isinstance(option, Option) and option.name not in functions_alone]
     assert list(inspect.signature(cls).parameters)[-len(options) :] == options
     assert all(f"    {name} : " in cls.__doc__ for name in options)

@@ -125,6 +125,23 @@ def test_large_arrays_threads_and_places(op, shape, axis):
     assert checks.same_bits(part[1], scale[1:2])
 
 
+@each_norm
+def test_what_the_kernels_leave_to_numpy(op):
+    """A mask, and a gate before the norm."""
+    x, gate = rows((4, 33)), rows((4, 33), seed=1)
+    inside = rows((4, 33), seed=2) > 0
+    masked = np.where(inside, x, np.nan)
+    for more in ({"where": inside}, {"gate": gate, "gate_first": True}):
+        q, scale = NORMS[op](masked if "where" in more else x, quantize="int8", **more)
+        y = NORMS[op](x, **more)
+        assert np.allclose(normlib.dequantize(q, scale), y, atol=scale.max() * 0.501)
+        assert not q[~inside].any() or "where" not in more
+    y = NORMS[op](x, gate=gate, gate_first=True)
+    typed = NORMS[op](x, gate=gate, gate_first=True, out_dtype="float64")
+    assert typed.dtype == np.float64
+    assert np.allclose(typed, y, atol=1e-6)
+
+
 def test_the_order_of_the_results():
     x = rows((3, 8))
     q, scale, total, mean, rstd = normlib.layer_norm(x, residual=x, quantize="int8", return_stats=True)

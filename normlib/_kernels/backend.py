@@ -65,9 +65,15 @@ def _arranged(op, run, arrays, axis, in_place):
         target = memory(views["x"])
         if not _takes(bytes(map(kinds.__getitem__, order)), target):
             continue
-        moved = {n: np.empty_like(target, a.dtype) for n, a in views.items() if not (in_place and n == "out")}
-        for name in views.keys() - OUTPUTS:
+        moved = {
+            name: np.empty_like(target, a.dtype)
+            for name, a in views.items()
+            if name != "where" and not (in_place and name == "out")
+        }
+        for name in moved.keys() - OUTPUTS:
             _copy(views[name], moved[name])
+        if "where" in views:
+            moved["where"] = views["where"]
         if in_place:
             moved["out"] = moved["x"]
         result = run(moved, tuple(map(order.index, axis)))
@@ -81,7 +87,7 @@ def _arranged(op, run, arrays, axis, in_place):
 def _canonical(function):
     """The canonical function over the direct one, of which it fills in what it knows better."""
     op, names, call = function.op, function.names, direct[function.name]
-    data = {role.name for role in (*function.roles, *function.fused_roles) if role.kind == "data"}
+    data = {role.name for role in (*function.roles, *function.fused_roles) if role.kind in ("data", "mask")}
 
     def compute(*args, **fused):
         values = dict(zip(function.canonical, args, strict=True), return_stats=calls.CANONICAL)

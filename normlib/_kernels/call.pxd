@@ -15,6 +15,7 @@ cdef enum:     # what a status names: a role, or one of these
     ACTIVATION
     GATE_ACTIVATION
     NEGATIVE_SLOPE
+    GATE_FIRST
     ROUND_FIRST
     THREADS
     STRUCT
@@ -53,7 +54,7 @@ cdef struct Call:
     Py_ssize_t num_groups
     int mode
     int threads
-    Py_ssize_t activation, gate_activation, round_first
+    Py_ssize_t activation, gate_activation, gate_first, round_first
     int wanted                          # 1 + the dtype that y is to have; 0: any. C does not say
     double momentum, eps, negative_slope
     const normlib_array* at[ROLES]      # NULL where there is none
@@ -65,7 +66,7 @@ cdef struct Call:
     bint trailing                       # the axes that are normalized over are the last ones
     bint has_dense[2]
     int regions, owned
-    void* memory[8]
+    void* memory[12]
     Region region[ROLES]
     Shape parameter, statistic
     int kept                            # axes that have more than one row
@@ -73,6 +74,7 @@ cdef struct Call:
     bint turned                         # it is not
     char kinds[AXES]
     Py_ssize_t dense[2][AXES]           # strides of x, and of a y of another dtype, did it lie in C order
+    Py_ssize_t of_mask[AXES]            # and of a mask
     normlib_array view[ROLES]           # for those that have no arrays to point at
 
 cdef Run kernels_in_use() noexcept nogil

@@ -128,6 +128,18 @@ cdef bint given_statistic(Call* call, int role, double** to) noexcept nogil:
         if to[0] == NULL:
             return False
         turn(call, <char*>wide, <char*>to[0], sizeof(double), False)
+    return call.plan.inside == NULL or known_inside(call, to)
+
+
+cdef bint known_inside(Call* call, double** statistic) noexcept nogil:
+    """A statistic with 0 for the rows that have nothing inside, where it is NaN."""
+    cdef double* known = <double*>own(call, call.statistic.count * sizeof(double))
+    cdef Py_ssize_t r
+    if known == NULL:
+        return False
+    for r in range(call.statistic.count):
+        known[r] = statistic[0][r] if call.plan.inside[r] else 0
+    statistic[0] = known
     return True
 
 
@@ -219,8 +231,8 @@ cdef void learn(Call* call) noexcept nogil:
         return
     samples = call.statistic.count // channels
     n = call.count // call.statistic.count
-    move(_run, mean.dtype, mean.data, call.plan.mean, samples, channels, call.momentum, 1)
-    move(_run, var.dtype, var.data, call.plan.var, samples, channels, call.momentum, <double>n / (n - 1))
+    move(_run, &call.plan, mean.dtype, mean.data, call.plan.mean, samples, channels, call.momentum, 1, 1)
+    move(_run, &call.plan, var.dtype, var.data, call.plan.var, samples, channels, call.momentum, <double>n / (n - 1), 2)
 
 
 cdef void finish(Call* call) noexcept nogil:

@@ -2,19 +2,23 @@
 
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, ROUND_FIRST, THREADS, Call, Op, Region, Shape, is_dtype,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, GATE_FIRST, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, ROUND_FIRST, THREADS, Call, Op,
+    Region, Shape, is_dtype,
     rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
-    NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NOT_TAKEN, NORMLIB_NULL,
+    NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN,
+    NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, BIAS, DADD, DBIAS, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NEW_SCALE, OF_DY, OF_X, OF_Y, RESIDUAL, RSTD,
-    RUNNING_MEAN, RUNNING_VAR, SCALE, SUM, VIEWS, WEIGHT, X, Y, normlib_array,
+    ACTIVATIONS, ADD, BIAS, DADD, DBIAS, DGATE, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NEW_SCALE, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD,
+    RUNNING_MEAN, RUNNING_VAR, SCALE, SUM, VIEWS, WEIGHT, WHERE, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
-from normlib._kernels.plan cimport BF16, F16, F32, F64, I8, Dtype, Plan, size_of
+from normlib._kernels.masks cimport count_inside
+from normlib._kernels.plan cimport BF16, BOOL, F16, F32, F64, I8, Dtype, Plan, size_of
 from normlib import description
 
 cdef extern from "Python.h":
@@ -113,6 +117,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_NOT_TAKEN, ROUND_FIRST)
     if not -INFINITY < call.negative_slope < INFINITY:
         return wrong(NORMLIB_BAD_VALUE, NEGATIVE_SLOPE)
+    if not 0 <= call.gate_first <= 1:
+        return wrong(NORMLIB_BAD_VALUE, GATE_FIRST)
     call.ndim = x.ndim
     call.count = 1
     for i in range(x.ndim):
@@ -127,7 +133,7 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.groups = 1
     call.plan.centered = op.centered
     call.plan.activation, call.plan.gate_activation = <int>call.activation, <int>call.gate_activation
-    call.plan.negative_slope = call.negative_slope
+    call.plan.negative_slope, call.plan.gate_first = call.negative_slope, call.gate_first != 0
     call.plan.round_first = call.round_first != 0 and call.plan.itemsize == 2
     return features(call) if op.feature else channels(call, op)
 
@@ -219,7 +225,7 @@ cdef int check(Call* call) noexcept nogil:
             return wrong(NORMLIB_NULL, RUNNING_MEAN if call.at[RUNNING_MEAN] == NULL else RUNNING_VAR)
         if op.required and not own and call.at[RUNNING_MEAN] == NULL:
             return wrong(NORMLIB_NULL, RUNNING_MEAN)
-        if own and call.count and call.count == call.statistic.count:
+        if own and call.count and call.count == call.statistic.count and call.at[WHERE] == NULL:
             return wrong(NORMLIB_ONE_VALUE, X)
     call.plan.given = not own if op.backward else op.moving and uses_running(call)
     call.plan.weight_grads = call.at[DWEIGHT] != NULL or call.at[DBIAS] != NULL
@@ -227,7 +233,13 @@ cdef int check(Call* call) noexcept nogil:
         return wrong(NORMLIB_NULL, SUM)
     if call.at[SUM] != NULL and call.at[RESIDUAL] == NULL:
         return wrong(NORMLIB_NULL, RESIDUAL)
-    return scales(call) or apart(call) or arrange(call)
+    if call.gate_first and call.at[GATE] == NULL:
+        return wrong(NORMLIB_NULL, GATE)
+    if call.gate_first and op.backward and call.at[DGATE] == NULL:
+        return wrong(NORMLIB_NULL, DGATE)
+    if call.plan.y_dtype != call.plan.dtype and (call.gate_first or (call.plan.y_dtype == I8 and call.at[WHERE] != NULL)):
+        return wrong(NORMLIB_BAD_DTYPE, Y)     # no room for the product; no integers outside a mask
+    return scales(call) or apart(call) or arrange(call) or (take_part(call, op.moving and not op.backward and own) if call.at[WHERE] != NULL and call.count else 0)
 
 
 cdef int scales(Call* call) noexcept nogil:
@@ -269,14 +281,15 @@ cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) n
 
 
 cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
-    """An array of the shape and dtype of x, y aside: its address and strides."""
-    cdef Py_ssize_t mask = size_of(a.dtype) - 1
+    """An array of the shape and dtype of x, but for masks and y: its address and strides."""
+    cdef int dtype = BOOL if role == WHERE else <int>call.plan.dtype
+    cdef Py_ssize_t size = size_of(a.dtype), mask = size - 1
     cdef const Py_ssize_t* shape = call.at[X].shape
     cdef Region* region
     cdef int i
     if role == Y and (is_dtype(a.dtype) or (a.dtype == I8 and ops[call.op].takes >> NEW_SCALE & 1)):
         call.plan.y_dtype = <Dtype>a.dtype
-    elif a.dtype != <int>call.plan.dtype:
+    elif a.dtype != dtype:
         return wrong(NORMLIB_BAD_DTYPE, role)
     if not has_shape(a, call.ndim, shape):
         return wrong(NORMLIB_BAD_SHAPE, role)
@@ -289,14 +302,14 @@ cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noex
     region = register(call, role, written)
     if a.strides == NULL:
         region.extent.low = <const char*>a.data
-        region.extent.high = region.extent.low + call.count * size_of(a.dtype)
+        region.extent.high = region.extent.low + call.count * size
         return 0
     for i in range(call.ndim):
         if shape[i] > 1 and a.strides[i] & mask:
             return wrong(NORMLIB_BAD_ALIGN, role)
     if written and not apart_from_itself(call, size_of(a.dtype), shape, a.strides):
         return wrong(NORMLIB_OVERLAP, role)
-    region.extent = extent_of(a.data, size_of(a.dtype), call.ndim, shape, a.strides)
+    region.extent = extent_of(a.data, size, call.ndim, shape, a.strides)
     return 0
 
 
@@ -368,7 +381,7 @@ cdef int apart(Call* call) noexcept nogil:
             b = &call.region[j]
             if a.extent.low >= b.extent.high or b.extent.low >= a.extent.high or i == j:
                 continue
-            if (b.written or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role])
+            if (b.written or b.role == WHERE or not DATA >> a.role & DATA >> b.role & 1 or not same_elements(call, call.at[a.role], call.at[b.role])
                     or read_later(call, a.role, b.role)):
                 return wrong(NORMLIB_OVERLAP, a.role)
     return 0
@@ -376,11 +389,17 @@ cdef int apart(Call* call) noexcept nogil:
 
 cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
     """Whether elements of an array are still read after the same ones of an output are written: of x + residual, which is the x of
-    what follows, or of the gradient that reaches the norm, which is in dadd or else in dx until x has been read."""
+    what follows, or of the gradient that reaches the norm, which is in dadd or else in dx until x has been read. A product with the
+    gate that comes first is in y, or in dgate, until it has been normalized."""
+    cdef bint gate_last = call.at[GATE] != NULL and not call.gate_first
     if output == SUM:
         return role != X and role != RESIDUAL
-    if role == X or role == DSUM:
-        return output == DADD or (output == DX and (call.activation or call.at[GATE] != NULL) and call.at[DADD] == NULL)
+    if output == Y:
+        return call.gate_first and role == ADD
+    if output == DGATE and call.gate_first:
+        return True
+    if role == X or role == DSUM or (role == GATE and call.gate_first):
+        return output == DADD or output == DGATE or (output == DX and (call.activation or gate_last or call.at[WHERE] != NULL) and call.at[DADD] == NULL)
     return False
 
 
@@ -391,9 +410,14 @@ cdef bint same_elements(Call* call, const normlib_array* a, const normlib_array*
 cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept nogil:
     """Strides of an array of x's shape."""
     cdef int i, other = a.dtype != <int>call.plan.dtype
-    cdef Py_ssize_t stride = size_of(a.dtype)
+    cdef Py_ssize_t stride = size_of(a.dtype), mask = 1
     if a.strides != NULL:
         return a.strides
+    if a.dtype == BOOL:
+        for i in range(call.ndim - 1, -1, -1):
+            call.of_mask[i] = mask
+            mask *= call.at[X].shape[i]
+        return call.of_mask
     if not call.has_dense[other]:
         call.has_dense[other] = True
         for i in range(call.ndim - 1, -1, -1):
@@ -421,7 +445,7 @@ cdef int arrange(Call* call) noexcept nogil:
         a = call.at[role_of(call, view)]
         if a == NULL:
             continue
-        gaps |= a.strides != NULL
+        gaps |= a.strides != NULL or view == OF_WHERE
         if view == OF_X:
             p.x = <const char*>a.data
         elif view == OF_Y:
@@ -430,6 +454,7 @@ cdef int arrange(Call* call) noexcept nogil:
             p.dy = <const char*>a.data
         else:
             p.companion[view].data = <char*>a.data
+            p.companion[view].dtype = <Dtype>a.dtype
             p.fused = True
     p.fused |= p.activation != 0
     if call.trailing and not gaps:
@@ -443,6 +468,24 @@ cdef int arrange(Call* call) noexcept nogil:
     for view in range(1, call.kept):
         call.turned |= call.order[view] < call.order[view - 1]
     return 0
+
+
+cdef int take_part(Call* call, bint learns) noexcept nogil:
+    """Count the elements of each row that a mask lets in, where sums are taken over them."""
+    cdef Py_ssize_t* inside
+    cdef Py_ssize_t r, most = 0
+    if call.plan.given and not call.plan.weight_grads:
+        return 0
+    inside = <Py_ssize_t*>malloc(call.statistic.count * sizeof(Py_ssize_t))
+    if inside == NULL:
+        return wrong(NORMLIB_NO_MEMORY, NOTHING)
+    call.memory[call.owned] = inside
+    call.owned += 1
+    count_inside(&call.plan, inside)
+    for r in range(call.statistic.count):
+        most = max(most, inside[r])
+    call.plan.inside = inside
+    return wrong(NORMLIB_ONE_VALUE, X) if learns and most == 1 else 0
 
 
 cdef bint walks(Call* call, int views) noexcept nogil:

@@ -34,10 +34,12 @@ cdef inline void repeat(int dtype, const void* running, Py_ssize_t samples, Py_s
                 to[n * channels + c] = (<const float*>running)[c]
 
 
-cdef inline void move(Run run, int dtype, void* running, const double* statistic, Py_ssize_t samples, Py_ssize_t channels, double momentum,
-                      double factor) noexcept nogil:
-    """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic"""
+cdef inline void move(Run run, const Plan* done, int dtype, void* running, const double* statistic, Py_ssize_t samples, Py_ssize_t channels,
+                      double momentum, double factor, Py_ssize_t least) noexcept nogil:
+    """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic, of those that have at least so many
+    elements inside; a variance, that of more than one, has the factor of its own count."""
     cdef Plan p
+    p.inside, p.least = done.inside, least
     p.dtype, p.mean, p.y, p.samples, p.length = <Dtype>dtype, <double*>statistic, <char*>running, samples, channels
     p.momentum, p.factor = momentum, factor
     p.x = p.weight = NULL

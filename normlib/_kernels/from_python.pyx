@@ -19,12 +19,12 @@ from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
     ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, NEW_SCALE, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE,
-    SILU, SUM, WEIGHT, X, Y, normlib_array,
+    SILU, SUM, WEIGHT, WHERE, X, Y, normlib_array,
 )
-from normlib._kernels.layout cimport lay_out
+from normlib._kernels.layout cimport AXES, lay_out
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
-from normlib._kernels.plan cimport BF16, COPY, F16, F32, F64, I8, Plan
+from normlib._kernels.plan cimport BF16, BOOL, COPY, F16, F32, F64, I8, Plan
 from normlib._arguments import zero_by_zero
 from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
@@ -106,6 +106,29 @@ cdef bint fill(Call* call, int role, object given) except -1:
     return True
 
 
+cdef bint fill_mask(Call* call, object given) except -1:
+    """Booleans that broadcast against x."""
+    cdef normlib_array* view = &call.view[WHERE]
+    cdef const normlib_array* x = call.at[X]
+    cdef cnp.ndarray a
+    cdef int i, extra
+    if not cnp.PyArray_CheckExact(given) or cnp.PyArray_TYPE(<cnp.ndarray>given) != cnp.NPY_BOOL:
+        return False
+    a = given
+    extra = x.ndim - cnp.PyArray_NDIM(a)
+    if extra < 0 or x.ndim > AXES:
+        return False
+    for i in range(x.ndim):
+        call.of_mask[i] = 0
+        if i >= extra and cnp.PyArray_DIM(a, i - extra) == x.shape[i]:
+            call.of_mask[i] = cnp.PyArray_STRIDE(a, i - extra)
+        elif i >= extra and cnp.PyArray_DIM(a, i - extra) != 1:
+            return False
+    view.data, view.dtype, view.ndim, view.shape, view.strides = cnp.PyArray_DATA(a), BOOL, x.ndim, x.shape, call.of_mask
+    call.at[WHERE] = view
+    return True
+
+
 cdef int dtype_from(object value) except -2:
     """One of the four by its name or as NumPy's; -1 for others."""
     global _bfloat16
@@ -139,8 +162,17 @@ cdef bint fuse(Call* call, dict fused) except -1:
             if call.gate_activation == 0 or fused.get("gate") is None:
                 return False
             continue
+        if name == "gate_first":
+            if not is_bool(value) or (value and fused.get("gate") is None):
+                return False
+            call.gate_first = value
+            continue
         if name == "negative_slope":
             if fused.get("activation") != "leaky_relu" or not number(value, &call.negative_slope):
+                return False
+            continue
+        if name == "where":
+            if value is not True and not fill_mask(call, value):
                 return False
             continue
         if name == "round_first":

@@ -1,10 +1,10 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
-from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OUTPUTS
+from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, OUTPUTS
 from normlib._kernels.plan cimport (
-    ABREAST, BF16, BLOCK, CHUNK, F16, F32, F64, I8, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
-    View, line_of, round_up, size_of, view_of, y_bytes,
+    ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, I8, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES,
+    few_rows, View, line_of, round_up, size_of, view_of, y_bytes,
     FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
     FEATURE_COLUMNS_STRIPS,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
@@ -14,6 +14,7 @@ from normlib._kernels.plan cimport (
 
 include "vectors/lanes.pxi"
 include "vectors/panel.pxi"
+include "vectors/inside.pxi"
 include "vectors/statistics.pxi"
 include "vectors/reduce.pxi"
 include "vectors/normalize.pxi"

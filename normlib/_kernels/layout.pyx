@@ -1,6 +1,6 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
-from normlib._kernels.header cimport OF_DY, OF_X, OF_Y, VIEWS
+from normlib._kernels.header cimport OF_DY, OF_WHERE, OF_X, OF_Y, VIEWS
 from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, I8, Plan, Span, size_of
 
 cdef enum Member:           # of a Span, in its order
@@ -17,7 +17,8 @@ cdef struct Axes:
     int left, right, views
     Axis axis[AXES]
     Span* spans[VIEWS]
-    Py_ssize_t itemsizes[VIEWS]
+    Py_ssize_t sizes[VIEWS]     # of an element
+    bint by_rows                # columns will not do
 
 
 cdef Span* span_of(Plan* p, int view) noexcept nogil:
@@ -26,6 +27,12 @@ cdef Span* span_of(Plan* p, int view) noexcept nogil:
     if view == OF_Y:
         return &p.ys
     return &p.ds if view == OF_DY else &p.companion[view].span
+
+
+cdef inline Py_ssize_t size_in(const Plan* p, int view) noexcept nogil:
+    if view == OF_Y:
+        return size_of(p.y_dtype)
+    return p.itemsize if view == OF_X or view == OF_DY else size_of(p.companion[view].dtype)
 
 
 cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) noexcept nogil:
@@ -50,9 +57,9 @@ cdef bint memory_axes(Axes* a, const char* kinds, int ndim, const Py_ssize_t* sh
         new.number = i
         new.n = shape[i]
         for v in range(a.views):
-            if strides[v][i] % a.itemsizes[v]:
+            if strides[v][i] % a.sizes[v]:
                 return False
-            new.strides[v] = strides[v][i] // a.itemsizes[v]
+            new.strides[v] = strides[v][i] // a.sizes[v]
         j = count
         while j > 0 and magnitude(axes[j - 1].strides[0]) < magnitude(new.strides[0]):
             axes[j] = axes[j - 1]
@@ -73,6 +80,29 @@ cdef bint memory_axes(Axes* a, const char* kinds, int ndim, const Py_ssize_t* sh
         axes[j] = axes[i]
     a.left, a.right = 0, min(count, j + 1)
     return True
+
+
+cdef bint by_positions(Plan* p, const Axes* a) noexcept nogil:
+    """Whether a mask is the same for all channels, which lie side by side."""
+    cdef int v = 0
+    if a.left == a.right or a.axis[a.right - 1].kind != b"C":
+        return False
+    while a.spans[v] != &p.companion[OF_WHERE].span:
+        v += 1
+    return a.axis[a.right - 1].strides[v] == 0
+
+
+cdef void keep_first(Axes* a) noexcept nogil:
+    """Make the last axis one that is reduced, if there is one: what is kept behind it comes before."""
+    cdef Axis last
+    cdef int i = a.right - 1
+    if i <= a.left or a.axis[i].kind == b"R" or a.axis[i].kind == b"S":
+        return
+    last = a.axis[i]
+    while i > a.left and (a.axis[i - 1].kind == b"R" or a.axis[i - 1].kind == b"S"):
+        a.axis[i] = a.axis[i - 1]
+        i -= 1
+    a.axis[i] = last
 
 
 cdef inline int kind_at(const Axes* a, int from_last) noexcept nogil:
@@ -96,7 +126,8 @@ cdef Py_ssize_t take(Axes* a, int kind, bint last, Member member) noexcept nogil
 
 cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
     """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize and p.y_dtype are given, and p.groups for
-    channel norms; the strides of each view are in bytes, NULL for an array that there is not."""
+    channel norms; the strides of each view are in bytes, NULL for an array that there is not. Masks are for rows, or for whole positions of
+    channels."""
     cdef const Py_ssize_t* given[VIEWS]
     cdef Axes a
     cdef int v
@@ -105,11 +136,13 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     a.views = 0
     for v in range(VIEWS):
         if strides[v] != NULL:
-            given[a.views], a.spans[a.views] = strides[v], span_of(p, v)
-            a.itemsizes[a.views] = size_of(p.y_dtype) if v == OF_Y else p.itemsize
+            given[a.views], a.spans[a.views], a.sizes[a.views] = strides[v], span_of(p, v), size_in(p, v)
             a.views += 1
     if not memory_axes(&a, kinds, ndim, shape, given):
         return False
+    a.by_rows = strides[OF_WHERE] != NULL and not by_positions(p, &a)
+    if a.by_rows:
+        keep_first(&a)
     if kinds[0] == b"K" or kinds[0] == b"R":
         features(p, &a)
     else:
@@ -153,7 +186,7 @@ cdef void features(Plan* p, Axes* a) noexcept nogil:
 
 cdef void channels(Plan* p, Axes* a) noexcept nogil:
     p.segments = p.length = p.samples = p.width = 1
-    if kind_at(a, 1) == b"C":
+    if kind_at(a, 1) == b"C" and not a.by_rows:
         p.form = CHANNEL_COLUMNS
         p.width = take(a, b"C", True, CHANNEL_STRIDE)
         p.length = take(a, b"S", True, POSITION_STRIDE)

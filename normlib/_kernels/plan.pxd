@@ -18,8 +18,8 @@ cdef enum:
     LAST = 2
 
 cdef enum Dtype:
-    F64, F32, F16, BF16
-    I8      # of a quantized result alone
+    F64, F32, F16, BF16, BOOL   # of which the last is for masks alone
+    I8      # and this for quantized results
 
 cdef enum Form:
     FEATURE_ROWS
@@ -34,6 +34,7 @@ cdef struct Span:
 cdef struct View:
     char* data          # NULL: there is none
     Span span
+    Dtype dtype
 
 cdef struct Watch:
     # What lets a signal end a long pass.
@@ -62,10 +63,11 @@ cdef struct Plan:
     int activation          # what comes last; 0: nothing
     int gate_activation     # that of the gate
     double negative_slope   # of leaky_relu
+    bint gate_first         # what is normalized is x times that of the gate
     bint round_first        # normalized values are rounded to the 16 bits of x before the weight
     bint fused              # an epilogue follows `normalize`
     bint upstream           # a forward pass that ends with dy times the derivative of its activation
-    const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or the sum that is x
+    const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or what is normalized
     const char* x
     const char* dy
     char* y                 # dx in a backward pass
@@ -73,6 +75,7 @@ cdef struct Plan:
     const char* bias
     double* mean
     double* rstd
+    const Py_ssize_t* inside    # how many elements of each row a mask lets in; NULL: all
     char* scale             # of a quantized result, of each row, in the working type: read, or else written
     bint scale_given
     double* var             # where the statistics are given, a forward pass takes rstd from it; the two may be one array
@@ -97,6 +100,7 @@ cdef struct Plan:
     int* state              # samples: SETTLED, SCALED, or why the sums are taken again
     bint interruptible      # a call from Python: a long pass looks for signals
     double momentum, factor     # MOVE: of running statistics
+    Py_ssize_t least            # MOVE: elements without which a row tells nothing
     char* fresh             # the memory of a new result, NULL for one that was given
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
@@ -131,7 +135,7 @@ cdef enum:  # Step
     STEPS
 
 cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
-    return 8 if dtype == F64 else 4 if dtype == F32 else 1 if dtype == I8 else 2
+    return 8 if dtype == F64 else 4 if dtype == F32 else 1 if dtype == BOOL or dtype == I8 else 2
 
 
 cdef inline Py_ssize_t y_bytes(const Plan* p) noexcept nogil:
@@ -148,11 +152,11 @@ cdef inline char* line_of(void* memory) noexcept nogil:
 
 
 cdef inline View view_of(const Plan* p, int view) noexcept nogil:
-    """What an epilogue reads: dy too, on the way back."""
+    """What an epilogue reads: dy too, on the way back. The companion in the place of dy is the x that was gated before the norm."""
     cdef View of_dy
-    if view != OF_DY:
+    if view != OF_DY or not p.upstream:
         return p.companion[view]
-    of_dy.data, of_dy.span = <char*>p.dy if p.upstream else NULL, p.ds
+    of_dy.data, of_dy.span, of_dy.dtype = <char*>p.dy, p.ds, p.dtype
     return of_dy
 
 

@@ -3,11 +3,11 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
-from normlib._kernels.header cimport OF_DADD, OF_DSUM, OF_GATE, OF_RESIDUAL, OF_SUM, VIEWS
+from normlib._kernels.header cimport OF_DADD, OF_DGATE, OF_DSUM, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, VIEWS
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, Watch, alone, few_rows, line_of, round_up, size_of, y_bytes,
+    Plan, Run, View, Watch, alone, few_rows, line_of, round_up, size_of, y_bytes,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -57,16 +57,26 @@ cdef void segments_as_samples(Plan* p) noexcept nogil:
     p.shared = True
 
 
-cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
+cdef void pull_back(Plan* p, Plan* before, Plan* first) noexcept nogil:
     """The pass that writes the gradient that reaches the norm, to dadd, else to dx, and dy is taken from there; what else an epilogue
-    reads is read by it, and dsum by the pass itself."""
+    reads is read by it, and dsum and a mask by the pass itself. It too takes what a gate before the norm needs, whose product `first`
+    writes to dgate, where that is read by any."""
     cdef int view
+    cdef View gate = p.companion[OF_GATE], dgate = p.companion[OF_DGATE], x = dgate
+    if p.gate_first:
+        x.data, x.span = <char*>p.x, p.xs
+        p.companion[OF_GATE].data = p.companion[OF_DGATE].data = NULL
+        if p.activation or p.weight_grads or not p.given:
+            product(p, first, &gate, &dgate)
     before[0] = p[0]
-    p.fused = p.companion[OF_DSUM].data != NULL
+    p.fused = p.gate_first or p.companion[OF_DSUM].data != NULL or p.companion[OF_WHERE].data != NULL
     for view in range(VIEWS):
-        if view != OF_DSUM:
+        if view != OF_DSUM and view != OF_WHERE:
             p.companion[view].data = NULL
-    if not p.activation and before.companion[OF_DADD].data == NULL and before.companion[OF_GATE].data == NULL:
+    if p.gate_first:
+        p.companion[OF_GATE], p.companion[OF_DGATE], p.companion[OF_DY] = gate, dgate, x
+    if (not p.activation and before.companion[OF_DADD].data == NULL and before.companion[OF_GATE].data == NULL
+            and before.companion[OF_WHERE].data == NULL):
         return
     before.companion[OF_DSUM].data = NULL
     before.given = before.upstream = True
@@ -79,13 +89,26 @@ cdef void pull_back(Plan* p, Plan* before) noexcept nogil:
     p.before = before
 
 
-cdef void add_up(Plan* p, Plan* before) noexcept nogil:
-    """The pass that writes x + residual, and x is taken from there."""
+cdef void product(Plan* p, Plan* before, const View* gate, const View* to) noexcept nogil:
+    """The pass that writes x times what the gate lets through, and x is taken from there."""
     before[0] = p[0]
-    before.y, before.ys, before.y_dtype = p.companion[OF_SUM].data, p.companion[OF_SUM].span, p.dtype
-    before.dy, before.ds = p.companion[OF_RESIDUAL].data, p.companion[OF_RESIDUAL].span
+    before.companion[OF_GATE] = gate[0]
+    before.y, before.ys, before.y_dtype = to.data, to.span, p.dtype
     p.x, p.xs = before.y, before.ys
     p.before = before
+
+
+cdef void begin_with(Plan* p, Plan* before) noexcept nogil:
+    """The pass that writes x + residual, or that or x times what the gate lets through, and x is taken from there."""
+    cdef View gate = p.companion[OF_GATE], y
+    if p.gate_first:
+        y.data, y.span = p.y, p.ys
+        p.companion[OF_GATE].data = NULL
+        p.streaming &= p.form == FEATURE_ROWS   # else they go by way of y, and what was just written is in cache
+        product(p, before, &gate, &y)
+    elif p.companion[OF_RESIDUAL].data != NULL:
+        gate.data = NULL
+        product(p, before, &gate, &p.companion[OF_SUM])
 
 
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
@@ -93,7 +116,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     has raised."""
     cdef Py_ssize_t traffic, worth
     cdef Watch watch
-    cdef Plan before
+    cdef Plan before, first
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
@@ -107,8 +130,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
         p.parameters = p.segments * p.length
         p.batch = p.samples * p.groups
-        if p.companion[OF_RESIDUAL].data != NULL:
-            add_up(p, &before)
+        begin_with(p, &before)
         run(FEATURE_ROWS_FORWARD, p, 0)
         p.before = NULL
         return 0
@@ -121,9 +143,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
     p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
     if backward and p.fused:
-        pull_back(p, &before)
-    elif p.companion[OF_RESIDUAL].data != NULL:
-        add_up(p, &before)
+        pull_back(p, &before, &first)
+    else:
+        begin_with(p, &before)
     partition(p, backward, threads)
     if p.interruptible and p.bytes >= WATCH_BYTES:
         watch.due = watch.stopped = 0
@@ -261,14 +283,17 @@ cdef void go_to(Plan* p, const Plan* whole, Py_ssize_t first, Py_ssize_t samples
     p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL
     p.var = whole.var + first * p.groups if whole.var != NULL else NULL
     p.rstd = whole.rstd + first * p.groups if whole.rstd != NULL else NULL
+    p.inside = whole.inside + first * p.groups if whole.inside != NULL else NULL
     for view in range(VIEWS if p.fused else 0):
         if whole.companion[view].data != NULL:
-            p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * p.itemsize
+            p.companion[view].data = whole.companion[view].data + first * p.companion[view].span.sample * size_of(p.companion[view].dtype)
 
 
 cdef void columns_before(Run run, const Plan* p, const Plan* whole, int threads) noexcept nogil:
     """`before` of a chunk, with the tables of its pass."""
     cdef Plan before = whole[0]
+    if whole.before != NULL:
+        columns_before(run, p, whole.before, threads)
     go_to(&before, whole, p.first, p.samples)
     before.table, before.state, before.abreast, before.padded = p.table, p.state, p.abreast, p.padded
     if before.upstream:
@@ -286,7 +311,7 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     cdef bint open
     cdef void* memory
     chunk = min(chunk, p.samples)
-    p.abreast = abreast(p.width, p.length)
+    p.abreast = abreast(p.width, p.length) if p.companion[OF_WHERE].data == NULL else 1
     # Lanes may begin at any channel of the last positions, and end in the last of the `rest` of one more (Cut).
     p.padded = (2 * p.abreast * p.width if p.abreast > 1 else round_up(p.width, LANES)) + LANES
     cut_sums(&p, threads)

@@ -86,6 +86,7 @@ enum { /* dtype */
     NORMLIB_F32,
     NORMLIB_F16,
     NORMLIB_BF16,
+    NORMLIB_BOOL, /* of masks alone */
     NORMLIB_I8 /* of the y of layer and RMS norm alone */
 };
 
@@ -148,7 +149,9 @@ typedef struct normlib_array {
    gate have the shape and dtype of x, or are NULL. With a residual, the sum, rounded to that dtype, goes to `sum`, which may be x or
    residual. The activations are NORMLIB_RELU and so on, 0 for none; negative_slope is that of leaky_relu.
    Backward, x is the sum, dsum the gradient that reaches it from elsewhere, and add, gate and bias are given again; dadd and
-   dgate, if wanted, take their gradients. With an activation or a gate and no dadd, dx may be dy, but not x.
+   dgate, if wanted, take their gradients. With an activation, a gate or a mask and no dadd, dx may be dy, but not x.
+
+   where: which elements take part, of dtype NORMLIB_BOOL (a byte each, 0 or not) and the shape of x; strides of 0 broadcast.
 
    Layer and RMS norm: round_first, if not 0, rounds normalized values to the 16 bits of x before the weight.
 
@@ -187,6 +190,8 @@ typedef struct normlib_call {
     const normlib_array *gate;
     const normlib_array *dgate;
     ptrdiff_t gate_activation;
+    const normlib_array *where;
+    ptrdiff_t gate_first;
     const normlib_array *scale;
     const normlib_array *new_scale;
     ptrdiff_t round_first;
@@ -253,7 +258,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -265,7 +270,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -275,7 +280,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -286,7 +291,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -300,7 +305,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -312,7 +317,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -324,7 +329,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -336,7 +341,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -350,7 +355,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -362,7 +367,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

@@ -9,9 +9,9 @@ import numpy as np
 
 from .. import ops
 from ..description import FUNCTIONS
-from ._fused import arrays, together
+from ._fused import arrays, opened, together
 from ._layouts import LAYOUTS, UNWRITABLE, has_layout
-from ._reference import Geometry
+from ._reference import Geometry, extended
 
 # Odd widths, and sizes on both sides of a border of 32 lanes and of blocks of 1024.
 WIDTHS = (1, 2, 7, 31, 32, 33, 97, 1000, 1024, 1025, 3001)
@@ -219,15 +219,25 @@ class Case:
         """What the values of the case are drawn from; they do not depend on how the arrays lie in memory."""
         return Draw(str(replace(self, layout="contiguous", out="new", out_dtype=None)))
 
+    @property
+    def inside(self):
+        """The mask of the case, or None: element by element, or one for all along the last axis."""
+        if "where" not in self.fused:
+            return None
+        draw = Draw(f"where {self.op} {self.shape} {self.options}")
+        shape = self.shape if draw.flat((1,))[0] < 0.5 else (*self.shape[:-1], 1)
+        return draw.flat(shape) < 0.75
+
     def inputs(self):
-        """x, weight, bias and dy in the case's dtypes and layout (absent parameters are None)."""
+        """x, weight, bias and dy in the case's dtypes and layout (absent parameters are None); NaN outside a mask."""
         draw, layout = self.draw(), LAYOUTS[self.layout]
         dtype = dtype_named(self.dtype)
         parameter_dtype = dtype_named(self.parameter_dtype or self.dtype)
         parameter_shape = self.geometry.parameter_shape
-        x = layout(self._values(draw).astype(dtype))
+        outside = False if self.inside is None or self.layout.startswith("broadcast") else ~self.inside
+        x = layout(np.where(outside, np.nan, self._values(draw)).astype(dtype))
         terms = np.full(self.shape, 0.1) if self.dy == "constant" else draw.bell(self.shape) + 0.25
-        dy = layout(terms.astype(dtype))
+        dy = layout(np.where(outside, np.nan, terms).astype(dtype))
         weight = bias = None
         if self.affine in ("both", "weight"):
             weight = layout((draw.flat(parameter_shape) + 0.5).astype(parameter_dtype))
@@ -244,6 +254,8 @@ class Case:
         found = self.fused | typed
         for name in arrays(function, found):
             found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
+        if "where" in found:
+            found["where"] = self.inside
         if backward and found.keys() & {"activation", "gate"} and (bias := self.inputs()[2]) is not None:
             found["bias"] = bias
         if backward and "residual" in found:
@@ -251,7 +263,19 @@ class Case:
         return found
 
     def normalized(self, x):
-        """What is normalized: x, or its sum with the residual, in the layout of x."""
+        """What is normalized: x or its sum with the residual, gated where that comes first, in the layout of x."""
+        return self.gated(self.summed(x))
+
+    def gated(self, x):
+        if "gate_first" not in self.fused:
+            return x
+        product = extended(x) * opened(self.companions())
+        if self.dtype in ("float16", "bfloat16"):
+            product = product.astype(np.float32)
+        return LAYOUTS[self.layout](product.astype(dtype_named(self.dtype)))
+
+    def summed(self, x):
+        """x or its sum with the residual."""
         residual = self.companions().get("residual")
         if residual is None:
             return x
@@ -349,17 +373,24 @@ def fused_cases(name, *, quick=False):
             found += [replace(c, out=out) for c in bases for out in OUTPUTS[1:]]
             for case in (replace(case, layout=layout) for case in found for layout in layouts):
                 number += 1
+                if "gate_first" in fused and case.layout == "broadcast_last":
+                    continue  # equal values, of which the last bit of their product with the gate is all that is left
                 if _possible(case) and (number % 37 == 0 or not quick):
                     yield case
         for shape, options in problems(name, "deep")[:1] if quick else problems(name, "deep"):
             yield Case(name, shape, options, fused=fused)
 
 
+def _without(sets, *names):
+    """Those that have none of these, which kernels leave to NumPy beside a result of another type."""
+    return (fused for fused in sets if not fused.keys() & set(names))
+
+
 def typed_cases(name, *, quick=False):
     """The typical ones with a result of each other dtype: alone, and with each set of what is computed in the same
     pass, in all layouts and outputs, quick: by turns."""
     op, names, number = ops.OPS[name], [dtype.name for dtype in dtypes()], 0
-    for fused in ({}, *together(FUNCTIONS[name])):
+    for fused in ({}, *_without(together(FUNCTIONS[name]), "gate_first")):
         for shape, options in problems(name, "typical"):
             base = Case(name, shape, options, fused=fused)
             bases = [base] if op.mode is None else [base, constant(base)]
@@ -377,7 +408,7 @@ def quantized_cases(name, *, quick=False):
     function, number = FUNCTIONS[name], 0
     if "quantize" not in function.fused:
         return
-    for fused in ({}, *together(function)):
+    for fused in ({}, *_without(together(function), "gate_first", "where")):
         for shape, options in [*problems(name, "typical"), ((3, 4100), {"axis": -1}), ((2, 3, 33), {"axis": 0})]:
             base = Case(name, shape, options, fused=fused)
             for case in (replace(base, dtype=d.name, layout=layout) for d in dtypes() for layout in LAYOUTS):

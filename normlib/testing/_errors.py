@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from ..description import FUNCTIONS, Option
+from ..description import FUNCTIONS, Option, Role
 from ._checks import call_backward, call_forward, ensure, with_statistics
 from ._layouts import LAYOUTS
 
@@ -45,6 +45,16 @@ def _bad_companions(x, function):
         elif name == "round_first":
             yield name, TypeError, {name: "yes"}
             yield name, TypeError, {name: 1}
+        elif name == "out_dtype":
+            yield name, ValueError, {name: "sideways"}
+            yield name, TypeError, {name: 1}
+        elif isinstance(argument, Role) and argument.kind == "mask":
+            yield name, TypeError, {name: x}
+            yield name, ValueError, {name: np.ones((2, *x.shape), bool)}
+            yield name, ValueError, {name: np.ones(x.shape[-1] + 1, bool)}
+        elif isinstance(argument, Option) and not argument.choices:
+            yield name, TypeError, {name: "yes"}
+            yield name, ValueError, {name: True}
         elif isinstance(argument, Option):
             yield name, ValueError, {name: "sideways"}
             yield name, TypeError, {name: 1}

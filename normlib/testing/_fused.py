@@ -46,7 +46,8 @@ TYPED = ("quantize", "scale", "out_dtype")  # which give a result of another typ
 
 def together(function):
     """Sets of the arguments for the same pass of a forward function, as dicts, in which an array is True: each alone,
-    with each of its choices, then each pair, and all, with choices by turns."""
+    with each of its choices, then each pair, and all, with choices by turns; of these those with a gate also with that
+    first."""
     own = [a for a in function.fused.values() if not a.canonical and a.name not in TYPED]
     fused = {a.name: (True,) if isinstance(a, Role) else a.choices for a in own if isinstance(a, Role) or a.choices}
     turns = {name: cycle(choices) for name, choices in fused.items()}
@@ -55,7 +56,10 @@ def together(function):
         yield from ({**first, name: choice} for choice in choices)
     for names in (*combinations(fused, 2), tuple(fused)):
         if "gate" in names or "gate_activation" not in names:
-            yield {name: next(turns[name]) for name in names}
+            chosen = {name: next(turns[name]) for name in names}
+            yield chosen
+            if "gate" in names:
+                yield {**chosen, "gate_first": True}
 
 
 def arrays(function, fused):
@@ -68,8 +72,9 @@ def forward(geometry, truth, companions):
     v, scale = _before_activation(geometry, truth, companions)
     f, slope = ACTIVATIONS[companions["activation"]] if "activation" in companions else (np.array, np.ones_like)
     scale = np.maximum(scale, _largest(geometry, v)) * _largest(geometry, slope(v))  # what the last digits of v come to
-    h = _opened(companions)
-    return truth._replace(y=f(v) * h, scale=scale * _largest(geometry, h * np.ones_like(v)))
+    h = 1 if "gate_first" in companions else opened(companions)
+    y = np.where(companions.get("where", True), f(v) * h, 0)
+    return truth._replace(y=y, scale=scale * _largest(geometry, h * np.ones_like(v)))
 
 
 def upstream(geometry, truth, dy, companions):
@@ -77,22 +82,31 @@ def upstream(geometry, truth, dy, companions):
     dy = extended(dy)
     v, _ = _before_activation(geometry, truth, companions)
     f, slope = ACTIVATIONS[companions["activation"]] if "activation" in companions else (np.array, np.ones_like)
-    return dy * slope(v) * _opened(companions), dy * f(v) * _opened(companions, True)
+    h, dh = (1, 0) if "gate_first" in companions else (opened(companions), opened(companions, True))
+    return tuple(np.where(companions.get("where", True), dy * factor, 0) for factor in (slope(v) * h, f(v) * dh))
 
 
-def _opened(companions, slope=False):
+def opened(companions, slope=False):
     """h(gate) or its derivative."""
     if "gate" not in companions:
         return 0 if slope else 1
     return ACTIVATIONS[companions.get("gate_activation", "silu")][slope](extended(companions["gate"]))
 
 
-def backward(geometry, gradients, companions):
-    """The gradients of a backward pass, to dx what reaches the sum from elsewhere."""
+def backward(geometry, gradients, x, companions):
+    """The gradients of a backward pass, to dx what reaches the sum from elsewhere; the gradient of a gate that comes
+    first, and its largest term in each row."""
+    dgate = None
+    if "gate_first" in companions:
+        h, slope = opened(companions), extended(x) * opened(companions, True)
+        slope = np.where(companions.get("where", True), slope, 0)
+        dgate = gradients.dx * slope, gradients.scale * _largest(geometry, slope)
+        gradients = gradients._replace(dx=gradients.dx * h, scale=gradients.scale * _largest(geometry, h))
     if "dsum" not in companions:
-        return gradients
+        return gradients, dgate
     dsum = extended(companions["dsum"])
-    return gradients._replace(dx=gradients.dx + dsum, scale=np.maximum(gradients.scale, _largest(geometry, dsum)))
+    scale = np.maximum(gradients.scale, _largest(geometry, dsum))
+    return gradients._replace(dx=gradients.dx + dsum, scale=scale), dgate
 
 
 def _largest(geometry, a):

@@ -80,13 +80,14 @@ def gradcheck(function, gradients, *arrays, step=1e-3, rtol=1e-8, seed=0):
 def _inputs(case):
     """The arrays of a float64 case by name, where no activation has a kink nearby."""
     x, weight, bias, _ = case.inputs()
-    fused = case.companions()
+    x, fused = np.nan_to_num(x, nan=3.0), case.companions()
     given = {"weight": weight, "bias": bias} | {name: fused[name] for name in arrays(FUNCTIONS[case.op], fused)}
     given = {name: array for name, array in given.items() if array is not None}
     for phase in range(100):
         # Half a standard deviation from a constant row the fifth derivatives are too large for the stencil.
         given["x"] = x + 0.5 * np.cos(np.arange(x.size).reshape(x.shape) + phase)
-        if np.min(np.abs(call_forward(case, **running(case), **{**given, "activation": None}))) > 0.01:
+        y = call_forward(case, **running(case), **{**given, "activation": None})
+        if np.min(np.abs(y[np.broadcast_to(fused.get("where", True), y.shape)])) > 0.01:
             break
     return given
 
@@ -116,7 +117,9 @@ def check_gradients(case, limits=None):
         return [found[name] for name in given]
 
     try:
-        return gradcheck(function, gradients, *given.values(), rtol=1e-7 if case.fused else 1e-8)
+        # A gate may all but close a row, whose variance then is small.
+        rtol = 1e-6 if "gate_first" in case.fused else 1e-7 if case.fused else 1e-8
+        return gradcheck(function, gradients, *given.values(), rtol=rtol)
     except AssertionError as error:
         ensure(False, case, str(error))
 

@@ -162,23 +162,32 @@ class Backward(NamedTuple):
     dbias_scale: np.ndarray
 
 
-def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=None, var=None, wide=WIDE):
+def _inside(geometry, inside):
+    """Which elements of the rows take part, and how many of each."""
+    if inside is None:
+        return True, geometry.row.size // np.prod(geometry.statistics_shape, dtype=int)
+    rows = geometry.rows(np.broadcast_to(inside, geometry.row.shape))
+    return rows, rows.sum(axis=1, keepdims=True)
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # of a row with nothing inside
+def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=None, var=None, inside=None, wide=WIDE):
     """``(x - mean) / sqrt(var + eps) * weight + bias``, with the statistics of each row or with given ones."""
-    z = geometry.rows(extended(x, wide))
-    n = z.shape[1]
+    rows, n = _inside(geometry, inside)
+    z = np.where(rows, geometry.rows(extended(x, wide)), 0)
     if mean is not None:
         mean, var = (geometry.per_row(extended(s, wide)) for s in (mean, var))
         z = z - mean
     else:
         if centered:
             first = z.sum(axis=1, keepdims=True) / n
-            z = z - first
+            z = np.where(rows, z - first, 0)
             rest = z.sum(axis=1, keepdims=True) / n
-            z = z - rest
+            z = np.where(rows, z - rest, 0)
             mean = first + rest
         var = (z * z).sum(axis=1, keepdims=True) / n
     rstd = 1 / np.sqrt(var + extended(eps, wide))
-    y = geometry.from_rows(z * rstd)
+    y = geometry.from_rows(np.where(rows, z * rstd, 0))
     if weight is not None:
         y = y * geometry.per_element(extended(weight, wide))
     scale = np.max(np.abs(geometry.rows(y)), axis=1, keepdims=True) if y.size else rstd
@@ -188,7 +197,8 @@ def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=Non
     return Forward(y, None if mean is None else mean.reshape(shape), var.reshape(shape), rstd.reshape(shape), scale)
 
 
-def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, wide=WIDE):
+@np.errstate(divide="ignore", invalid="ignore")
+def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, inside=None, wide=WIDE):
     """Gradients with the given statistics; `through` says whether these came from x itself.
 
     With z = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - z mean(g z)), without mean(g) where the norm is
@@ -199,18 +209,20 @@ def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, wid
     z = geometry.rows(extended(x, wide))
     if mean is not None:
         z = z - geometry.per_row(extended(mean, wide))
-    z = z * rstd
+    rows, n = _inside(geometry, inside)
+    z = np.where(rows, z * rstd, 0)
+    dy = np.where(True if inside is None else inside, dy, 0)
     g = geometry.rows(dy if weight is None else dy * geometry.per_element(extended(weight, wide)))
     dx = g
     if through:
-        n = z.shape[1]
         if mean is not None:
             dx = dx - g.sum(axis=1, keepdims=True) / n
         dx = dx - z * ((g * z).sum(axis=1, keepdims=True) / n)
-    scale = np.max(np.abs(g * rstd), axis=1, keepdims=True)
+    g, dx = np.where(rows, g * rstd, 0), np.where(rows, dx * rstd, 0)
+    scale = np.max(np.abs(g), axis=1, keepdims=True)
     terms = dy * geometry.from_rows(z)
     return Backward(
-        geometry.from_rows(dx * rstd),
+        geometry.from_rows(dx),
         geometry.parameter_sum(terms),
         geometry.parameter_sum(dy),
         scale,

@@ -3,11 +3,13 @@
 #   forward     y  = f(v) * h(gate),  v = normalize(x) + add
 #   backward    dy becomes dy * h(gate) * f'(v), the gradient that reaches the norm and is that of add; dgate = dy * f(v) * h'(gate);
 #               dx = descend(dy, x) + dsum, where x was a sum that others have taken too
+#   gate first  u = x * h(gate) is normalized (residual.pxi); with du = descend(dy, u): dx = du * h(gate) + dsum, dgate = du * x * h'(gate)
+#   a mask      lets nothing out but 0 where it is 0; dsum does not come through the norm
 #
 # f and h are activations; relu(v) = v if v > 0 else 0 (Glorot, Bordes, Bengio 2011), leaky_relu(v) = v if v > 0 else a * v (Maas, Hannun, Ng 2013);
 # their derivative at 0 is that from below.
 
-from normlib._kernels.header cimport LEAKY_RELU, NO_ACTIVATION, OF_ADD, OF_DGATE, OF_DSUM, OF_GATE, RELU
+from normlib._kernels.header cimport LEAKY_RELU, NO_ACTIVATION, OF_ADD, OF_DGATE, OF_DSUM, RELU
 
 
 cdef inline void add_elements(const work* a, const work* b, work* to, Py_ssize_t n) noexcept nogil:
@@ -97,14 +99,41 @@ cdef void through_gate(const Plan* p, work* v, const work* dy, const work* gate,
         memcpy(dgate, opened, n * sizeof(work))
 
 
+cdef void keep_inside(work* v, const work* mask, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    if mask != NULL:
+        for i in range(n):
+            v[i] = v[i] if mask[i] != 0 else 0
+
+
+cdef void back_through_first_gate(const Plan* p, work* v, const work* x, const work* gate, work* dgate, Py_ssize_t n) noexcept nogil:
+    """At most WIDE gradients v with respect to x * h(gate) become those with respect to x; dgate = v * x * h'(gate)."""
+    cdef work factor[WIDE]
+    memcpy(factor, gate, n * sizeof(work))
+    apply(p.gate_activation, 0, factor, n)
+    memcpy(dgate, gate, n * sizeof(work))
+    apply_slope(p.gate_activation, 0, dgate, n)
+    times(dgate, x, n)
+    times(dgate, v, n)
+    times(factor, v, n)
+    memcpy(v, factor, n * sizeof(work))
+
+
 cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noexcept nogil:
     """n elements at v; what lies beside them, or NULL."""
     cdef const work* dy = <const work*>beside[OF_DY]
     cdef const work* gate = <const work*>beside[OF_GATE]
     cdef work* dgate = <work*>beside[OF_DGATE]
     cdef Py_ssize_t i
-    if beside[OF_DSUM] != NULL:     # of a backward pass, which reads nothing else
-        add_elements(v, <const work*>beside[OF_DSUM], v, n)
+    if p.dy != NULL and not p.upstream:
+        keep_inside(v, <const work*>beside[OF_WHERE], n)
+        if dgate != NULL:
+            for i from 0 <= i < n by WIDE:
+                back_through_first_gate(p, v + i, dy + i, gate + i, dgate + i, min(<Py_ssize_t>WIDE, n - i))
+            keep_inside(v, <const work*>beside[OF_WHERE], n)
+            keep_inside(dgate, <const work*>beside[OF_WHERE], n)
+        if beside[OF_DSUM] != NULL:
+            add_elements(v, <const work*>beside[OF_DSUM], v, n)
         return
     if beside[OF_ADD] != NULL:
         add_elements(v, <const work*>beside[OF_ADD], v, n)
@@ -118,3 +147,6 @@ cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noex
     else:
         apply_slope(p.activation, p.negative_slope, v, n)
         times(v, dy, n)
+    keep_inside(v, <const work*>beside[OF_WHERE], n)
+    if dgate != NULL:
+        keep_inside(dgate, <const work*>beside[OF_WHERE], n)

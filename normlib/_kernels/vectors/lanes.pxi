@@ -2,7 +2,8 @@
 # block of BLOCK elements the lanes are folded to 8 sums in float64, to which the blocks are added in order, and at the end a
 # fixed tree adds these. So a sum depends on nothing but its elements: not on the ISA level, the alignment or the number of threads.
 
-from libc.math cimport INFINITY, fma, frexp, ldexp, sqrt
+from libc.stdint cimport uint64_t
+from libc.math cimport INFINITY, NAN, fma, frexp, ldexp, sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 

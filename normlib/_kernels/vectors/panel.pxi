@@ -14,6 +14,8 @@ cdef enum:
     STAGE = 2 * STAGE_BYTES + 2 * LINE  # STAGE_BYTES and as many more, from any place in a line on
     PAGE = 4096
 
+cdef struct Inside
+
 cdef struct Array:
     # x, dy or y as a task sees it; strides in bytes. A run is `length` elements that are neighbours in memory. In rows, what shares a
     # statistic is `channels` x `segments` runs, row r is that of sample r // groups. In columns, a run is a position: it has an
@@ -29,6 +31,7 @@ cdef struct Array:
     bint far                # whether blocks are prefetched, of runs too far from each other for the hardware to see a stream
     bint plain              # the elements of a run are of the working type, side by side
     bint whole              # and so are the runs of a row
+    Inside* inside          # of whose elements some alone are taken; NULL: all are
 
 
 cdef struct Writer:
@@ -49,7 +52,7 @@ cdef inline Py_ssize_t out_of_panel(work zero) noexcept nogil:
     return OUT_BYTES // <Py_ssize_t>sizeof(work)
 
 
-cdef inline void open_array(Array* a, const Plan* p, Dtype dtype, const char* data, const Span* span, work zero) noexcept nogil:
+cdef inline void open_array(Array* a, const Plan* p, const char* data, const Span* span, Dtype dtype, work zero) noexcept nogil:
     cdef Py_ssize_t size = size_of(dtype)
     a.data, a.dtype, a.itemsize = <char*>data, dtype, size
     a.groups, a.sample, a.group = p.groups, span.sample * size, p.channels * span.channel * size
@@ -57,18 +60,18 @@ cdef inline void open_array(Array* a, const Plan* p, Dtype dtype, const char* da
     a.segments, a.segment = p.segments, span.segment * size
     a.length, a.position = p.length, (1 if p.length == 1 else span.position) * size
     a.first = 0
-    a.level, a.far = p.level, False
+    a.level, a.far, a.inside = p.level, False, NULL
     a.plain = size == sizeof(work) and a.position == size
     a.ahead = AHEAD_BYTES if p.level > 2 and not a.plain else 0
     a.whole = ((p.segments == 1 or a.segment == p.length * a.position)
                and (p.channels == 1 or a.channel == p.segments * p.length * a.position))
 
 
-cdef inline void open_columns(Array* a, const Plan* p, Dtype dtype, const char* data, const Span* span, work zero) noexcept nogil:
+cdef inline void open_columns(Array* a, const Plan* p, const char* data, const Span* span, Dtype dtype, work zero) noexcept nogil:
     cdef Py_ssize_t size = size_of(dtype)
     a.data, a.dtype, a.itemsize = <char*>data, dtype, size
     a.sample, a.apart, a.position = span.sample * size, span.position * size, (1 if p.width == 1 else span.channel) * size
-    a.length, a.level, a.ahead = p.width, p.level, 0
+    a.length, a.level, a.ahead, a.inside = p.width, p.level, 0, NULL
     a.plain = size == sizeof(work) and a.position == size
 
 
@@ -164,9 +167,21 @@ cdef void narrow_strided(Dtype dtype, const work* t, Py_ssize_t n, char* y, Py_s
             (<bf16_t*>(y + i * step))[0] = narrow_bf16(single(t[i]))
 
 
+cdef void widen_mask(const char* x, Py_ssize_t step, Py_ssize_t n, work* t) noexcept nogil:
+    cdef Py_ssize_t i
+    if step == 1:
+        for i in range(n):
+            t[i] = x[i] != 0
+    else:
+        for i in range(n):
+            t[i] = x[i * step] != 0
+
+
 cdef void widen(const Array* a, const char* x, Py_ssize_t n, work* t) noexcept nogil:
     """n elements of a run, from x on, in the working type"""
-    if a.position != a.itemsize and n > 1:
+    if a.dtype == BOOL:
+        widen_mask(x, a.position, n, t)
+    elif a.position != a.itemsize and n > 1:
         widen_strided(a.dtype, x, a.position, n, t)
     elif a.itemsize == sizeof(work):
         memcpy(t, x, n * sizeof(work))
@@ -221,7 +236,11 @@ cdef void narrow_to(const Array* a, const work* t, Py_ssize_t n, char* y) noexce
 
 cdef void gather(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
     """Elements i to i + n of a row, from its runs."""
-    cdef Py_ssize_t offset = i % a.length, taken = 0, m
+    cdef Py_ssize_t offset, taken = 0, m
+    if a.inside != NULL:
+        gather_inside(a, row, i, n, room)
+        return
+    offset = i % a.length
     if a.whole:
         widen(a, row + i * a.position, n, room)
         return
@@ -269,7 +288,7 @@ cdef inline Array* in_room(const Array* a, Py_ssize_t r, Py_ssize_t step, Array*
     taken.segment = a.length * sizeof(work)
     taken.channel = taken.segment * a.segments
     taken.plain = taken.whole = True
-    taken.far = False
+    taken.far, taken.inside = False, NULL
     taken.ahead = taken.level = 0
     return taken
 

@@ -12,7 +12,7 @@ cdef inline void open_beside(Beside* b, const Plan* p, work zero) noexcept nogil
     b.plan = p
     for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
-        open_columns(&b.arrays[i], p, p.dtype, view.data, &view.span, zero)
+        open_columns(&b.arrays[i], p, view.data, &view.span, view.dtype, zero)
 
 
 cdef inline void go_beside(Beside* b, Py_ssize_t sample, Py_ssize_t position, Py_ssize_t column) noexcept nogil:

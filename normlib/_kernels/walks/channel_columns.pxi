@@ -30,16 +30,108 @@ cdef inline Py_ssize_t chunks_abreast(const Plan* p, Py_ssize_t positions) noexc
     return max(<Py_ssize_t>1, min(p.abreast, positions // CHUNK)) if 2 * p.width <= LANES else 1
 
 
+# ---- masks, which are the same for all channels of a position ----
+
+cdef struct Mask:
+    const char* data        # of a tile; NULL: there is none
+    Py_ssize_t sample, apart
+
+
+cdef inline Mask mask_of(const Plan* p, const Tile* tile) noexcept nogil:
+    cdef const View* view = &p.companion[OF_WHERE]
+    cdef Mask mask
+    mask.data, mask.sample, mask.apart = NULL, view.span.sample, view.span.position
+    if p.inside != NULL:
+        mask.data = view.data + tile.sample * mask.sample + tile.position * mask.apart
+    return mask
+
+
+cdef inline Py_ssize_t takes_part(const Plan* p, Py_ssize_t sample) noexcept nogil:
+    """How many elements a group of a sample has inside."""
+    return p.channels * p.length if p.inside == NULL else p.inside[sample * p.groups]
+
+
+cdef const work* take_inside(const Array* x, const char* at, const Mask* mask, Py_ssize_t first, Py_ssize_t n, Py_ssize_t width, work* room,
+                             Py_ssize_t* apart, Py_ssize_t* taken) noexcept nogil:
+    """As take_positions, of those inside; `first` is that at `at`."""
+    cdef const char* m = mask.data + first * mask.apart
+    cdef Py_ssize_t i
+    taken[0] = n
+    if mask.data == NULL or (m[0] and alike(m, mask.apart, n) == n):
+        return take_positions(x, at, n, width, room, apart)
+    apart[0], taken[0] = width, 0
+    for i in range(n):
+        if m[i * mask.apart]:
+            widen(x, at + i * x.apart, width, room + taken[0] * width)
+            taken[0] += 1
+    return room
+
+
+cdef inline Py_ssize_t sampled_inside(const Plan* p, Py_ssize_t sample) noexcept nogil:
+    """Elements of a group that the first mean is taken from."""
+    if p.inside == NULL:
+        return p.channels * sampled(p.length)
+    return min(p.inside[sample * p.groups], p.channels * SAMPLE)
+
+
+cdef void add_inside(const Plan* p, const Array* x, Py_ssize_t sample, double* total, work zero) noexcept nogil:
+    """add_sample of the first positions inside."""
+    cdef const View* mask = &p.companion[OF_WHERE]
+    cdef Py_ssize_t left = sampled_inside(p, sample) // p.channels, i = 0
+    while left > 0:
+        if mask.data[sample * mask.span.sample + i * mask.span.position]:
+            add_sample(x, x.data + sample * x.sample + i * x.apart, 1, p.width, total, zero)
+            left -= 1
+        i += 1
+
+
+cdef void wide_inside(const Plan* p, const Array* x, Py_ssize_t sample, Py_ssize_t column, Statistics* to, work zero) noexcept nogil:
+    """`wide_statistics` of the group that begins with a column."""
+    cdef const View* view = &p.companion[OF_WHERE]
+    cdef const char* at = x.data + sample * x.sample + column * x.position
+    cdef Array all = x[0], packed
+    cdef Inside inside
+    if p.inside == NULL:
+        wide_columns(x, at, p.channels, p.length, True, p.eps, to, zero)
+        return
+    all.channels, all.channel, all.segments, all.segment, all.length, all.position = p.channels, x.position, 1, 0, p.length, x.apart
+    all.plain = all.whole = False
+    inside.mask, packed = all, all
+    inside.mask.channel, inside.mask.position = 0, view.span.position
+    inside.of, inside.filled = &all, False
+    packed.inside, packed.channels, packed.length = &inside, 1, takes_part(p, sample)
+    begin_row(&inside, view.data + sample * view.span.sample)
+    wide_statistics(&packed, at, packed.length, True, p.eps, to, zero)
+
+
+cdef void nothing_inside(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
+    """The table and the statistics, unknown, of a sample whose positions are all outside."""
+    cdef Py_ssize_t g, c, i = sample * p.groups
+    memset(table_of(p, sample, 0, zero), 0, TABLE * p.padded * sizeof(work))
+    for c in range(p.padded):
+        table_of(p, sample, FACTOR, zero)[c] = 1
+    for g in range(p.groups):
+        if p.mean != NULL:
+            p.mean[i + g] = NAN
+        if p.var != NULL:
+            p.var[i + g] = NAN
+        if p.rstd != NULL:
+            p.rstd[i + g] = NAN
+
+
 cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
     """The first mean of each group, from a sample of its elements."""
     cdef work* shift = table_of(p, sample, SHIFT, zero)
     cdef double* sums = sums_of(p, sample, 0)
-    cdef double total, share = 1. / (p.channels * sampled(p.length))
+    cdef double total, share = 1. / max(<Py_ssize_t>1, sampled_inside(p, sample))
     cdef Py_ssize_t g, c
     cdef Array x
-    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
+    open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     memset(sums, 0, p.width * sizeof(double))
-    add_sample(&x, x.data + sample * x.sample, p.length, p.width, sums, zero)
+    if p.inside != NULL:
+        add_inside(p, &x, sample, sums, zero)
+    else:
+        add_sample(&x, x.data + sample * x.sample, p.length, p.width, sums, zero)
     if p.channels == 1:
         for c in range(p.width):
             shift[c] = <work>(sums[c] * share)
@@ -83,13 +175,16 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     cdef Array x
     cdef Columns c
     cdef Tile tile
+    cdef Mask mask
     cdef double* s
     cdef Py_ssize_t i, j, k, m, many, last, step, columns
     tile_of(p, task, &tile)
     if p.state[tile.sample] <= SETTLED:
         return
     shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
-    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
+    open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
+    mask = mask_of(p, &tile)
+    x.plain &= mask.data == NULL
     columns, step = summed_at_once(&x, zero), CHUNK if x.plain else ROUND
     c.centered, c.level = True, p.level if x.plain else 1
     for j from 0 <= j < tile.width by columns:
@@ -104,13 +199,16 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
             if many > 1:
                 packed_moments(p, &x, at, many, shift, a)
             else:
+                c.begin = True
                 for k from 0 <= k < last by step:
-                    c.n, c.begin = min(step, last - k), k == 0
-                    t = take_positions(&x, at + k * x.apart, c.n, m, <work*>room, &c.x)
-                    chunk_moments(&c, t, shift + j, a)
+                    t = take_inside(&x, at + k * x.apart, &mask, i + k, min(step, last - k), m, <work*>room, &c.x, &c.n)
+                    if c.n > 0:
+                        chunk_moments(&c, t, shift + j, a)
+                        c.begin = False
+                many = not c.begin      # else all are outside
             for k in range(many):
                 add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
-            i += many * CHUNK
+            i += max(many, <Py_ssize_t>1) * CHUNK
         end_sums(s, s + p.width, lost, m, zero)
 
 
@@ -124,8 +222,8 @@ cdef void resettle(const Plan* p, Py_ssize_t sample, Py_ssize_t g, double s, Set
         alone.shift = shift[first] + found.delta[k]
         p.state[sample] = LAST
     else:
-        open_columns(&x, p, p.dtype, p.x, &p.xs, shift[0])
-        wide_columns(&x, x.data + sample * x.sample + first * x.position, p.channels, p.length, True, p.eps, &alone, shift[0])
+        open_columns(&x, p, p.x, &p.xs, p.dtype, shift[0])
+        wide_inside(p, &x, sample, first, &alone, shift[0])
         found.delta[k], found.var[k], found.rstd[k], found.scale[k] = alone.delta, alone.var, alone.rstd, alone.scale
         factor[g] = <work>alone.factor
     for c in range(first, first + p.channels):
@@ -138,7 +236,7 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, work zero
     cdef work* scale = table_of(p, sample, SCALE, <work>0)
     cdef work* factor = table_of(p, sample, FACTOR, <work>0)
     cdef bint scaled = False
-    cdef Py_ssize_t n = p.channels * p.length, i = sample * p.groups, g, k, m
+    cdef Py_ssize_t n = takes_part(p, sample), i = sample * p.groups, g, k, m
     cdef int state = p.state[sample]
     cdef double s[LANES]
     cdef double q[LANES]
@@ -146,13 +244,16 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, work zero
     if state <= SETTLED:
         return
     p.state[sample] = SETTLED
+    if n == 0:
+        nothing_inside(p, sample, <work>0)
+        return
     add_blocks(p, sample, <work>0)
     for g from 0 <= g < p.groups by LANES:
         m = min(<Py_ssize_t>LANES, p.groups - g)
         group_sums_of(p, sample, g, m, <const work*>NULL, s, q, <work>0)
         for k in range(m):
             factor[g + k] = 1
-        if not settle_columns(s, q, m, n, p.channels * sampled(p.length) if state == AGAIN else 0, p.eps, &found, <work>0):
+        if not settle_columns(s, q, m, n, sampled_inside(p, sample) if state == AGAIN else 0, p.eps, &found, <work>0):
             for k in range(m):
                 if not found.sound[k]:
                     resettle(p, sample, g + k, s[k], &found, k, state, shift, factor)
@@ -230,12 +331,16 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     cdef Array x, dy
     cdef Columns c
     cdef Tile tile
+    cdef Mask mask
     cdef double* s
     cdef Py_ssize_t i, j, k, m, many, last, step, columns
     tile_of(p, task, &tile)
     table = table_of(p, tile.sample, SHIFT, zero) + tile.column
-    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
-    open_columns(&dy, p, p.dtype, p.dy, &p.ds, zero)
+    open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
+    open_columns(&dy, p, p.dy, &p.ds, p.dtype, zero)
+    mask = mask_of(p, &tile)
+    x.plain &= mask.data == NULL
+    dy.plain &= mask.data == NULL
     columns = min(summed_at_once(&x, zero), summed_at_once(&dy, zero))
     step = CHUNK if columns == WHOLE else ROUND
     c.weighted, c.level = False, p.level if columns == WHOLE else 1
@@ -252,14 +357,17 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
             if many > 1:
                 packed_gradients(p, &x, &dy, at, dy_at, many, table, a)
             else:
+                c.begin = True
                 for k from 0 <= k < last by step:
-                    c.n, c.begin = min(step, last - k), k == 0
-                    t = take_positions(&x, at + k * x.apart, c.n, m, <work*>room, &c.x)
-                    g = take_positions(&dy, dy_at + k * dy.apart, c.n, m, <work*>(room + OUT_BYTES), &c.dy)
-                    chunk_gradients(&c, t, g, table + j, p.padded, <const work*>NULL, a)
+                    t = take_inside(&x, at + k * x.apart, &mask, i + k, min(step, last - k), m, <work*>room, &c.x, &c.n)
+                    g = take_inside(&dy, dy_at + k * dy.apart, &mask, i + k, min(step, last - k), m, <work*>(room + OUT_BYTES), &c.dy, &c.n)
+                    if c.n > 0:
+                        chunk_gradients(&c, t, g, table + j, p.padded, <const work*>NULL, a)
+                        c.begin = False
+                many = not c.begin
             for k in range(many):
                 add_columns(a + k * m, a + WHOLE + k * m, m, s, s + p.width, lost, zero)
-            i += many * CHUNK
+            i += max(many, <Py_ssize_t>1) * CHUNK
         end_sums(s, s + p.width, lost, m, zero)
 
 
@@ -273,7 +381,7 @@ cdef void channel_columns_means(const Plan* p, Py_ssize_t sample, work zero) noe
     cdef double* products = sums + p.width
     cdef double s[LANES]
     cdef double q[LANES]
-    cdef Py_ssize_t n = p.channels * p.length, c, g, k, m
+    cdef Py_ssize_t n = takes_part(p, sample), c, g, k, m
     add_blocks(p, sample, zero)
     for c in range(p.width):
         products[c] = about_mean(products[c], sums[c], delta[c], scale[c])
@@ -316,11 +424,11 @@ cdef struct Cut:
 cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept nogil:
     cdef int i
     cdef bint abreast = p.abreast > 1 and p.xs.position == p.width and p.ys.position == p.width
-    open_columns(&c.x, p, p.dtype, p.x, &p.xs, zero)
-    open_columns(&c.y, p, p.y_dtype, p.y, &p.ys, zero)
+    open_columns(&c.x, p, p.x, &p.xs, p.dtype, zero)
+    open_columns(&c.y, p, p.y, &p.ys, p.y_dtype, zero)
     c.dy_at = NULL
     if p.dy != NULL:
-        open_columns(&c.dy, p, p.dtype, p.dy, &p.ds, zero)
+        open_columns(&c.dy, p, p.dy, &p.ds, p.dtype, zero)
         abreast = abreast and p.ds.position == p.width and c.dy.position == c.dy.itemsize
         c.dy_at = start_of(tile, &c.dy)
     open_beside(&c.beside, p, zero)
@@ -333,7 +441,7 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
         c.x.apart = c.dy.apart = c.width * c.x.itemsize
         c.y.apart = c.width * c.y.itemsize
         for i in range(BESIDE, OUTPUTS if p.fused else 0):
-            c.beside.arrays[i].apart = c.x.apart
+            c.beside.arrays[i].apart = c.width * c.beside.arrays[i].itemsize
     open_writer(&c.writer, p.streaming)
     c.room = line_of(c.memory)
 
@@ -376,6 +484,43 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
                 give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, b.width)
 
 
+cdef void cut_nothing(Cut* s, Py_ssize_t first, Py_ssize_t positions, work zero) noexcept nogil:
+    """Zeros."""
+    cdef Py_ssize_t step = min(s.width, out_of_panel(zero)), width, i, j
+    cdef const Array* a
+    cdef Writer writer
+    cdef int k
+    writer.streaming = False
+    memset(s.room, 0, OUT_BYTES)
+    for i in range(first, first + positions):
+        for j from 0 <= j < s.width by step:
+            width = min(step, s.width - j)
+            give_positions(&s.y, s.y_at + i * s.y.apart + j * s.y.position, &s.writer, <work*>s.room, 1, width)
+            for k in range(INPUTS, OUTPUTS):
+                a = &s.beside.arrays[k]
+                if s.beside.at[k] != NULL:
+                    give_positions(a, s.beside.at[k] + i * a.apart + j * a.position, &writer, <work*>s.room, 1, width)
+
+
+cdef void cut_inside(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled) noexcept nogil:
+    """A tile by its mask: the positions inside without it, those outside not at all, but where dx is dsum there."""
+    cdef const char* mask = s.beside.at[OF_WHERE]
+    cdef Py_ssize_t apart = s.beside.arrays[OF_WHERE].apart, i = 0, m
+    cdef Plan rest = p[0]
+    rest.fused = not bare(p)
+    s.beside.plan = &rest
+    while i < s.positions:
+        m = alike(mask + i * apart, apart, s.positions - i)
+        s.beside.at[OF_WHERE] = NULL if mask[i * apart] else <char*>mask
+        if not mask[i * apart] and s.beside.at[OF_DSUM] == NULL:
+            cut_nothing(s, i, m, table[0])
+        elif p.dy == NULL or p.upstream:
+            cut_normalize(s, c, &rest, table, scaled, i, m, s.width)
+        else:
+            cut_descend(s, c, &rest, table, i, m, s.width)
+        i += m
+
+
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     """y = ((x - shift) - delta) * scale + bias; task: a tile."""
     cdef const work* table
@@ -388,8 +533,11 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
     scaled = p.state[tile.sample] == SCALED
     table = table_of(p, tile.sample, 0, zero) + tile.column
     c.statistics, c.center, c.weight, c.bias = MANY, MANY, ABSENT, MANY
-    cut_normalize(&s, &c, p, table, scaled, 0, s.positions, s.width)
-    cut_normalize(&s, &c, p, table, scaled, s.positions, s.rest > 0, s.rest)
+    if p.companion[OF_WHERE].data != NULL and p.fused:
+        cut_inside(&s, &c, p, table, scaled)
+    else:
+        cut_normalize(&s, &c, p, table, scaled, 0, s.positions, s.width)
+        cut_normalize(&s, &c, p, table, scaled, s.positions, s.rest > 0, s.rest)
     close_writer(&s.writer)
 
 
@@ -435,6 +583,9 @@ cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, work zero) no
     table = table_of(p, tile.sample, 0, zero) + tile.column
     c.statistics = c.center = c.weight = MANY
     c.through = ABSENT if p.given else MANY
-    cut_descend(&s, &c, p, table, 0, s.positions, s.width)
-    cut_descend(&s, &c, p, table, s.positions, s.rest > 0, s.rest)
+    if p.companion[OF_WHERE].data != NULL and p.fused:
+        cut_inside(&s, &c, p, table, False)
+    else:
+        cut_descend(&s, &c, p, table, 0, s.positions, s.width)
+        cut_descend(&s, &c, p, table, s.positions, s.rest > 0, s.rest)
     close_writer(&s.writer)

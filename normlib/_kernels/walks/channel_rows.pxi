@@ -114,10 +114,10 @@ cdef void follow_runs(const Pass* s, const Array* x, const Spot* spot, Py_ssize_
         follow_piece(s, &run, 0, n, v + k * apart)
 
 
-cdef inline bint runs_in_place(const Pass* s, const Array* x) noexcept nogil:
+cdef inline bint runs_in_place(const Pass* s, const Array* x, const Spot* spot) noexcept nogil:
     cdef int i
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
-        if s.beside[i].data != NULL and not s.beside[i].plain:
+        if spot.beside[i] != NULL and not s.beside[i].plain:
             return False
     return x.plain and s.y.plain and s.apart and not s.writer.streaming
 
@@ -131,15 +131,15 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     cdef const work* t
     cdef work* u
     b.width, b.ahead = n, 0
-    if runs_in_place(s, x):
+    if runs_in_place(s, x, spot):
         b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>spot.x, <work*>spot.y)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.y = n
     if s.plan.fused:
-        per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) // n))
+        per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) // n)) if spot.beside[OF_WHERE] == NULL else 1
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
         run = moved(s, x, spot, k, 0)
@@ -150,7 +150,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
         t = take_runs(x, run.x, b.rows, <work*>s.out)
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         normalize(&row, &b, t, u)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, &run, b.rows, n, u)
         give_runs(&s.y, run.y, &s.writer, u, b.rows)
 
@@ -234,14 +234,16 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef bint far = w != NULL and far_from_1(w, p.parameters), scaled
     cdef work table[TABLE * TOGETHER]
     cdef Residual residual
+    cdef Inside inside
     cdef Pass s
     cdef Array taken
     cdef Array* x
+    cdef bint masked = open_inside(&inside, p, NULL, False, zero)
     open_pass(&s, p, zero)
     open_residual(&residual, p.before, False, zero)
     s.x.far = scattered(p)
     while r < stop:
-        m = min(most, stop - r, stop - r if whole else p.groups - r % p.groups)
+        m = alike_rows(p, r, min(most, stop - r, stop - r if whole else p.groups - r % p.groups), n)
         if p.before != NULL:
             residual_rows(&residual, r, r + m, zero)
         x = &s.x
@@ -250,7 +252,7 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
         else:
             if not s.x.plain:
                 x = take_rows(&s.x, r, m, n, &taken, <work*>s.room, panel_of(zero))
-            scaled = rows_statistics(p, x, r, m, table)
+            scaled = inside_statistics(p, x, &inside, r, m, table) if masked else rows_statistics(p, x, r, m, table)
         if scaled or ((far or far_from_1(table + SCALE * TOGETHER, m))
                       and not products_normal(p, r % p.groups, m, table + SCALE * TOGETHER, w)):
             groups_scaled(&s, r, m, table, w, scaled)
@@ -267,7 +269,7 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
 
 # ---- backward ----
 
-cdef void channel_slopes(Array* x, Array* dy, const char* row, const char* drow, const work* table, Py_ssize_t k,
+cdef void channel_slopes(const Array* x, Array* dy, const char* row, const char* drow, const work* table, Py_ssize_t k,
                          double* sums, double* products) noexcept nogil:
     """sum dy and sum dy * (x - shift) * scale of a channel"""
     cdef Slopes c
@@ -277,12 +279,17 @@ cdef void channel_slopes(Array* x, Array* dy, const char* row, const char* drow,
     row_slopes(&c, x, dy, row, drow, x.segments * x.length, sums, products, table[0])
 
 
-cdef void channels_slopes(Array* x, Array* dy, const char* row, const char* drow, Py_ssize_t m, const work* table, double* s, double* q) noexcept nogil:
-    """s = sum dy and q = sum dy * z of m <= TOGETHER channels, which begin at `row`."""
+cdef void channels_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t first, Py_ssize_t m, const work* table,
+                          double* s, double* q) noexcept nogil:
+    """s = sum dy and q = sum dy * z of m <= TOGETHER channels, the first of which is `first` from that of group r."""
+    cdef const char* row = row_at(x, r) + first * x.channel
+    cdef const char* drow = row_at(dy, r) + first * dy.channel
+    cdef Array filled
     cdef Rows rows
     cdef Py_ssize_t k
     for k in range(m):
-        channel_slopes(x, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
+        channel_slopes(by_mask(p, x, inside, r + (first + k) // p.channels, (first + k) % p.channels, table[SHIFT * TOGETHER + k], &filled), dy,
+                       row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
@@ -318,14 +325,16 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
     cdef const work* g
     cdef work* u
     b.width, b.ahead = n, 0
-    if runs_in_place(s, x) and dy.plain:
+    if runs_in_place(s, x, spot) and dy.plain:
         b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.dy = b.y = n
     per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) if s.plan.fused else out_of_panel(zero) // 2) // n)
+    if s.plan.fused and spot.beside[OF_WHERE] != NULL:
+        per = 1
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
         run = moved(s, x, spot, k, 0)
@@ -337,7 +346,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
         g = take_runs(dy, dfirst + k * dy.channel, b.rows, share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2))
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         descend(&row, &b, t, g, u)
-        if s.plan.fused:
+        if follows(s, spot):
             follow_runs(s, x, &run, b.rows, n, u)
         give_runs(&s.y, run.y, &s.writer, u, b.rows)
 
@@ -367,13 +376,14 @@ cdef void groups_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r,
             runs_descend(s, x, dy, &run, drun, many, &c, of_runs[0])
 
 
-cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize_t m, Py_ssize_t part, const work* w, work* of_groups,
+cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t m, Py_ssize_t part, work* of_groups,
                         const work* of_runs) noexcept nogil:
     """The coefficients (`descent`) of m groups from r on, and their share of dweight and dbias."""
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef double sums[2][TOGETHER]
     cdef double lost[2][TOGETHER]
+    cdef const work* w = <const work*>p.weight
     cdef Py_ssize_t first = r % p.groups * p.channels, stop = first + m * p.channels, c, many, k
     cdef double n = p.channels * p.segments * p.length
     cdef work zero = 0
@@ -382,7 +392,7 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssi
     if not p.given or p.weight_grads:
         for c from first <= c < stop by TOGETHER:
             many = min(<Py_ssize_t>TOGETHER, stop - c)
-            channels_slopes(x, dy, row_at(x, r) + (c - first) * x.channel, row_at(dy, r) + (c - first) * dy.channel, many, of_runs, s, q)
+            channels_slopes(p, x, dy, inside, r, c - first, many, of_runs, s, q)
             if p.weight_grads:
                 add_gradients(p, part * p.parameters + c, q, s, many, zero)
             if w != NULL:
@@ -392,7 +402,7 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssi
             add_groups(m, many, s, sums[0], lost[0], zero)
             add_groups(m, many, q, sums[1], lost[1], zero)
     for k in range(m):
-        descent(regain(sums[0][k], lost[0][k], zero), regain(sums[1][k], lost[1][k], zero), n, of_groups[DELTA * TOGETHER + k],
+        descent(regain(sums[0][k], lost[0][k], zero), regain(sums[1][k], lost[1][k], zero), n if p.inside == NULL else p.inside[r + k], of_groups[DELTA * TOGETHER + k],
                 of_groups[SCALE * TOGETHER + k], of_groups + MEAN_G * TOGETHER + k, of_groups + SLOPE * TOGETHER + k)
 
 
@@ -405,19 +415,24 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
     cdef work of_groups[TABLE * TOGETHER]
     cdef work of_runs[TABLE * TOGETHER]
     cdef Pass s
+    cdef Inside inside
     cdef Array x_taken, dy_taken
     cdef Array* x
     cdef Array* dy
     open_pass(&s, p, zero)
+    open_inside(&inside, p, NULL, True, zero)
     s.x.far = s.dy.far = scattered(p)
     memset(of_groups, 0, sizeof(of_groups))
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
-        for g from first <= g < last by most:
-            m = min(most, last - g)
+        g = first
+        while g < last:
             r = sample * p.groups + g
+            m = alike_rows(p, r, min(most, last - g), n)
             x, dy = &s.x, &s.dy
-            if p.before != NULL:
+            if p.before != NULL and p.before.upstream:
                 channel_rows_from(p.before, r, r + m, zero)
+            elif p.before != NULL:
+                rows_before(p.before, r, r + m, zero)
             if not s.x.plain:
                 x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
             if not s.dy.plain:
@@ -425,8 +440,9 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             given_statistics(p, r, m, of_groups, False)
             for e from SHIFT <= e <= SCALE:
                 spread(p, m, of_groups + e * TOGETHER, of_runs + e * TOGETHER)
-            groups_slopes(p, x, dy, r, m, part, w, of_groups, of_runs)
+            groups_slopes(p, x, dy, &inside, r, m, part, of_groups, of_runs)
             spread(p, m, of_groups + MEAN_G * TOGETHER, of_runs + MEAN_G * TOGETHER)
             spread(p, m, of_groups + SLOPE * TOGETHER, of_runs + SLOPE * TOGETHER)
             groups_descend(&s, x, dy, r, m, of_runs, w)
+            g += m
     close_writer(&s.writer)

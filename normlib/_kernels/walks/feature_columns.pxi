@@ -22,11 +22,11 @@ cdef struct Strip:
 
 
 cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
-    open_columns(&s.x, p, p.dtype, p.x, &p.xs, zero)
-    open_columns(&s.y, p, p.y_dtype, p.y, &p.ys, zero)
+    open_columns(&s.x, p, p.x, &p.xs, p.dtype, zero)
+    open_columns(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
     s.dy.data = NULL
     if p.dy != NULL:
-        open_columns(&s.dy, p, p.dtype, p.dy, &p.ds, zero)
+        open_columns(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
     open_beside(&s.beside, p, zero)
     open_writer(&s.writer, p.streaming)
     s.n, s.kept, s.taken = p.length, NULL, 0
@@ -204,15 +204,19 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
             give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, s.width)
 
 
+cdef void strip_before(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width, work zero) noexcept nogil:
+    cdef Tile tile
+    tile.sample, tile.position, tile.positions, tile.column, tile.width = sample, 0, p.length, column, width
+    residual_positions(p, &tile, zero)
+
+
 cdef void strip_forward(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_ssize_t width, work zero) noexcept nogil:
     cdef work table[TABLE * WIDE]
     cdef Py_ssize_t first = sample * p.width + column
     cdef bint scaled
     cdef Strip s
-    cdef Tile tile
     if p.before != NULL:
-        tile.sample, tile.position, tile.positions, tile.column, tile.width = sample, 0, p.length, column, width
-        residual_positions(p.before, &tile, zero)
+        strip_before(p.before, sample, column, width, zero)
     open_strip(&s, p, zero)
     go_to(&s, sample, column, width)
     keep_strip(&s, width, zero)
@@ -395,5 +399,8 @@ cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) no
     if p.before != NULL:
         for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
             column = task % strips * strip
-            strip_forward(p.before, task // strips, column, min(strip, p.width - column), zero)
+            if p.before.upstream:
+                strip_forward(p.before, task // strips, column, min(strip, p.width - column), zero)
+            else:
+                strip_before(p.before, task // strips, column, min(strip, p.width - column), zero)
     run(FEATURE_COLUMNS_STRIPS, p, part)

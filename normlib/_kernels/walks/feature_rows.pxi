@@ -13,11 +13,14 @@ cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const wo
     c.bias = MANY if p.bias != NULL else ABSENT
 
 
-cdef inline bint in_place(const Pass* s, const Array* x) noexcept nogil:
-    """Whether the rows of a lot are computed from memory to memory."""
+cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept nogil:
+    """Whether the rows of a lot, the first of them r, are computed from memory to memory."""
+    cdef Spot spot
     cdef int i
+    if s.plan.fused:
+        spot = row_spot(s, x, r)
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
-        if s.beside[i].data != NULL and not (s.beside[i].plain and s.beside[i].whole):
+        if spot.beside[i] != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
     return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1
 
@@ -28,6 +31,8 @@ cdef inline void follow_rows(const Pass* s, const Array* x, Py_ssize_t r, Py_ssi
     cdef Py_ssize_t k
     for k in range(m if s.plan.fused else 0):
         spot = row_spot(s, x, r + k)
+        if not follows(s, &spot):
+            return
         follow(s.plan, <work*>spot.y, <const void**>spot.beside, s.plan.parameters)
 
 
@@ -39,7 +44,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     if s.y.dtype == I8:
         lot_quantized(s, x, r, m, table, c, scaled)
         return
-    if in_place(s, x) and s.apart and not scaled:
+    if in_place(s, x, r) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
@@ -58,21 +63,30 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef bint scaled
     cdef Affine c
     cdef Residual residual
+    cdef Inside inside
     cdef Pass s
     cdef Array taken
     cdef Array* x
+    cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given
     open_pass(&s, p, zero)
     open_residual(&residual, p.before, p.streaming, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
+    if p.before != NULL and p.gate_first and residual.kept:
+        most = min(most, panel_of(zero) // n)
+    elif p.gate_first:
+        s.writer.streaming = False      # y, where the product is, is in cache
     while r < stop:
-        m = min(most, stop - r)
-        if p.before != NULL and residual.streaming and m * n <= panel_of(zero):
+        m = alike_rows(p, r, min(most, stop - r), n)
+        if p.before != NULL and residual.kept and m * n <= panel_of(zero):
             x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
         else:
             if p.before != NULL:
                 residual_rows(&residual, r, r + m, zero)
             x = take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
-        scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
+        if masked:
+            scaled = inside_statistics(p, x, &inside, r, m, table)
+        else:
+            scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
         rows_normalize(&s, x, r, m, table, &c, scaled)
         r += m
     close_writer(&s.writer)
@@ -122,8 +136,9 @@ cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char*
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
 
 
-cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, Py_ssize_t r, const work* table, work* dw, work* db) noexcept nogil:
-    """What row r adds to dweight and dbias, where the weight was multiplied by rounded values; its entries of the table come first."""
+cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const work* table, work* dw,
+                            work* db) noexcept nogil:
+    """What a row adds to dweight and dbias, where the weight was multiplied by rounded values; its entries of the table come first."""
     cdef work room[ABREAST]
     cdef work slopes[ABREAST]
     cdef work z[ABREAST]
@@ -137,7 +152,7 @@ cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, Py_s
     b.rows, b.ahead = 1, 0
     for i from 0 <= i < p.parameters by ABREAST:
         b.width = min(<Py_ssize_t>ABREAST, p.parameters - i)
-        t, g = take(x, row_at(x, r), i, b.width, room), take(dy, row_at(dy, r), i, b.width, slopes)
+        t, g = take(x, row, i, b.width, room), take(dy, drow, i, b.width, slopes)
         normalize_by(p, &c, &b, t, z)
         for j in range(b.width):
             dw[i + j] += g[j] * z[j]
@@ -146,10 +161,12 @@ cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, Py_s
                 db[i + j] += g[j]
 
 
-cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
+cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
     """Statistics and coefficients (`descent`) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
     cdef Rows rows
     cdef Slopes c
+    cdef Array filled
+    cdef Array* taken
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef work* shift = table + SHIFT * TOGETHER
@@ -164,15 +181,16 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Py_ssize_t r, Py_ssize
         look_ahead_of(dy, p, r + k)
         c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
         c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
-        feature_slopes(&c, x, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
+        taken = by_mask(p, x, inside, r + k, 0, c.shift, &filled)
+        feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
         if p.round_first and dw != NULL:
-            rounded_gradients(p, x, dy, r + k, table + k, dw, at(dw, n, p.centered))
+            rounded_gradients(p, taken, dy, row_at(x, r + k), row_at(dy, r + k), table + k, dw, at(dw, n, p.centered))
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
     sum_rows(rows.squares, m, q)
     for k in range((m + 7) // 8 * 8):
-        descent(s[k], q[k], n, delta[k], scale[k], table + MEAN_G * TOGETHER + k, table + SLOPE * TOGETHER + k)
+        descent(s[k], q[k], n if p.inside == NULL or k >= m else p.inside[r + k], delta[k], scale[k], table + MEAN_G * TOGETHER + k, table + SLOPE * TOGETHER + k)
 
 
 cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, const Affine* c, work zero) noexcept nogil:
@@ -180,7 +198,7 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Spot spot
     cdef Block b
     cdef Py_ssize_t k
-    if in_place(s, x) and s.apart and dy.plain and dy.whole:
+    if in_place(s, x, r) and s.apart and dy.plain and dy.whole:
         b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
@@ -213,19 +231,23 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, True) if p.weight_grads else NULL
     cdef Affine c
     cdef Pass s
+    cdef Inside inside
     cdef Array x_taken, dy_taken
     cdef Array* x
     cdef Array* dy
     open_pass(&s, p, zero)
+    open_inside(&inside, p, NULL, True, zero)
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:
-        m = min(most, stop - r, LANES - (r - first) % LANES)
-        if p.before != NULL:
+        m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES), n)
+        if p.before != NULL and p.before.upstream:
             feature_rows_from(p.before, r, r + m, zero)
+        elif p.before != NULL:
+            rows_before(p.before, r, r + m, zero)
         x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
         dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
-        rows_slopes(p, x, dy, r, m, w, dw, table)
+        rows_slopes(p, x, dy, &inside, r, m, w, dw, table)
         rows_descend(&s, x, dy, r, m, &c, zero)
         r += m
         if dw != NULL and not few_rows(p) and ((r - first) % LANES == 0 or r == stop):

@@ -34,22 +34,47 @@ cdef void move_running(const Plan* p, Py_ssize_t task, work zero) noexcept nogil
     """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic"""
     cdef double total[BLOCK]
     cdef double running[BLOCK]
-    cdef const double* statistic = p.mean
+    cdef Py_ssize_t samples[BLOCK]
     cdef Py_ssize_t size = size_of(p.dtype)
-    cdef double momentum = p.momentum, factor = p.factor, samples = p.samples
-    cdef Py_ssize_t first, m, c, n
+    cdef double momentum = p.momentum
+    cdef Py_ssize_t first, m, c
     for first from 0 <= first < p.length by BLOCK:
         m = min(<Py_ssize_t>BLOCK, p.length - first)
-        memset(total, 0, m * sizeof(double))
-        for n in range(p.samples):
-            for c in range(m):
-                total[c] += statistic[n * p.length + first + c]
+        if p.inside == NULL:
+            total_of_samples(p, first, m, total, samples)
+        else:
+            total_inside(p, first, m, total, samples)
         widen_strided(p.dtype, p.y + first * size, size, m, running)
         for c in range(m):
-            running[c] = (1 - momentum) * running[c] + momentum * (factor * (total[c] / samples))
+            if samples[c] == 0:
+                continue
+            running[c] = (1 - momentum) * running[c] + momentum * (total[c] / samples[c])
             if size == 2:
                 running[c] = to_odd(running[c])
         narrow_strided(p.dtype, running, m, p.y + first * size, size)
+
+
+cdef void total_of_samples(const Plan* p, Py_ssize_t first, Py_ssize_t m, double* total, Py_ssize_t* samples) noexcept nogil:
+    cdef Py_ssize_t n, c
+    memset(total, 0, m * sizeof(double))
+    for n in range(p.samples):
+        for c in range(m):
+            total[c] += p.mean[n * p.length + first + c]
+    for c in range(m):
+        total[c], samples[c] = p.factor * (total[c] / p.samples), 1
+
+
+cdef void total_inside(const Plan* p, Py_ssize_t first, Py_ssize_t m, double* total, Py_ssize_t* samples) noexcept nogil:
+    """Of the samples that have at least p.least elements inside."""
+    cdef Py_ssize_t n, c, many
+    memset(total, 0, m * sizeof(double))
+    memset(samples, 0, m * sizeof(Py_ssize_t))
+    for n in range(p.samples):
+        for c in range(m):
+            many = p.inside[n * p.length + first + c]
+            if many >= p.least:
+                samples[c] += 1
+                total[c] += p.mean[n * p.length + first + c] * (1 if p.least == 1 else many / (many - 1.))
 
 
 cdef inline void add_parts_of(const Plan* p, Py_ssize_t first, Py_ssize_t stop, double* sums, const double* lost, work zero) noexcept nogil:

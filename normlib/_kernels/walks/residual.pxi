@@ -1,11 +1,13 @@
-# x + residual, rounded to their dtype, which is what is normalized: written lot by lot before the norm takes it from there, out of cache.
-# In a plan of such a pass dy is the residual, and y the sum.
+# What is normalized instead of x: s = x + residual, or s * h(gate) where the gate comes first, each rounded to the dtype of x. Written
+# lot by lot before the norm takes it from there, out of cache. In the plan of such a pass y is what is normalized.
 
 cdef struct Residual:
-    Array x, more, sum
-    Py_ssize_t row, step    # elements of a row, and those to add at once
-    bint dense              # rows lie one after the other in all three
-    bint streaming          # sums go past the caches too, and are normalized from where they are computed
+    const Plan* plan
+    Array x, more, sum, gate, y
+    Py_ssize_t row, step    # elements of a row, and those to compute at once
+    bint dense              # rows of a sum lie one after the other in all three
+    bint streaming          # sums go past the caches too
+    bint kept               # what is normalized stays where it is computed
     Writer writer
 
 
@@ -16,16 +18,35 @@ cdef inline bint dense(const Array* a, Py_ssize_t row) noexcept nogil:
 cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work zero) noexcept nogil:
     if p == NULL:
         return
-    s.row = p.channels * p.segments * p.length
-    open_array(&s.x, p, p.dtype, p.x, &p.xs, zero)
-    open_array(&s.more, p, p.dtype, p.dy, &p.ds, zero)
-    open_array(&s.sum, p, p.y_dtype, p.y, &p.ys, zero)
-    s.streaming = streaming and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
+    cdef View more = p.companion[OF_RESIDUAL], sum = p.companion[OF_SUM], gate = p.companion[OF_GATE]
+    s.plan, s.row = p, p.channels * p.segments * p.length
+    open_array(&s.x, p, p.x, &p.xs, p.dtype, zero)
+    open_array(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
+    s.more.data, s.gate.data, s.sum = NULL, NULL, s.y
+    if more.data != NULL:
+        open_array(&s.more, p, more.data, &more.span, more.dtype, zero)
+        open_array(&s.sum, p, sum.data, &sum.span, sum.dtype, zero)
+    if gate.data != NULL:
+        open_array(&s.gate, p, gate.data, &gate.span, gate.dtype, zero)
+    s.streaming = streaming and s.more.data != NULL and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
+    s.kept = s.streaming or (gate.data != NULL and p.dy == NULL and p.form == FEATURE_ROWS and s.row <= panel_of(zero))
     open_writer(&s.writer, s.streaming)
-    s.dense = dense(&s.x, s.row) and dense(&s.more, s.row) and dense(&s.sum, s.row)
+    s.dense = gate.data == NULL and dense(&s.x, s.row) and dense(&s.more, s.row) and dense(&s.sum, s.row)
     s.step = ABREAST
-    if s.x.plain and s.x.whole and s.more.plain and s.more.whole and s.sum.plain and s.sum.whole:
+    if gate.data == NULL and s.x.plain and s.x.whole and s.more.plain and s.more.whole and s.sum.plain and s.sum.whole:
         s.step = s.row
+
+
+cdef void times_opened(int activation, const work* x, const work* gate, work* to, Py_ssize_t n) noexcept nogil:
+    """to = x * h(gate); it may be either."""
+    cdef work opened[WIDE]
+    cdef Py_ssize_t i, m, k
+    for i from 0 <= i < n by WIDE:
+        m = min(<Py_ssize_t>WIDE, n - i)
+        memcpy(opened, gate + i, m * sizeof(work))
+        apply(activation, 0, opened, m)
+        for k in range(m):
+            to[i + k] = x[i + k] * opened[k]
 
 
 cdef void residual_rows(const Residual* s, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
@@ -45,11 +66,36 @@ cdef void residual_rows(const Residual* s, Py_ssize_t r, Py_ssize_t stop, work z
         for i from 0 <= i < s.row by s.step:
             m = min(s.step, s.row - i)
             t = take(&s.x, row_at(&s.x, r), i, m, room)
-            a = take(&s.more, row_at(&s.more, r), i, m, more)
-            u = target(&s.sum, row_at(&s.sum, r), i, &writer, room, m)
-            add_elements(t, a, u, m)
-            give(&s.sum, row_at(&s.sum, r), i, &writer, u, m)
+            if s.more.data != NULL:
+                a = take(&s.more, row_at(&s.more, r), i, m, more)
+                u = target(&s.sum, row_at(&s.sum, r), i, &writer, room, m)
+                add_elements(t, a, u, m)
+                give(&s.sum, row_at(&s.sum, r), i, &writer, u, m)
+            if s.gate.data != NULL:
+                if s.more.data != NULL:
+                    t = take(&s.sum, row_at(&s.sum, r), i, m, room)     # rounded
+                a = take(&s.gate, row_at(&s.gate, r), i, m, more)
+                u = target(&s.y, row_at(&s.y, r), i, &writer, room, m)
+                times_opened(s.plan.gate_activation, t, a, u, m)
+                give(&s.y, row_at(&s.y, r), i, &writer, u, m)
         r += 1
+
+
+cdef void rows_before(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
+    cdef Residual s
+    open_residual(&s, p, False, zero)
+    residual_rows(&s, r, stop, zero)
+
+
+cdef void round_to(Dtype dtype, work* t, Py_ssize_t n) noexcept nogil:
+    cdef Array a
+    cdef char room[2 * WIDE]
+    cdef Py_ssize_t i, m
+    as_run(&a, dtype)
+    for i from 0 <= i < (n if a.itemsize == 2 else 0) by WIDE:
+        m = min(<Py_ssize_t>WIDE, n - i)
+        narrow_to(&a, t + i, m, room)
+        widen(&a, room, m, t + i)
 
 
 cdef void send_rounded(Writer* writer, const Array* a, char* at, work* t, Py_ssize_t n) noexcept nogil:
@@ -68,8 +114,9 @@ cdef void send_rounded(Writer* writer, const Array* a, char* at, work* t, Py_ssi
 
 
 cdef Array* residual_taken(Residual* s, Py_ssize_t r, Py_ssize_t m, Py_ssize_t step, Array* taken, work* room) noexcept nogil:
-    """residual_rows past the caches: m rows from r on, in room."""
+    """residual_rows for m rows from r on, in room, with sums past the caches."""
     cdef work more[ABREAST]
+    cdef Writer writer
     cdef work* u
     cdef const work* a
     cdef const work* t
@@ -79,31 +126,59 @@ cdef Array* residual_taken(Residual* s, Py_ssize_t r, Py_ssize_t m, Py_ssize_t s
         for i from 0 <= i < s.row by ABREAST:
             n = min(<Py_ssize_t>ABREAST, s.row - i)
             t = take(&s.x, row_at(&s.x, r + k), i, n, u + i)
-            a = take(&s.more, row_at(&s.more, r + k), i, n, more)
-            add_elements(t, a, u + i, n)
-        send_rounded(&s.writer, &s.sum, row_at(&s.sum, r + k), u, s.row)
-    return in_room(&s.sum, r, step, taken, room)
+            if s.more.data != NULL:
+                a = take(&s.more, row_at(&s.more, r + k), i, n, more)
+                add_elements(t, a, u + i, n)
+            elif s.gate.data != NULL:
+                a = take(&s.gate, row_at(&s.gate, r + k), i, n, more)
+                times_opened(s.plan.gate_activation, t, a, u + i, n)
+        if s.streaming:
+            send_rounded(&s.writer, &s.sum, row_at(&s.sum, r + k), u, s.row)
+        elif s.more.data != NULL:
+            writer.streaming = False
+            scatter(&s.sum, row_at(&s.sum, r + k), 0, &writer, u, s.row)
+            round_to(s.sum.dtype, u, s.row)
+        for i from 0 <= i < (s.row if s.more.data != NULL and s.gate.data != NULL else 0) by ABREAST:
+            n = min(<Py_ssize_t>ABREAST, s.row - i)
+            a = take(&s.gate, row_at(&s.gate, r + k), i, n, more)
+            times_opened(s.plan.gate_activation, u + i, a, u + i, n)
+        if s.gate.data != NULL:
+            round_to(s.y.dtype, u, s.row)
+    return in_room(&s.y, r, step, taken, room)
 
 
 cdef void residual_positions(const Plan* p, Tile* tile, work zero) noexcept nogil:
-    cdef Array x, residual, y
+    cdef Array x, residual, sum, gate, y
+    cdef View of_residual = p.companion[OF_RESIDUAL], of_sum = p.companion[OF_SUM], of_gate = p.companion[OF_GATE]
     cdef Writer writer
     cdef work room[ABREAST]
     cdef work more[ABREAST]
     cdef const work* t
     cdef const work* a
     cdef Py_ssize_t i, j, m, apart
-    open_columns(&x, p, p.dtype, p.x, &p.xs, zero)
-    open_columns(&residual, p, p.dtype, p.dy, &p.ds, zero)
-    open_columns(&y, p, p.y_dtype, p.y, &p.ys, zero)
+    open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
+    open_columns(&y, p, p.y, &p.ys, p.y_dtype, zero)
+    if of_residual.data != NULL:
+        open_columns(&residual, p, of_residual.data, &of_residual.span, of_residual.dtype, zero)
+        open_columns(&sum, p, of_sum.data, &of_sum.span, of_sum.dtype, zero)
+    if of_gate.data != NULL:
+        open_columns(&gate, p, of_gate.data, &of_gate.span, of_gate.dtype, zero)
     writer.streaming = False
     for i in range(tile.positions):
         for j from 0 <= j < tile.width by ABREAST:
             m = min(<Py_ssize_t>ABREAST, tile.width - j)
             t = take_positions(&x, start_of(tile, &x) + i * x.apart + j * x.position, 1, m, room, &apart)
-            a = take_positions(&residual, start_of(tile, &residual) + i * residual.apart + j * residual.position, 1, m, more, &apart)
-            add_elements(t, a, room, m)
-            give_positions(&y, start_of(tile, &y) + i * y.apart + j * y.position, &writer, room, 1, m)
+            if of_residual.data != NULL:
+                a = take_positions(&residual, start_of(tile, &residual) + i * residual.apart + j * residual.position, 1, m, more, &apart)
+                add_elements(t, a, room, m)
+                give_positions(&sum, start_of(tile, &sum) + i * sum.apart + j * sum.position, &writer, room, 1, m)
+                t = room
+            if of_gate.data != NULL:
+                if of_residual.data != NULL:
+                    round_to(p.dtype, room, m)
+                a = take_positions(&gate, start_of(tile, &gate) + i * gate.apart + j * gate.position, 1, m, more, &apart)
+                times_opened(p.gate_activation, t, a, room, m)
+                give_positions(&y, start_of(tile, &y) + i * y.apart + j * y.position, &writer, room, 1, m)
 
 
 cdef void channel_columns_sum(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:

@@ -19,6 +19,7 @@ cdef struct Pass:
     const Plan* plan
     Array x, dy, y
     Array beside[OUTPUTS]   # what the epilogue reads, from BESIDE on, and from INPUTS on writes
+    bint bare           # a mask is all that follows `normalize`
     bint apart          # y is none of the arrays that are read after its elements were computed
     Writer writer
     char* room          # for the elements of a lot
@@ -42,18 +43,18 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     cdef View view
     cdef int i
     s.plan = p
-    open_array(&s.x, p, p.dtype, p.x, &p.xs, zero)
-    open_array(&s.y, p, p.y_dtype, p.y, &p.ys, zero)
+    open_array(&s.x, p, p.x, &p.xs, p.dtype, zero)
+    open_array(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
     if p.dy != NULL:
-        open_array(&s.dy, p, p.dtype, p.dy, &p.ds, zero)
-    if p.before != NULL and p.before.y == p.x:
-        in_cache(&s.x)
-    elif p.before != NULL:
+        open_array(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
+    if p.before != NULL and p.before.upstream:
         in_cache(&s.dy)
+    if p.before != NULL and (p.before.before != NULL or not p.before.upstream):
+        in_cache(&s.x)
     for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
-        open_array(&s.beside[i], p, p.dtype, view.data, &view.span, zero)
-    s.apart = apart(p)
+        open_array(&s.beside[i], p, view.data, &view.span, view.dtype, zero)
+    s.apart, s.bare = apart(p), bare(p)
     open_writer(&s.writer, p.streaming)
     s.room = line_of(s.memory)
     s.out = s.room + ROOM_BYTES
@@ -67,12 +68,27 @@ cdef inline bint apart(const Plan* p) noexcept nogil:
     return True
 
 
+cdef inline bint bare(const Plan* p) noexcept nogil:
+    cdef int i
+    for i in range(BESIDE, OUTPUTS if p.fused else 0):
+        if i != OF_WHERE and view_of(p, i).data != NULL:
+            return False
+    return p.fused and (p.activation == NO_ACTIVATION or p.dy != NULL)
+
+
+cdef inline bint follows(const Pass* s, const Spot* spot) noexcept nogil:
+    """Whether there is an epilogue."""
+    return s.plan.fused and not (s.bare and spot.beside[OF_WHERE] == NULL)
+
+
 cdef inline Spot row_spot(const Pass* s, const Array* x, Py_ssize_t r) noexcept nogil:
     cdef Spot spot
     cdef int i
     spot.x, spot.y = row_at(x, r), row_at(&s.y, r)
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         spot.beside[i] = row_at(&s.beside[i], r) if s.beside[i].data != NULL else NULL
+    if s.plan.inside != NULL and s.plan.inside[r] == x.channels * x.segments * x.length:
+        spot.beside[OF_WHERE] = NULL    # the whole row is inside
     return spot
 
 
@@ -169,6 +185,59 @@ cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* tabl
     return scaled
 
 
+cdef inline Py_ssize_t alike_rows(const Plan* p, Py_ssize_t r, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """How many of m rows of n elements from r on are wholly inside as the first is, or not."""
+    cdef Py_ssize_t k = 1
+    if p.inside == NULL:
+        return m
+    while k < m and (p.inside[r + k] == n) == (p.inside[r] == n):
+        k += 1
+    return k
+
+
+cdef void unknown_statistics(const Plan* p, Py_ssize_t r, work* table) noexcept nogil:
+    """Those of a row with nothing inside."""
+    table[SHIFT * TOGETHER] = table[DELTA * TOGETHER] = table[SCALE * TOGETHER] = 0
+    if p.mean != NULL:
+        p.mean[r] = NAN
+    if p.var != NULL:
+        p.var[r] = NAN
+    if p.rstd != NULL:
+        p.rstd[r] = NAN
+
+
+cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+    """As rows_statistics, of the elements inside; of rows that are `alike_rows`."""
+    cdef work found[TABLE * TOGETHER]
+    cdef Array packed = x[0]
+    cdef Array shorter = x[0]
+    cdef Py_ssize_t k = 0, many, e
+    cdef bint scaled = False
+    if p.inside[r] == x.channels * x.segments * x.length:
+        return rows_statistics(p, x, r, m, table)
+    packed.inside, packed.channels, packed.segments = inside, 1, 1
+    packed.plain = packed.whole = packed.far = shorter.whole = shorter.far = False
+    inside.of = x
+    while k < m:
+        for e in range(TOGETHER):
+            found[FACTOR * TOGETHER + e] = 1
+        many = 1
+        shorter.length = front_of(&inside.mask, r + k, p.inside[r + k])
+        if p.inside[r + k] == 0:
+            unknown_statistics(p, r + k, found)
+        elif shorter.length > 0:
+            many = min(m - k, p.groups - (r + k) % p.groups) if inside.mask.group == 0 else 1
+            scaled |= rows_statistics(p, &shorter, r + k, many, found)
+        else:
+            packed.length = p.inside[r + k]
+            begin_row(inside, row_at(&inside.mask, r + k))
+            scaled |= rows_statistics(p, &packed, r + k, 1, found)
+        for e from SHIFT <= e <= FACTOR:
+            memcpy(table + e * TOGETHER + k, found + e * TOGETHER, many * sizeof(work))
+        k += many
+    return scaled
+
+
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept nogil:
     """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, or in long rows
     themselves."""
@@ -212,21 +281,106 @@ cdef void follow_piece(const Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t
             give(&s.beside[k], <char*>spot.beside[k], i, &writer, <const work*>beside[k], n)
 
 
+cdef inline bint give_nothing(Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, work zero) noexcept nogil:
+    """Zeros for elements i to i + n, which are outside, and whether that is all; not where dx is dsum there."""
+    cdef work* u = <work*>s.out
+    cdef Writer writer
+    cdef Py_ssize_t stop = i + n, m
+    cdef int k
+    if spot.beside[OF_DSUM] != NULL:
+        return False
+    writer.streaming = False
+    memset(u, 0, min(n, out_of_panel(zero)) * sizeof(work))
+    while i < stop:
+        m = min(stop - i, out_of_panel(zero))
+        give(&s.y, spot.y, i, &s.writer, u, m)
+        for k in range(INPUTS, OUTPUTS):
+            if spot.beside[k] != NULL:
+                give(&s.beside[k], <char*>spot.beside[k], i, &writer, u, m)
+        i += m
+    return True
+
+
+cdef struct Pieces:
+    # What is the same for all elements of a row, or of a run.
+    const Array* x
+    const Array* dy         # NULL in a forward pass
+    const char* drow
+    const Affine* c
+    double factor
+
+
+cdef inline void compute_pieces(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    if p.dy == NULL:
+        normalize_from(s, p, spot, first, stop, zero)
+    else:
+        descend_from(s, p, spot, first, stop, zero)
+
+
+cdef void masked_pieces(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t n, work zero) noexcept nogil:
+    """n elements: long stretches that are inside without the mask, those outside not at all, the rest by the mask."""
+    cdef Spot clear = spot[0]
+    cdef Py_ssize_t i = 0, m
+    cdef bint inside
+    clear.beside[OF_WHERE] = NULL
+    while i < n:
+        m = stretch(&s.beside[OF_WHERE], spot.beside[OF_WHERE], i, n - i, &inside)
+        if inside and m >= LINE:
+            compute_pieces(s, p, &clear, i, i + m, zero)
+        elif inside or m < LINE or not give_nothing(s, spot, i, m, zero):
+            m = min(n - i, max(m, <Py_ssize_t>WIDE))
+            compute_pieces(s, p, spot, i, i + m, zero)
+        i += m
+
+
 cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t n, const Affine* c, work factor) noexcept nogil:
     """n elements of a row, or of a run, times a factor, in pieces: taken, normalised, followed by what is fused, given."""
+    cdef Pieces p
+    p.x, p.dy, p.c, p.factor = x, NULL, c, factor
+    if s.plan.fused and spot.beside[OF_WHERE] != NULL:
+        masked_pieces(s, &p, spot, n, factor)
+    else:
+        normalize_from(s, &p, spot, 0, n, factor)
+
+
+cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const Spot* spot, const char* drow, Py_ssize_t n, const Affine* c,
+                         work zero) noexcept nogil:
+    """As normalize_pieces."""
+    cdef Pieces p
+    p.x, p.dy, p.drow, p.c = x, dy, drow, c
+    if s.plan.fused and spot.beside[OF_WHERE] != NULL:
+        masked_pieces(s, &p, spot, n, zero)
+    else:
+        descend_from(s, &p, spot, 0, n, zero)
+
+
+cdef inline Affine from_element(const Affine* c, Py_ssize_t i, work zero) noexcept nogil:
+    """The coefficients of a row from element i on."""
     cdef Affine k = c[0]
+    if k.weight == MANY:
+        k.of_weight = <const work*>k.of_weight + i
+    if k.bias == MANY:
+        k.of_bias = <const work*>k.of_bias + i
+    return k
+
+
+cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    cdef Affine k
     cdef Block b
-    cdef Py_ssize_t step = portion(x, &s.y, &s.writer, n, factor), i, l
+    cdef bint fused = follows(s, spot)
+    cdef work factor = <work>p.factor
+    cdef Py_ssize_t step = portion(p.x, &s.y, &s.writer, stop - first, zero), i, l
     cdef const work* t
     cdef work* u
-    if s.plan.fused:
+    if fused:
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif factor != 1:
-        step = min(step, out_of_panel(factor))
+        step = min(step, out_of_panel(zero))
     b.rows, b.ahead = 1, 0
-    for i from 0 <= i < n by step:
-        b.width = min(step, n - i)
-        t = take(x, spot.x, i, b.width, <work*>s.out)
+    for i from first <= i < stop by step:
+        b.width = min(step, stop - i)
+        k = from_element(p.c, i, zero)
+        t = take(p.x, spot.x, i, b.width, <work*>s.out)
         if factor != 1:
             u = <work*>s.out
             for l in range(b.width):
@@ -234,38 +388,32 @@ cdef void normalize_pieces(Pass* s, const Array* x, const Spot* spot, Py_ssize_t
             t = u
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         normalize_by(s.plan, &k, &b, t, u)
-        if s.plan.fused:
+        if fused:
             follow_piece(s, spot, i, b.width, u)
         give(&s.y, spot.y, i, &s.writer, u, b.width)
-        if k.weight == MANY:
-            k.of_weight = <const work*>k.of_weight + b.width
-        if k.bias == MANY:
-            k.of_bias = <const work*>k.of_bias + b.width
 
 
-cdef void descend_pieces(Pass* s, const Array* x, const Array* dy, const Spot* spot, const char* drow, Py_ssize_t n, const Affine* c,
-                         work zero) noexcept nogil:
-    """As normalize_pieces."""
-    cdef Affine k = c[0]
+cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    cdef Affine k
     cdef Block b
-    cdef Py_ssize_t step = min(portion(x, &s.y, &s.writer, n, zero), portion(dy, &s.y, &s.writer, n, zero)), i
+    cdef bint fused = follows(s, spot)
+    cdef Py_ssize_t step = min(portion(p.x, &s.y, &s.writer, stop - first, zero), portion(p.dy, &s.y, &s.writer, stop - first, zero)), i
     cdef const work* t
     cdef const work* g
     cdef work* u
-    cdef work* room = share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2)
-    if s.plan.fused:
+    cdef work* room = share_of(s, OF_DY, zero) if fused else <work*>(s.out + OUT_BYTES // 2)
+    if fused:
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
-    elif not (x.plain and x.whole and dy.plain and dy.whole):
+    elif not (p.x.plain and p.x.whole and p.dy.plain and p.dy.whole):
         step = min(step, out_of_panel(zero) // 2)
     b.rows, b.ahead = 1, 0
-    for i from 0 <= i < n by step:
-        b.width = min(step, n - i)
-        t = take(x, spot.x, i, b.width, <work*>s.out)
-        g = take(dy, drow, i, b.width, room)
+    for i from first <= i < stop by step:
+        b.width = min(step, stop - i)
+        k = from_element(p.c, i, zero)
+        t = take(p.x, spot.x, i, b.width, <work*>s.out)
+        g = take(p.dy, p.drow, i, b.width, room)
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         descend(&k, &b, t, g, u)
-        if s.plan.fused:
+        if fused:
             follow_piece(s, spot, i, b.width, u)
         give(&s.y, spot.y, i, &s.writer, u, b.width)
-        if k.weight == MANY:
-            k.of_weight = <const work*>k.of_weight + b.width
