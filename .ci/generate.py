@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import description
 
@@ -60,11 +60,17 @@ def choices(argument):
     return f"Literal[{names}] | None" if names else argument.python
 
 
-def overload(function, types, result):
+PLAIN = {"quantize": ("None", True)}
+OTHERS = {"scale", "out_dtype"}  # with which the result is not one array of the dtype of x
+
+
+def overload(function, types, result, without=OTHERS):
     by_name = [argument.keyword for argument in function.arguments]
     parts = [parameter(argument, types) for argument in function.arguments]
     parts.insert(by_name.index(True), "*")
-    parts += [f"{a.name}: {choices(a)} = None" for a in function.fused.values()]
+    for argument in function.fused.values():
+        kind, has_default = (PLAIN | types).get(argument.name, (choices(argument), True))
+        parts += [f"{argument.name}: {kind}" + " = None" * has_default] * (argument.name not in without)
     whole = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts]
     body = fill(", ".join(whole) + ",", WIDTH, initial_indent="    ", subsequent_indent="    ")
     body = body.replace("\N{NO-BREAK SPACE}", " ")
@@ -79,10 +85,14 @@ def overloads(function):
         if function.backward:
             yield overload(function, {"x": (x, False)}, both)
             continue
-        yield overload(function, {"x": (x, False), "return_stats": ("Literal[False]", True)}, y)
-        yield overload(function, {"x": (x, False), "return_stats": ("Literal[True]", False)}, both)
+        without = OTHERS if y != "_Array" else OTHERS - {"out_dtype"}
+        yield overload(function, {"x": (x, False), "return_stats": ("Literal[False]", True)}, y, without)
+        yield overload(function, {"x": (x, False), "return_stats": ("Literal[True]", False)}, both, without)
     if not function.backward:
-        yield overload(function, {"return_stats": ("bool", False)}, f"{y} | {both}")
+        yield overload(function, {"return_stats": ("bool", False)}, f"{y} | {both}", OTHERS - {"out_dtype"})
+    if "quantize" in function.fused:
+        types = {"return_stats": ("bool", True), "quantize": ('Literal["int8"]', False)}
+        yield overload(function, types, "tuple[_Array, ...]", {"out_dtype"})
 
 
 def stub():

@@ -29,7 +29,7 @@ OTHERS = {  # beside the functions by name: result, arguments
     "set_num_threads": ("int ", "int threads"),
 }
 ENUMS = {
-    "dtype": ("F64", "F32", "F16", "BF16", "BOOL"),
+    "dtype": ("F64", "F32", "F16", "BF16", "BOOL", "I8"),
     "status": ("OK", "NULL", "BAD_DTYPE", "BAD_SHAPE", "BAD_ALIGN", "BAD_LAYOUT", "OVERLAP", "BAD_VALUE", "ONE_VALUE",
                "NO_MEMORY", "BAD_VERSION", "NOT_IMPORTED", "NOT_TAKEN"),
     "op": tuple(name.upper() for name in FUNCTIONS),
@@ -156,7 +156,8 @@ def header_pxd():
         line = signature("normlib_" + name, "int ", text).removeprefix("cdef ").removesuffix(" nogil")
         lines.append("    " + line.replace("\n ", "\n"))
     lines += ["", "cdef enum:", f"    OPS = {len(FUNCTIONS)}"]
-    lines += [f"    NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES"]
+    roles = wrapped(f"NOTHING = 0, {', '.join(map(str.upper, ROLES))}, ROLES", 150, " " * 4)
+    lines += ["    " + roles.replace(",\n", "\n")]
     lines += [f"    {', '.join(ENUMS['activation']).replace(',', ' = 0,', 1)}, ACTIVATIONS"]
     views = [f"OF_{name.upper()}" for name in description["DATA"]]
     inputs = 2 + len(description["BESIDE"])

@@ -3,6 +3,7 @@ forward and backward, on plain NumPy arrays."""
 
 from . import backends
 from ._config import get_include, show_config
+from ._quantized import dequantize
 from ._version import __version__ as __version__
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .ops import (
@@ -30,6 +31,7 @@ __all__ = [
     "backends",
     "batch_norm",
     "batch_norm_backward",
+    "dequantize",
     "get_include",
     "get_num_threads",
     "group_norm",

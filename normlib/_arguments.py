@@ -125,6 +125,28 @@ def like_x(op, name, value, x, words="the dtype of x"):
     return _canonical(value)
 
 
+def float_dtype(op, name, value):
+    """One of the four dtypes, by its name or as one of NumPy's."""
+    if not isinstance(value, (str, type, np.dtype)):
+        raise TypeError(f"{op}: {name} is {value!r}, expected {_WORDS}")
+    if isinstance(value, str) and value not in DTYPES:
+        raise ValueError(f"{op}: {name} is {value!r}, expected {_WORDS}")
+    if isinstance(value, str) and value == "bfloat16":
+        return bfloat16(op, name)
+    dtype = convert(op, name, [], value).dtype
+    if not _is_taken(dtype) or not dtype.isnative:
+        raise TypeError(f"{op}: {name} is {dtype}, expected {_WORDS}")
+    return dtype
+
+
+def bfloat16(op, name):
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError(f"{op}: {name} has dtype bfloat16, which needs the package ml_dtypes") from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def mask(op, name, value, x):
     """Booleans that broadcast against x, in its shape."""
     value = convert(op, name, value)
@@ -142,6 +164,17 @@ def choice(op, name, value, choices):
         kind = ValueError if isinstance(value, str) else TypeError
         raise kind(f"{op}: {name} is {value!r}, expected {' or '.join(map(repr, choices))}, or None")
     return value
+
+
+def scales(op, value, dtype, shape, words):
+    """Those of a quantized result, a number or one for each row, in the working type."""
+    value = convert(op, "scale", value)
+    if value.dtype.kind not in "biu" and not _is_taken(value.dtype):
+        raise TypeError(f"{op}: scale has dtype {value.dtype}, expected {_WORDS}")
+    if value.shape not in ((), shape):
+        raise ValueError(f"{op}: scale has shape {value.shape}, expected {shape}, {words}, or a number")
+    value = value.astype(np.result_type(dtype, np.float32), copy=False)
+    return np.require(np.broadcast_to(value, shape), requirements=["C", "A"])
 
 
 def wanted(function, fused):
@@ -279,6 +312,16 @@ def quietly(function):
     return quiet
 
 
+def to_odd(values):
+    """float32 with a last bit of 1 where that is not exact: what is rounded to 16 bits from there is rounded once
+    (Boldo, Melquiond 2008)."""
+    narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32)
+    inexact = (narrow != values) & ~np.isnan(values)
+    bits[inexact] = (bits[inexact] - (np.abs(narrow[inexact]) > np.abs(values[inexact]))) | np.uint32(1)
+    return narrow
+
+
 def zero_by_zero():
     """What NumPy does at 0 / 0, which a constant row is if eps is 0: what np.errstate says, by default a warning."""
     if np.geterr()["invalid"] == "warn":
@@ -313,18 +356,20 @@ def weight_grads(op, value, weight):
     return weight is not None if value is None else flag(op, "weight_grads", value, "True, False or None")
 
 
-def output(op, out, x, large, small=(), name="out"):
+def output(op, out, x, large, small=(), name="out", dtype=None, words="the shape of x"):
     """The array for the backend to fill, and the one that the caller sees: another one where writing
-    to it at once could change an input (`large` ones have the shape of x) before it was read."""
+    to it at once could change an input (`large` ones have the shape of x) before it was read. It has the dtype of x,
+    or another `dtype`."""
+    dtype = x.dtype if dtype is None else dtype
     if out is None:
-        fresh = empty_like(x)
+        fresh = empty_like(x, dtype)
         return fresh, fresh
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{op}: {name} is a {type(out).__name__}, expected a NumPy array")
-    if out.dtype.name != x.dtype.name:
-        raise TypeError(f"{op}: {name} has dtype {out.dtype}, expected {x.dtype.name}, the dtype of the result")
+    if out.dtype.name != dtype.name:
+        raise TypeError(f"{op}: {name} has dtype {out.dtype}, expected {dtype.name}, the dtype of the result")
     if out.shape != x.shape:
-        raise ValueError(f"{op}: {name} has shape {out.shape}, expected {x.shape}, the shape of x")
+        raise ValueError(f"{op}: {name} has shape {out.shape}, expected {x.shape}, {words}")
     if not out.flags.writeable:
         raise ValueError(f"{op}: {name} is read-only, expected a writeable array")
     target = np.asarray(out)
@@ -335,15 +380,16 @@ def output(op, out, x, large, small=(), name="out"):
         and not any(_overlap(target, a) and not _same_elements(target, a) for a in large)
         and not any(a is not None and _overlap(target, a) for a in small)
     )
-    return (target if direct else np.empty_like(x)), target
+    return (target if direct else np.empty_like(x, dtype)), target
 
 
-def empty_like(x):
+def empty_like(x, dtype):
     """An output for `x` that lies in memory as that of a ufunc would."""
     if 0 not in x.strides:
-        return np.empty_like(x)
+        return np.empty_like(x, dtype)
     # np.empty_like takes a broadcast axis for the innermost
-    return np.nditer([x, None], ["zerosize_ok"], [["readonly"], ["writeonly", "allocate"]]).operands[1]
+    flags = [["readonly"], ["writeonly", "allocate"]]
+    return np.nditer([x, None], ["zerosize_ok"], flags, [x.dtype, dtype]).operands[1]
 
 
 def _overlap(a, b):
@@ -351,7 +397,8 @@ def _overlap(a, b):
 
 
 def _same_elements(a, b):
-    return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
+    same = a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
+    return same and a.dtype == b.dtype
 
 
 def _may_overlap_itself(array):

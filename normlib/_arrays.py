@@ -9,14 +9,15 @@ import sys
 
 import numpy as np
 
-from ._arguments import computed, convert
+from ._arguments import bfloat16, computed, convert
 from ._arguments import mask as where
 
 _PLAIN = {np.ndarray, type(None), list, tuple, float, int, bool}
 
 
-def taken(function, values):
-    """The arguments of `function` with arrays of NumPy for those of other libraries, and the kinds of these by name."""
+def taken(function, values, like_x=True):
+    """The arguments of `function` with arrays of NumPy for those of other libraries, and the kinds of these by name;
+    like_x: whether its result has the dtype of x."""
     kinds = {}
     if _PLAIN.issuperset(map(type, values)):
         return values, kinds
@@ -25,7 +26,7 @@ def taken(function, values):
         if type(values[at]) not in _PLAIN and (kind := _kind(values[at])) is not None:
             kinds[name] = kind
             arrays[at] = kind.taken(function.name, name, values[at])
-    if "x" in kinds and values[function.places["out"]] is None:
+    if like_x and "x" in kinds and values[function.places["out"]] is None:
         arrays[function.places["out"]] = kinds["x"].output(arrays[function.places["x"]])
     return arrays, kinds
 
@@ -63,6 +64,11 @@ def numpy_of(op, name, value):
     if type(value) in _PLAIN or isinstance(value, str) or (kind := _kind(value)) is None:
         return value
     return kind.taken(op, name, value)
+
+
+def kind_of(value):
+    """How results beside `value` are made."""
+    return _NUMPY if type(value) in _PLAIN else _kind(value) or _NUMPY
 
 
 def _kind(value):
@@ -126,7 +132,7 @@ class _Torch(_Plain):
             array = (value.view(torch.int16) if bits else value).numpy()
         except Exception as error:
             raise TypeError(f"{op}: {name} cannot be made an array: {error}") from error
-        return array.view(_bfloat16(op, name)) if bits else array
+        return array.view(bfloat16(op, name)) if bits else array
 
     def written(self, value):
         if not value.is_inference():  # the others have versions, by which autograd notices
@@ -135,7 +141,7 @@ class _Torch(_Plain):
     def returned(self, array, like):
         torch = sys.modules["torch"]
         array = np.asarray(array)
-        if array.dtype.kind == "f":
+        if array.dtype.kind in "fi":
             return torch.from_numpy(array)
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
@@ -184,11 +190,3 @@ class _Standard(_Plain):
 
 
 _NUMPY, _MASKED, _TORCH, _JAX, _STANDARD = _Plain(), _Masked(), _Torch(), _Jax(), _Standard()
-
-
-def _bfloat16(op, name):
-    try:
-        from ml_dtypes import bfloat16
-    except ImportError:
-        raise TypeError(f"{op}: {name} has dtype bfloat16, which needs the package ml_dtypes") from None
-    return bfloat16

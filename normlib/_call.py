@@ -38,9 +38,11 @@ class Call:
             found[argument] = check(self, argument, given[argument])
         self.given |= fused or {}
         self.fused = {}
+        self.out_dtype = x.dtype
         for argument in (function.fused[key] for key in fused or ()):
             if not argument.canonical:
                 self.fused[argument.name] = _fused(self, argument, fused[argument.name])
+        self._choose_dtype()
         if "residual_out" in self.given and "residual" not in self.fused:
             raise ValueError(f"{name}: residual_out is given without residual, expected both or neither")
         if "gate_activation" in self.fused and "gate" not in self.fused:
@@ -51,10 +53,25 @@ class Call:
             raise ValueError(f"{name}: gate_first is True without gate")
         if not self.fused.get("gate_first"):  # which not every backend knows
             self.fused.pop("gate_first", None)
+        if "out_dtype" in self.given and "quantize" in self.fused:
+            raise ValueError(f"{name}: out_dtype is given with quantize, expected one of them")
+        if "scale" in self.fused and "quantize" not in self.fused:
+            raise ValueError(f"{name}: scale is given without quantize")
         self.moves = False  # whether there are running statistics, which the call updates
         if op.mode and not function.backward:
             self.count = self._count()
             self._choose_statistics(in_place)
+
+    def _choose_dtype(self):
+        """That of the result, and of what is rounded before; a backend hears of what is not as always."""
+        if not self.fused.get("round_first") or self.x.dtype.itemsize > 2:
+            self.fused.pop("round_first", None)
+        if "quantize" in self.fused:
+            self.out_dtype = np.dtype(np.int8)
+        if "out_dtype" in self.fused:
+            self.out_dtype = self.fused.pop("out_dtype")
+            if self.out_dtype.name != self.x.dtype.name:
+                self.fused["out_dtype"] = self.out_dtype.name
 
     def _count(self):
         """Of values that share a statistic; with a mask, of those inside for each."""
@@ -83,20 +100,33 @@ class Call:
 
     def outputs(self):
         """The arrays to fill by their canonical names, and those that the caller sees."""
-        names = {"out": "out", **{r.name: r.name for r in self.function.fused_results if r.of in self.fused}}
+        results = [r for r in self.function.fused_results if r.of in self.fused]
+        names = {"out": "out", **{r.name: r.name for r in results}}
         names |= {a.canonical: a.name for a in self.function.fused.values() if a.canonical in names}
         filled, seen = {}, {}
         for output, argument in names.items():
+            if output == "new_scale":
+                seen[output] = self._scale(filled)
+                continue
             large, small = [], []
             for name, value in (self.values | self.fused).items():
                 if isinstance(value, np.ndarray):
                     (small if _KINDS.get(name) != "data" or self._read_later(output, name) else large).append(value)
-            filled[output], seen[output] = a.output(self.name, self.given.get(argument), self.x, large, small, argument)
+            dtype = self.out_dtype if output == "out" else self.x.dtype
+            given = self.given.get(argument)
+            filled[output], seen[output] = a.output(self.name, given, self.x, large, small, argument, dtype)
             for other in seen.keys() - {output}:
                 if np.may_share_memory(seen[output], seen[other]):
                     words = f"{argument} shares memory with {names[other]}, expected memory of its own"
                     raise ValueError(f"{self.name}: {words}")
         return filled, seen
+
+    def _scale(self, filled):
+        """The scales of a quantized result: those given, else an array to fill."""
+        if "scale" in self.fused:
+            return self.fused["scale"]
+        working = np.result_type(self.x.dtype, np.float32)
+        return filled.setdefault("new_scale", np.zeros(self.statistics_shape, working))
 
     def _read_later(self, output, name):
         """Whether elements of an array may be read after the same ones of an output were written."""
@@ -126,6 +156,8 @@ class Call:
 def _fused(call, argument, value):
     if argument.name == "negative_slope":
         return a.slope(call.name, value, call.given.get("activation"))
+    if argument.name == "out_dtype":
+        return a.float_dtype(call.name, argument.name, value)
     if isinstance(argument, Option) and not argument.choices:
         return a.flag(call.name, argument.name, value)
     if isinstance(argument, Option):
@@ -134,6 +166,8 @@ def _fused(call, argument, value):
         return _parameter(call, argument.name, value)
     if argument.kind == "mask":
         return a.mask(call.name, argument.name, value, call.x)
+    if argument.kind == "scale":
+        return a.scales(call.name, value, call.x.dtype, call.statistics_shape, call.op.statistics_words)
     return a.like_x(call.name, argument.name, value, call.x)
 
 

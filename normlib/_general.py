@@ -16,7 +16,7 @@ def call(name, *values, **fused):
     the same pass, by name, of which the direct function has not heard yet."""
     function = FUNCTIONS[name]
     fused = a.wanted(function, fused)
-    arrays, kinds = _arrays.taken(function, values)
+    arrays, kinds = _arrays.taken(function, values, not fused.keys() & {"quantize", "out_dtype"})
     if not kinds and not fused:
         return _compute(function, values)
     fused = {key: _arrays.numpy_of(name, key, value) for key, value in fused.items()}
@@ -85,17 +85,7 @@ def _over_samples(statistic):
 @a.quietly
 def _moved(old, momentum, new, dtype):
     moved = (1 - momentum) * old.astype(np.float64) + momentum * new
-    return (_to_odd(moved) if dtype.itemsize == 2 else moved).astype(dtype)
-
-
-def _to_odd(values):
-    """float32 with a last bit of 1 where that is not exact: what is rounded to 16 bits from there is rounded once
-    (Boldo, Melquiond 2008)."""
-    narrow = values.astype(np.float32)
-    bits = narrow.view(np.uint32)
-    inexact = (narrow != values) & ~np.isnan(values)
-    bits[inexact] = (bits[inexact] - (np.abs(narrow[inexact]) > np.abs(values[inexact]))) | np.uint32(1)
-    return narrow
+    return (a.to_odd(moved) if dtype.itemsize == 2 else moved).astype(dtype)
 
 
 def _inside(checked, statistic, least):

@@ -21,9 +21,11 @@ are float64, float32 or of the dtype of the parameter (of ``x`` without one), an
 ``weight_grads`` is False.
 
 What is computed in the same pass comes by name, after these, where it is given: ``activation`` and
-``gate_activation``, strings; ``negative_slope``, a float; ``gate_first``, which is True; ``residual``, ``dsum``,
-``add`` and ``gate``, of the shape and dtype of ``x``; ``bias`` in the backward functions; ``sum``, ``dadd`` and
-``dgate``, like ``x``, to fill. A function that has no such argument is not called.
+``gate_activation``, strings; ``negative_slope``, a float; ``gate_first`` and ``round_first``, which are True;
+``residual``, ``dsum``, ``add`` and ``gate``, of the shape and dtype of ``x``; ``bias`` in the backward functions;
+``sum``, ``dadd`` and ``dgate``, like ``x``, to fill. A function that has no such argument is not called. With
+``out_dtype``, the name of a dtype, ``out`` has that one. With ``quantize``, ``out`` is int8, and ``scale`` is given,
+one a row, or ``new_scale`` is to be filled.
 
 A function declines a call by returning ``NotImplemented`` or raising ``NotImplementedError`` before it
 has written to ``out``. Two attributes are optional: ``direct``, a dict from the name of an operation to a

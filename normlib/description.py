@@ -43,7 +43,7 @@ __all__ = [
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid")  # in C by their number, from 1 on
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-ELEMENTS = (*DTYPES, "bool")  # of arrays in C, by their number; the last of masks alone
+ELEMENTS = (*DTYPES, "bool", "int8")  # of arrays in C, by their number; of masks, and of quantized results
 REQUIRED: object = object()  # the default of an argument that has none
 
 
@@ -55,9 +55,9 @@ class Role:
     ----------
     name : str
         Its name in the public functions; of an output, in what they return.
-    kind : {"data", "parameter", "statistic", "running", "mask"}
+    kind : {"data", "parameter", "statistic", "running", "mask", "scale"}
         Which shape it has: that of x, of the parameters, of the statistics, or one value a channel; a mask is of
-        booleans that broadcast against x.
+        booleans that broadcast against x, a scale has the shape of the statistics.
     words : str
         What it is, as a sentence.
     direction : {"in", "out", "both"}
@@ -230,12 +230,34 @@ GATE_FIRST = Option(
     "gate_first", "Whether it is x, or its sum with residual, that is gated, before the norm.",
     "bool | None", "int", "bool?", None,
 )  # fmt: skip
-FUSED = (RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST)
+QUANTIZE = Option(
+    "quantize", "The result as int8, with a scale a row, in the place of y: q, scale.", "str | None", "", "", None,
+    choices=("int8",), only="of_features",
+)  # fmt: skip
+SCALE = Role(
+    "scale", "scale", "That to quantize by, a number or one a row; that of each row, max|y| / 127, by default.",
+    optional=True, keyword=True, only="of_features",
+)  # fmt: skip
+OUT_DTYPE = Option(
+    "out_dtype", "The dtype of the result, one of the four; that of x by default.", "DTypeLike | None", "", "", None
+)
+ROUND_FIRST = Option(
+    "round_first", "Whether the normalized values are rounded to the 16 bits of x before the weight.", "bool | None",
+    "int", "bool?", None, only="of_features",
+)  # fmt: skip
+FUSED = (
+    RESIDUAL, RESIDUAL_OUT, ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST, QUANTIZE, SCALE,
+    OUT_DTYPE, ROUND_FIRST,
+)  # fmt: skip
 FUSED_BACKWARD = (
     DSUM, replace(BIAS, keyword=True), ADD, ACTIVATION, NEGATIVE_SLOPE, GATE, GATE_ACTIVATION, WHERE, GATE_FIRST,
+    ROUND_FIRST,
 )  # fmt: skip
 FUSED_RESULTS = (
-    (Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),),
+    (
+        replace(SCALE, name="new_scale", words="The scale of each row.", direction="out", of="quantize"),
+        Role("sum", "data", "x + residual.", "out", optional=True, of="residual"),
+    ),
     (
         Role("dadd", "data", "The gradient with respect to add.", "out", optional=True, of="add"),
         Role("dgate", "data", "The gradient with respect to gate.", "out", optional=True, of="gate"),
@@ -417,7 +439,7 @@ class Function:
     @cached_property
     def fused_results(self) -> tuple[Role, ...]:
         """What is returned where the arrays that it is of are given: forward after y, backward at the end."""
-        return FUSED_RESULTS[self.backward]
+        return tuple(filter(self._has, FUSED_RESULTS[self.backward]))
 
     @cached_property
     def fused_roles(self) -> tuple[Role, ...]:
@@ -525,12 +547,12 @@ FUNCTIONS = {
 # All arrays of the functions, `out` by the name of the result. They are members of a struct in C: add at the end.
 ROLES = (
     "x", "dy", "weight", "bias", "running_mean", "running_var", "mean", "rstd", "y", "dx", "dweight", "dbias",
-    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate", "where",
+    "add", "dadd", "residual", "sum", "dsum", "gate", "dgate", "where", "scale", "new_scale",
 )  # fmt: skip
 # The members of that struct that it did not have at first, in their order.
 LATER = (
     "add", "dadd", "activation", "residual", "sum", "dsum", "negative_slope", "gate", "dgate", "gate_activation",
-    "where", "gate_first",
+    "where", "gate_first", "scale", "new_scale", "round_first",
 )  # fmt: skip
 BESIDE = ("dy", "add", "dsum", "gate", "where")  # what epilogues read
 GIVEN = ("dgate",)  # what they write beside y

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from ._arguments import quietly
+from ._arguments import quietly, to_odd
 from .description import FUNCTIONS
 
 __all__ = list(FUNCTIONS)
@@ -161,15 +161,20 @@ def _at(place, array):
     return None if array is None else array[place]
 
 
-def _fused_at(i, p, fused):
+def _fused_at(i, s, p, fused):
     """The arguments for the same pass of one block."""
-    places = dict.fromkeys(fused, i) | {"bias": p}
+    places = dict.fromkeys(fused, i) | {"bias": p, "scale": s, "new_scale": s}
     return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
 
 
 def _times(factor, values):
     """0 where the factor is, whatever it is multiplied by."""
     return np.where(factor == 0, 0, factor * values)
+
+
+def _rounded(z, dtype, fused):
+    """Normalized values before the weight: in 16 bits, if asked for."""
+    return z.astype(np.float32).astype(dtype).astype(np.float64) if fused.get("round_first") else z
 
 
 def _affine(layout, z, weight, bias=None, add=None):
@@ -182,6 +187,20 @@ def _affine(layout, z, weight, bias=None, add=None):
     if add is not None:
         v += layout.take(add).reshape(layout.shape)
     return v
+
+
+def to_int8(rows, scale=None):
+    """Rows in their working type, quantized, and the scale of each: max |y| / 127, or the one given. What the kernels
+    do, step by step: a product with a factor, and where that would leave its range, all of it times a power of two."""
+    one = rows.dtype.type
+    least, up = (2.0**-120, 2.0**100) if one is np.float32 else (2.0**-1016, 2.0**100)
+    whole = np.abs(rows).max(axis=1, keepdims=True, initial=0) if scale is None else scale.reshape(-1, 1)
+    units = one(127 if scale is None else 1)
+    up = np.where(np.abs(whole) < one(least), one(up), one(1))
+    factor = np.where(np.isfinite(whole) & (whole != 0), units / (whole * up), one(0))
+    q = np.clip(rows * up * factor, -127, 127)
+    q = np.where(np.isnan(q), 0, np.rint(q))
+    return q, np.where(np.isfinite(whole), whole / one(127), np.nan) if scale is None else scale
 
 
 def _inside(layout, fused):
@@ -245,7 +264,7 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
-            own, rest = [_at(s, statistic) for statistic in given], _fused_at(i, p, fused)
+            own, rest = [_at(s, statistic) for statistic in given], _fused_at(i, s, p, fused)
             parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, own, **rest))
         axis = len(blocks[0][1]) - 1
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
@@ -261,12 +280,18 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
         mean, var = mean.ravel(), var.ravel()
         rstd = _rstd(var, eps)
         z = (rows - mean[:, None]) * rstd[:, None]
-    y = _affine(layout, z, weight, bias, fused.get("add"))
+    y = _affine(layout, _rounded(z, x.dtype, fused), weight, bias, fused.get("add"))
     if "activation" in fused:
         y = _activate(y, fused)
     if "gate" in fused and "gate_first" not in fused:
         y = y * _opened(layout, fused)
-    layout.put(np.where(inside, y.reshape(rows.shape), 0), out)
+    y = np.where(inside, y.reshape(rows.shape), 0)
+    if "quantize" in fused:
+        working = np.result_type(x.dtype, np.float32)
+        y, scale = to_int8(y.astype(working), fused.get("scale"))
+        if "new_scale" in fused:
+            fused["new_scale"][...] = scale.reshape(layout.kept)
+    layout.put(to_odd(y) if x.dtype.itemsize == 8 and out.dtype.itemsize == 2 else y, out)
     return [None if s is None else s.reshape(layout.kept) for s in (mean, var, rstd)]
 
 
@@ -280,7 +305,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     if blocks := _blocks(layout):
         parts = []
         for i, s, p in blocks:
-            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(i, p, fused)
+            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(i, s, p, fused)
             parts.append(_backward(dy[i], x[i], lay_out, _at(p, weight), own, weight_grads, out[i], through, **rest))
         own = blocks[0][2] != (slice(None),)
         merge = np.concatenate if own else sum
@@ -298,7 +323,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     if inside is not True:
         z, g, count = np.where(inside, z, 0), np.where(inside, g, 0), inside.sum(axis=1, keepdims=True)
     if fused.keys() & {"activation", "gate"}:
-        v = _affine(layout, z.copy(), weight, fused.get("bias"), fused.get("add"))
+        v = _affine(layout, _rounded(z, x.dtype, fused).copy(), weight, fused.get("bias"), fused.get("add"))
         factor = _activate(v, fused, slope=True) if "activation" in fused else np.ones_like(v)
         if "gate" in fused and not first:
             open_slope = _opened(layout, fused, slope=True) * (_activate(v, fused) if "activation" in fused else v)
@@ -308,7 +333,7 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         g = np.where(inside, _times(factor, g), 0)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
-    grads = (layout.gather(g * z), layout.gather(g)) if weight_grads else (None, None)
+    grads = (layout.gather(g * _rounded(z, x.dtype, fused)), layout.gather(g)) if weight_grads else (None, None)
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
     if through:

@@ -20,6 +20,11 @@ What holds for all of them:
   y = activation(norm(x + residual) + add) * gate_activation(gate). The sum, rounded to the dtype of ``x``, is
   returned after ``y``, where a ``residual`` is given. With ``gate_first=True`` it is the sum that is gated:
   y = activation(norm((x + residual) * gate_activation(gate)) + add), the product rounded to the dtype of ``x``.
+- ``round_first=True`` rounds the normalized values to the 16 bits of ``x`` before the weight, as in the reference
+  code of Llama; in other dtypes it changes nothing.
+- ``out_dtype`` gives the output in another of the four dtypes, rounded once.
+- ``quantize="int8"`` gives int8 and a scale a row, ``q, scale``, in the place of ``y``; :func:`normlib.dequantize`
+  goes back.
 - The backward functions take the sum as ``x``, and as ``dsum`` the gradient that reaches it from elsewhere; what
   follows the norm too, with ``bias`` where that is an activation or a gate. They return the gradients of ``add`` and
   ``gate`` last.

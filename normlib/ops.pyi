@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import description
 
@@ -38,7 +38,8 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def layer_norm(
@@ -48,7 +49,8 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -58,7 +60,8 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def layer_norm(
@@ -68,7 +71,8 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def layer_norm(
@@ -78,8 +82,20 @@ def layer_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
+@overload
+def layer_norm(
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, axis: _Axis = -1,
+    eps: float = 1e-5, out: _Array | None = None, return_stats: bool = False, residual: ArrayLike | None = None,
+    residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: Literal["int8"],
+    scale: ArrayLike | None = None, round_first: bool | None = None,
+) -> tuple[_Array, ...]: ...
 @overload
 def layer_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, mean: ArrayLike, rstd: ArrayLike,
@@ -88,7 +104,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient, _Gradient]: ...
 @overload
 def layer_norm_backward(
@@ -98,7 +114,7 @@ def layer_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Gradient, _Gradient]: ...
 @overload
 def rms_norm(
@@ -108,7 +124,8 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> NDArray[_D]: ...
 @overload
 def rms_norm(
@@ -118,7 +135,8 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Statistics]: ...
 @overload
 def rms_norm(
@@ -128,7 +146,8 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array: ...
 @overload
 def rms_norm(
@@ -138,7 +157,8 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Statistics]: ...
 @overload
 def rms_norm(
@@ -148,8 +168,20 @@ def rms_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: None = None,
+    out_dtype: DTypeLike | None = None, round_first: bool | None = None,
 ) -> _Array | tuple[_Array, _Statistics]: ...
+@overload
+def rms_norm(
+    x: ArrayLike, weight: ArrayLike | None = None, *, axis: _Axis = -1, eps: float = 1e-6,
+    out: _Array | None = None, return_stats: bool = False, residual: ArrayLike | None = None,
+    residual_out: ArrayLike | None = None, add: ArrayLike | None = None,
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    negative_slope: float | None = None, gate: ArrayLike | None = None,
+    gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, quantize: Literal["int8"],
+    scale: ArrayLike | None = None, round_first: bool | None = None,
+) -> tuple[_Array, ...]: ...
 @overload
 def rms_norm_backward(
     dy: ArrayLike, x: NDArray[_D], weight: ArrayLike | None = None, *, rstd: ArrayLike, axis: _Axis = -1,
@@ -158,7 +190,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[NDArray[_D], _Gradient]: ...
 @overload
 def rms_norm_backward(
@@ -168,7 +200,7 @@ def rms_norm_backward(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, round_first: bool | None = None,
 ) -> tuple[_Array, _Gradient]: ...
 @overload
 def batch_norm(
@@ -204,7 +236,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def batch_norm(
@@ -216,7 +248,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm(
@@ -228,7 +260,7 @@ def batch_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def batch_norm_backward(
@@ -278,7 +310,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def group_norm(
@@ -288,7 +320,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm(
@@ -298,7 +330,7 @@ def group_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def group_norm_backward(
@@ -354,7 +386,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array: ...
 @overload
 def instance_norm(
@@ -366,7 +398,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm(
@@ -378,7 +410,7 @@ def instance_norm(
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
     negative_slope: float | None = None, gate: ArrayLike | None = None,
     gate_activation: Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid"] | None = None,
-    where: ArrayLike | None = None, gate_first: bool | None = None,
+    where: ArrayLike | None = None, gate_first: bool | None = None, out_dtype: DTypeLike | None = None,
 ) -> _Array | tuple[_Array, _Statistics, _Statistics]: ...
 @overload
 def instance_norm_backward(

@@ -320,8 +320,8 @@ def faults():
             if argument not in OPTIONAL and not (forward and argument in ("mean", "rstd")):
                 yield name, argument, None, "NULL"
             yield name, argument, described(a, data=None), "NULL"
-            for dtype in (-1, 4, F64 if a.dtype == np.float32 else F16):
-                if dtype in (F64, F16) and argument in ("x", "dweight", "dbias", "running_mean", "running_var"):
+            for dtype in (-1, 6, F64 if a.dtype == np.float32 else F16):
+                if dtype in (F64, F16) and argument in ("x", "y", "dweight", "dbias", "running_mean", "running_var"):
                     continue  # another argument is then the wrong one; any dtype is right
                 yield name, argument, described(a, dtype=dtype), "BAD_DTYPE"
             yield name, argument, described(a, data=a.ctypes.data + 1), "BAD_ALIGN"

@@ -65,7 +65,11 @@ def _arranged(op, run, arrays, axis, in_place):
         target = memory(views["x"])
         if not _takes(bytes(map(kinds.__getitem__, order)), target):
             continue
-        moved = {name: np.empty_like(target) for name in views if name != "where" and not (in_place and name == "out")}
+        moved = {
+            name: np.empty_like(target, a.dtype)
+            for name, a in views.items()
+            if name != "where" and not (in_place and name == "out")
+        }
         for name in moved.keys() - OUTPUTS:
             _copy(views[name], moved[name])
         if "where" in views:

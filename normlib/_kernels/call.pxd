@@ -16,6 +16,7 @@ cdef enum:     # what a status names: a role, or one of these
     GATE_ACTIVATION
     NEGATIVE_SLOPE
     GATE_FIRST
+    ROUND_FIRST
     THREADS
     STRUCT
     ARGUMENTS
@@ -53,7 +54,8 @@ cdef struct Call:
     Py_ssize_t num_groups
     int mode
     int threads
-    Py_ssize_t activation, gate_activation, gate_first
+    Py_ssize_t activation, gate_activation, gate_first, round_first
+    int wanted                          # 1 + the dtype that y is to have; 0: any. C does not say
     double momentum, eps, negative_slope
     const normlib_array* at[ROLES]      # NULL where there is none
     double* var                         # where to write the variance of each row, if anywhere
@@ -62,7 +64,7 @@ cdef struct Call:
     int ndim
     Py_ssize_t count                    # elements of x
     bint trailing                       # the axes that are normalized over are the last ones
-    bint has_dense
+    bint has_dense[2]
     int regions, owned
     void* memory[12]
     Region region[ROLES]
@@ -71,7 +73,7 @@ cdef struct Call:
     int order[AXES]                     # these in the order of memory, where that is not the array's
     bint turned                         # it is not
     char kinds[AXES]
-    Py_ssize_t dense[AXES]              # strides of x, did it lie in C order
+    Py_ssize_t dense[2][AXES]           # strides of x, and of a y of another dtype, did it lie in C order
     Py_ssize_t of_mask[AXES]            # and of a mask
     normlib_array view[ROLES]           # for those that have no arrays to point at
 

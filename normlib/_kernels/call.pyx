@@ -9,11 +9,11 @@
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
 from libc.math cimport NAN
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from normlib._kernels.check cimport check, op_of, shapes, untaken
 from normlib._kernels.convert cimport move, narrow, repeat, widen
 from normlib._kernels.header cimport (
-    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, WEIGHT, X,
+    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NEW_SCALE, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE, WEIGHT, X,
 )
 from normlib._kernels.layout cimport AXES, KEPT
 from normlib._kernels.parallel cimport default_threads
@@ -47,15 +47,17 @@ cdef int compute(Call* call) noexcept nogil:
     cdef const Op* op = op_of(call)
     cdef Plan* p = &call.plan
     if not (parameter(call, WEIGHT, &p.weight) and parameter(call, BIAS, &p.bias)
-            and (given_statistics(call) if op.backward else new_statistics(call, op.moving))):
+            and (given_statistics(call) if op.backward else new_statistics(call, op.moving) and scale_of(call))):
         return wrong(NORMLIB_NO_MEMORY, NOTHING)
     if call.count:
         if execute(_run, p, call.threads if call.threads else default_threads()):
             return wrong(NORMLIB_NO_MEMORY, NOTHING)
         if call.turned and not op.backward and call.at[MEAN] != NULL:
-            turn(call, p.mean, <double*>call.at[MEAN].data, True)
+            turn(call, <char*>p.mean, <char*>call.at[MEAN].data, sizeof(double), True)
         if call.turned and not op.backward and call.at[RSTD] != NULL:
-            turn(call, p.rstd, <double*>call.at[RSTD].data, True)
+            turn(call, <char*>p.rstd, <char*>call.at[RSTD].data, sizeof(double), True)
+        if call.turned and call.at[NEW_SCALE] != NULL:
+            turn(call, p.scale, <char*>call.at[NEW_SCALE].data, size_of(call.at[NEW_SCALE].dtype), True)
     elif not op.backward:
         statistics_of_nothing(call)
     if call.at[DWEIGHT] != NULL:
@@ -85,8 +87,8 @@ cdef bint given_statistics(Call* call) noexcept nogil:
     return given_statistic(call, MEAN, &call.plan.mean) and given_statistic(call, RSTD, &call.plan.rstd)
 
 
-cdef void turn(const Call* call, const double* a, double* to, bint back) noexcept nogil:
-    """A statistic whose values lie in the array's order, in the order of its memory; back: the other way."""
+cdef void turn(const Call* call, const char* a, char* to, Py_ssize_t size, bint back) noexcept nogil:
+    """A statistic whose values, of so many bytes, lie in the array's order, in the order of its memory; back: the other way."""
     cdef const Py_ssize_t* shape = call.at[X].shape
     cdef Py_ssize_t steps[AXES]
     cdef Py_ssize_t at[AXES]
@@ -98,7 +100,7 @@ cdef void turn(const Call* call, const double* a, double* to, bint back) noexcep
         if call.kinds[i] == KEPT:
             step *= shape[i]
     for r in range(call.statistic.count):
-        to[place if back else r] = a[r if back else place]
+        memcpy(to + (place if back else r) * size, a + (r if back else place) * size, size)
         for k in range(call.kept - 1, -1, -1):
             i = call.order[k]
             at[i] += 1
@@ -125,7 +127,7 @@ cdef bint given_statistic(Call* call, int role, double** to) noexcept nogil:
         to[0] = <double*>own(call, call.statistic.count * sizeof(double))
         if to[0] == NULL:
             return False
-        turn(call, wide, to[0], False)
+        turn(call, <char*>wide, <char*>to[0], sizeof(double), False)
     return call.plan.inside == NULL or known_inside(call, to)
 
 
@@ -139,6 +141,21 @@ cdef bint known_inside(Call* call, double** statistic) noexcept nogil:
         known[r] = statistic[0][r] if call.plan.inside[r] else 0
     statistic[0] = known
     return True
+
+
+cdef bint scale_of(Call* call) noexcept nogil:
+    """Where the scales of a quantized result are read from, or written to."""
+    cdef Plan* p = &call.plan
+    cdef const normlib_array* a = call.at[NEW_SCALE] if call.at[SCALE] == NULL else call.at[SCALE]
+    if a == NULL:
+        return True
+    p.scale_given = a == call.at[SCALE]
+    p.scale = <char*>a.data
+    if call.turned:
+        p.scale = <char*>own(call, call.statistic.count * size_of(a.dtype))
+        if p.scale != NULL and p.scale_given:
+            turn(call, <char*>a.data, p.scale, size_of(a.dtype), False)
+    return p.scale != NULL or not call.turned
 
 
 cdef bint new_statistics(Call* call, bint moving) noexcept nogil:
@@ -193,6 +210,8 @@ cdef void statistics_of_nothing(Call* call) noexcept nogil:
             p.mean[i] = NAN
         if p.rstd != NULL:
             p.rstd[i] = NAN
+    if p.scale != NULL and not p.scale_given:
+        memset(p.scale, 0, call.statistic.count * size_of(call.at[NEW_SCALE].dtype))
 
 
 cdef void give(Call* call, bint bias, const normlib_array* a) noexcept nogil:

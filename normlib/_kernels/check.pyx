@@ -5,19 +5,20 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memset
 from normlib._kernels.call cimport (
-    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, GATE_FIRST, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, THREADS, Call, Op, Region, Shape, is_dtype,
+    ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, GATE_FIRST, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, ROUND_FIRST, THREADS, Call, Op,
+    Region, Shape, is_dtype,
     rows_without_gaps, wrong,
 )
 from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN,
     NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, ADD, BIAS, DADD, DBIAS, DGATE, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD,
-    RUNNING_MEAN, RUNNING_VAR, SUM, VIEWS, WEIGHT, WHERE, X, Y, normlib_array,
+    ACTIVATIONS, ADD, BIAS, DADD, DBIAS, DGATE, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NEW_SCALE, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD,
+    RUNNING_MEAN, RUNNING_VAR, SCALE, SUM, VIEWS, WEIGHT, WHERE, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.masks cimport count_inside
-from normlib._kernels.plan cimport BF16, BOOL, F16, F32, F64, Dtype, Plan, size_of
+from normlib._kernels.plan cimport BF16, BOOL, F16, F32, F64, I8, Dtype, Plan, size_of
 from normlib import description
 
 cdef extern from "Python.h":
@@ -29,6 +30,7 @@ cdef enum:
     PARAMETERS = 1 << WEIGHT | 1 << BIAS    # sets of roles
     STATISTICS = 1 << MEAN | 1 << RSTD
     RUNNING = 1 << RUNNING_MEAN | 1 << RUNNING_VAR
+    SCALES = 1 << SCALE | 1 << NEW_SCALE
 
 cdef Op ops[OPS]
 cdef int roles[VIEWS]           # of the arrays of the shape of x; Y is DX in a backward pass
@@ -111,6 +113,8 @@ cdef int shapes(Call* call) noexcept nogil:
         return wrong(NORMLIB_BAD_VALUE, ACTIVATION)
     if not 0 <= call.gate_activation < ACTIVATIONS or call.gate_activation == LEAKY_RELU:
         return wrong(NORMLIB_BAD_VALUE, GATE_ACTIVATION)
+    if call.round_first and not op.feature:
+        return wrong(NORMLIB_NOT_TAKEN, ROUND_FIRST)
     if not -INFINITY < call.negative_slope < INFINITY:
         return wrong(NORMLIB_BAD_VALUE, NEGATIVE_SLOPE)
     if not 0 <= call.gate_first <= 1:
@@ -122,7 +126,7 @@ cdef int shapes(Call* call) noexcept nogil:
             return wrong(NORMLIB_BAD_SHAPE, X)
         sizes *= x.shape[i] if x.shape[i] else 1
         call.count *= x.shape[i]
-    call.plan.dtype = <Dtype>x.dtype
+    call.plan.dtype = call.plan.y_dtype = <Dtype>x.dtype
     call.plan.itemsize = size_of(x.dtype)
     call.plan.bytes = call.count * call.plan.itemsize
     call.plan.eps = call.eps
@@ -130,6 +134,7 @@ cdef int shapes(Call* call) noexcept nogil:
     call.plan.centered = op.centered
     call.plan.activation, call.plan.gate_activation = <int>call.activation, <int>call.gate_activation
     call.plan.negative_slope, call.plan.gate_first = call.negative_slope, call.gate_first != 0
+    call.plan.round_first = call.round_first != 0 and call.plan.itemsize == 2
     return features(call) if op.feature else channels(call, op)
 
 
@@ -232,7 +237,21 @@ cdef int check(Call* call) noexcept nogil:
         return wrong(NORMLIB_NULL, GATE)
     if call.gate_first and op.backward and call.at[DGATE] == NULL:
         return wrong(NORMLIB_NULL, DGATE)
-    return apart(call) or arrange(call) or (take_part(call, op.moving and not op.backward and own) if call.at[WHERE] != NULL and call.count else 0)
+    if call.plan.y_dtype != call.plan.dtype and (call.gate_first or (call.plan.y_dtype == I8 and call.at[WHERE] != NULL)):
+        return wrong(NORMLIB_BAD_DTYPE, Y)     # no room for the product; no integers outside a mask
+    return scales(call) or apart(call) or arrange(call) or (take_part(call, op.moving and not op.backward and own) if call.at[WHERE] != NULL and call.count else 0)
+
+
+cdef int scales(Call* call) noexcept nogil:
+    """Of a quantized result: either they are given or they are wanted."""
+    cdef bint given = call.at[SCALE] != NULL, wanted = call.at[NEW_SCALE] != NULL
+    if call.plan.y_dtype == I8 and not given and not wanted:
+        return wrong(NORMLIB_NULL, NEW_SCALE)
+    if wanted and (given or call.plan.y_dtype != I8):
+        return wrong(NORMLIB_NOT_TAKEN, NEW_SCALE)
+    if given and call.plan.y_dtype != I8:
+        return wrong(NORMLIB_NOT_TAKEN, SCALE)
+    return 0
 
 
 cdef int check_array(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
@@ -244,6 +263,8 @@ cdef int check_array(Call* call, const normlib_array* a, int role, bint written)
         return dense(call, a, role, written, dtypes, &call.parameter)
     if bit & STATISTICS:
         return dense(call, a, role, written, 1 << F64 if written else WIDE, &call.statistic)
+    if bit & SCALES:
+        return dense(call, a, role, written, 1 << (F64 if call.plan.dtype == F64 else F32), &call.statistic)
     return dense(call, a, role, written, ANY, &call.parameter)
 
 
@@ -260,13 +281,15 @@ cdef bint has_shape(const normlib_array* a, int ndim, const Py_ssize_t* shape) n
 
 
 cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noexcept nogil:
-    """An array of the shape and dtype of x: its address and strides."""
+    """An array of the shape and dtype of x, but for masks and y: its address and strides."""
     cdef int dtype = BOOL if role == WHERE else <int>call.plan.dtype
-    cdef Py_ssize_t size = size_of(dtype), mask = size - 1
+    cdef Py_ssize_t size = size_of(a.dtype), mask = size - 1
     cdef const Py_ssize_t* shape = call.at[X].shape
     cdef Region* region
     cdef int i
-    if a.dtype != dtype:
+    if role == Y and (is_dtype(a.dtype) or (a.dtype == I8 and ops[call.op].takes >> NEW_SCALE & 1)):
+        call.plan.y_dtype = <Dtype>a.dtype
+    elif a.dtype != dtype:
         return wrong(NORMLIB_BAD_DTYPE, role)
     if not has_shape(a, call.ndim, shape):
         return wrong(NORMLIB_BAD_SHAPE, role)
@@ -284,7 +307,7 @@ cdef int like_x(Call* call, const normlib_array* a, int role, bint written) noex
     for i in range(call.ndim):
         if shape[i] > 1 and a.strides[i] & mask:
             return wrong(NORMLIB_BAD_ALIGN, role)
-    if written and not apart_from_itself(call, shape, a.strides):
+    if written and not apart_from_itself(call, size_of(a.dtype), shape, a.strides):
         return wrong(NORMLIB_OVERLAP, role)
     region.extent = extent_of(a.data, size, call.ndim, shape, a.strides)
     return 0
@@ -324,9 +347,9 @@ cdef inline Region* register(Call* call, int role, bint written) noexcept nogil:
     return region
 
 
-cdef bint apart_from_itself(const Call* call, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
-    """Whether no two elements share memory: each axis, by the size of its stride, steps over all that the smaller ones span."""
-    cdef Py_ssize_t size, span = call.plan.itemsize
+cdef bint apart_from_itself(const Call* call, Py_ssize_t span, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
+    """Whether no two elements, each of `span` bytes, share memory: each axis, by the size of its stride, steps over all that the smaller ones span."""
+    cdef Py_ssize_t size
     cdef int order[AXES]
     cdef int i, j, n = 0
     for i in range(call.ndim):
@@ -381,13 +404,13 @@ cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
 
 
 cdef bint same_elements(Call* call, const normlib_array* a, const normlib_array* b) noexcept nogil:
-    return a.data == b.data and same_strides(call.ndim, call.at[X].shape, strides_of(call, a), strides_of(call, b))
+    return a.data == b.data and a.dtype == b.dtype and same_strides(call.ndim, call.at[X].shape, strides_of(call, a), strides_of(call, b))
 
 
 cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept nogil:
-    """Strides of an array of x's shape and dtype, or of a mask."""
-    cdef int i
-    cdef Py_ssize_t stride = call.plan.itemsize, mask = 1
+    """Strides of an array of x's shape."""
+    cdef int i, other = a.dtype != <int>call.plan.dtype
+    cdef Py_ssize_t stride = size_of(a.dtype), mask = 1
     if a.strides != NULL:
         return a.strides
     if a.dtype == BOOL:
@@ -395,12 +418,12 @@ cdef const Py_ssize_t* strides_of(Call* call, const normlib_array* a) noexcept n
             call.of_mask[i] = mask
             mask *= call.at[X].shape[i]
         return call.of_mask
-    if not call.has_dense:
-        call.has_dense = True
+    if not call.has_dense[other]:
+        call.has_dense[other] = True
         for i in range(call.ndim - 1, -1, -1):
-            call.dense[i] = stride
+            call.dense[other][i] = stride
             stride *= call.at[X].shape[i]
-    return call.dense
+    return call.dense[other]
 
 
 # ---- the loops ----

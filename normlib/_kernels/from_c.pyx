@@ -50,7 +50,8 @@ cdef inline bint plain(const normlib_call* c) noexcept nogil:
         return False
     if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx | <size_t>c.dsum
             | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.residual | <size_t>c.sum | <size_t>c.gate
-            | <size_t>c.dgate | <size_t>c.where | c.axes | <size_t>c.activation | <size_t>c.gate_first) or x == NULL or y == NULL:
+            | <size_t>c.dgate | <size_t>c.where | <size_t>c.scale | <size_t>c.new_scale | c.axes | <size_t>c.activation | <size_t>c.gate_first
+            | <size_t>c.round_first) or x == NULL or y == NULL:
         return False
     if x.ndim != 2 or y.ndim != 2 or (c.axis != -1 and c.axis != 1) or x.strides != NULL or y.strides != NULL:
         return False
@@ -82,7 +83,8 @@ cdef inline bint apart(const normlib_array* y, const normlib_array* a, Py_ssize_
 cdef int one_pass(const normlib_call* c) noexcept nogil:
     cdef Plan p
     memset(&p, 0, sizeof(Plan))
-    p.dtype, p.itemsize = <Dtype>c.x.dtype, size_of(c.x.dtype)
+    p.dtype = p.y_dtype = <Dtype>c.x.dtype
+    p.itemsize = size_of(c.x.dtype)
     rows_without_gaps(&p, c.x.shape[0], c.x.shape[1])
     p.bytes = p.samples * p.length * p.itemsize
     p.centered, p.eps, p.groups = c.op == NORMLIB_LAYER_NORM, c.eps, 1
@@ -100,6 +102,7 @@ cdef int answer(const normlib_call* given) noexcept nogil:
     call.threads, call.axis, call.mode, call.axes = given.threads, given.axis, given.mode, given.axes
     call.num_groups, call.momentum, call.eps, call.activation = given.num_groups, given.momentum, given.eps, given.activation
     call.negative_slope, call.gate_activation, call.gate_first = given.negative_slope, given.gate_activation, given.gate_first
+    call.round_first = given.round_first
     arrays_of(given, call.at)
     return perform(&call)
 
@@ -114,7 +117,7 @@ cdef int set_threads(int threads) noexcept nogil:
 # ---- the words of a status ----
 
 _NAMES = ("", *description.ROLES, "op", "axis", "channel_axis", "num_groups", "eps", "momentum", "activation", "gate_activation", "negative_slope",
-          "gate_first", "threads", "call")
+          "gate_first", "round_first", "threads", "call")
 _KINDS = (
     "no error",
     "NULL, but it is needed here",

@@ -4,6 +4,8 @@ A call of one row must not cost more than the row, so arrays are read through Nu
 (another type, a wrong shape, overlapping memory) makes a function return NotImplemented; the general way, which knows
 how to convert and to complain, then takes over."""
 
+import numpy as np
+
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
 from cpython.float cimport PyFloat_AS_DOUBLE
@@ -16,15 +18,15 @@ from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SILU, SUM,
-    WEIGHT, WHERE, X, Y, normlib_array,
+    ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, NEW_SCALE, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE,
+    SILU, SUM, WEIGHT, WHERE, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, lay_out
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
-from normlib._kernels.plan cimport BF16, BOOL, COPY, F16, F32, F64, Plan
+from normlib._kernels.plan cimport BF16, BOOL, COPY, F16, F32, F64, I8, Plan
 from normlib._arguments import zero_by_zero
-from normlib.description import ACTIVATIONS, FUNCTIONS, FUSED_RESULTS, ROLES, Role
+from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
 cnp.import_array()
 
@@ -43,6 +45,7 @@ CANONICAL = _canonical
 
 
 cdef dict _ACTIVATIONS = {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
+cdef dict _DTYPES = {key: number for number, name in enumerate(DTYPES[:3]) for key in (name, np.dtype(name), np.dtype(name).type)}
 cdef set _CANONICAL = {role.name for roles in FUSED_RESULTS for role in roles}     # names that users do not give
 cdef dict _ROLES = {a.name: X + ROLES.index(a.canonical or a.name)
                     for f in FUNCTIONS.values() for a in (*f.fused.values(), *f.fused_results) if isinstance(a, Role)}
@@ -62,10 +65,23 @@ cdef int dtype_of(cnp.ndarray a) except -2:
         return F16
     if number == _bfloat16:
         return BF16
+    if number == cnp.NPY_INT8:
+        return I8
     if _bfloat16 < 0 and number >= USER_DEFINED and a.dtype.name == "bfloat16":
         _bfloat16 = number
         return BF16
     return -1
+
+
+cdef int number_of(int dtype) noexcept:
+    """NumPy's number of a dtype that has been seen."""
+    if dtype == F32:
+        return cnp.NPY_FLOAT32
+    if dtype == F64:
+        return cnp.NPY_FLOAT64
+    if dtype == F16:
+        return cnp.NPY_FLOAT16
+    return cnp.NPY_INT8 if dtype == I8 else _bfloat16
 
 
 cdef bint fill(Call* call, int role, object given) except -1:
@@ -113,9 +129,24 @@ cdef bint fill_mask(Call* call, object given) except -1:
     return True
 
 
+cdef int dtype_from(object value) except -2:
+    """One of the four by its name or as NumPy's; -1 for others."""
+    global _bfloat16
+    if not isinstance(value, (str, type, np.dtype)):
+        return -1
+    if type(value) is str and value == "bfloat16":
+        if _bfloat16 < 0:
+            try:
+                _bfloat16 = np.dtype("bfloat16").num
+            except TypeError:   # the general way imports what has it
+                return -1
+        return BF16
+    return _DTYPES.get(value, -1)
+
+
 cdef bint fuse(Call* call, dict fused) except -1:
     """What else is computed in the same pass, by name; arrays to fill among it where the backend asks."""
-    cdef int role
+    cdef int role, dtype
     for name, value in fused.items():
         if value is None or name is _canonical:
             continue
@@ -144,6 +175,26 @@ cdef bint fuse(Call* call, dict fused) except -1:
             if value is not True and not fill_mask(call, value):
                 return False
             continue
+        if name == "round_first":
+            if not is_bool(value) or not op_of(call).feature:
+                return False
+            call.round_first = value
+            continue
+        if name == "out_dtype":
+            dtype = dtype_from(value)
+            if dtype < 0 or fused.get("quantize") is not None:
+                return False
+            call.wanted = 1 + dtype
+            continue
+        if name == "quantize":
+            if value != "int8":
+                return False
+            call.wanted = 1 + I8
+            continue
+        if name == "scale" and _canonical not in fused:
+            if fused.get("quantize") is None:
+                return False
+            continue    # see `scale_of`
         role = _ROLES.get(name, 0)
         if not op_of(call).takes >> role & 1 or not fill(call, role, value):
             return False
@@ -222,16 +273,16 @@ cdef bint along(Call* call, object channel_axis) except -1:
 cdef cnp.ndarray output(Call* call, int role, cnp.ndarray x, object out):
     """The given array, a new one in x's memory order for None; None where it is not ordinary."""
     cdef cnp.ndarray y
-    cdef int i
+    cdef int i, dtype = call.wanted - 1 if call.wanted else call.at[X].dtype
     if out is None:
         for i in range(cnp.PyArray_NDIM(x)):
             if cnp.PyArray_STRIDE(x, i) == 0 and cnp.PyArray_DIM(x, i) > 1:
                 return None     # broadcast: no memory order to keep
-        y = new_like(x)
+        y = new_like(x, number_of(dtype))
         call.plan.fresh = <char*>cnp.PyArray_DATA(y)
         fill(call, role, y)
         return y
-    if not fill(call, role, out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+    if not fill(call, role, out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or call.at[role].dtype != dtype:
         return None
     return out
 
@@ -247,24 +298,46 @@ cdef cnp.ndarray new_statistic(Call* call, int role):
 
 
 cdef cnp.ndarray new_companion(Call* call, int role, cnp.ndarray x):
-    cdef cnp.ndarray a = new_like(x)
+    cdef cnp.ndarray a = new_like(x, cnp.PyArray_TYPE(x))
     fill(call, role, a)
     return a
 
 
+cdef cnp.ndarray scale_of(Call* call, object given):
+    """The array of the scales: as given, a new one for a number, or to be written; None where it is not ordinary."""
+    cdef cnp.ndarray a = None
+    if given is None or type(given) is float:
+        a = new_array(&call.statistic, number_of(F64 if call.at[X].dtype == F64 else F32))
+    if type(given) is float:
+        a.fill(given)
+    if a is None:
+        return given if fill(call, SCALE, given) else None
+    fill(call, NEW_SCALE if given is None else SCALE, a)
+    return a
+
+
 cdef tuple more_results(Call* call, cnp.ndarray x, dict fused):
-    """Arrays to fill beside the output, for what is given: the caller's, or new ones."""
+    """Arrays to fill beside the output, for what is given: the caller's, or new ones; None where one is not ordinary."""
     cdef cnp.ndarray one = None, other = None
     if not fused or _canonical in fused:
         return ()
     if not op_of(call).backward:
-        if call.at[RESIDUAL] == NULL:
-            return ()
-        return (fused["residual_out"] if call.at[SUM] != NULL else new_companion(call, SUM, x),)
+        if call.wanted == 1 + I8:
+            one = scale_of(call, fused.get("scale"))
+            if one is None:
+                return None
+        if call.at[RESIDUAL] != NULL:
+            other = fused["residual_out"] if call.at[SUM] != NULL else new_companion(call, SUM, x)
+        return both(one, other)
     if call.at[ADD] != NULL:
         one = new_companion(call, DADD, x)
     if call.at[GATE] != NULL:
         other = new_companion(call, DGATE, x)
+    return both(one, other)
+
+
+cdef inline tuple both(object one, object other):
+    """Without what is None."""
     if one is None:
         return () if other is None else (other,)
     return (one,) if other is None else (one, other)
@@ -313,6 +386,8 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
     if y is None:
         return NotImplemented
     more = more_results(call, x, fused)
+    if more is None:
+        return NotImplemented
     if stats and call.plan.centered:
         mean = new_statistic(call, MEAN)
     if stats or call.eps == 0:

@@ -7,7 +7,7 @@ from libc.stdint cimport uint64_t
 cdef extern from "normlib.h" nogil:
     int NORMLIB_ABI_VERSION
     enum:
-        NORMLIB_F64, NORMLIB_F32, NORMLIB_F16, NORMLIB_BF16, NORMLIB_BOOL
+        NORMLIB_F64, NORMLIB_F32, NORMLIB_F16, NORMLIB_BF16, NORMLIB_BOOL, NORMLIB_I8
     enum:
         NORMLIB_OK, NORMLIB_NULL, NORMLIB_BAD_DTYPE, NORMLIB_BAD_SHAPE, NORMLIB_BAD_ALIGN, NORMLIB_BAD_LAYOUT
         NORMLIB_OVERLAP, NORMLIB_BAD_VALUE, NORMLIB_ONE_VALUE, NORMLIB_NO_MEMORY, NORMLIB_BAD_VERSION
@@ -55,6 +55,9 @@ cdef extern from "normlib.h" nogil:
         ptrdiff_t gate_activation
         const normlib_array* where
         ptrdiff_t gate_first
+        const normlib_array* scale
+        const normlib_array* new_scale
+        ptrdiff_t round_first
     ctypedef struct normlib_api:
         int abi_version, size
         const char* (*error_text)(int status) noexcept nogil
@@ -98,7 +101,8 @@ cdef extern from "normlib.h" nogil:
 
 cdef enum:
     OPS = 10
-    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, RESIDUAL, SUM, DSUM, GATE, DGATE, WHERE, ROLES
+    NOTHING = 0, X, DY, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, MEAN, RSTD, Y, DX, DWEIGHT, DBIAS, ADD, DADD, RESIDUAL, SUM, DSUM, GATE, DGATE, WHERE
+    SCALE, NEW_SCALE, ROLES
     NO_ACTIVATION = 0, RELU, LEAKY_RELU, SILU, GELU, GELU_TANH, SIGMOID, ACTIVATIONS
 
 cdef enum:  # arrays of x's shape: x, y or dx, what epilogues read, what they write, the others
@@ -127,6 +131,8 @@ cdef inline void arrays_of(const normlib_call* call, const normlib_array** at) n
     at[GATE] = call.gate
     at[DGATE] = call.dgate
     at[WHERE] = call.where
+    at[SCALE] = call.scale
+    at[NEW_SCALE] = call.new_scale
 
 
 cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexcept nogil:
@@ -164,3 +170,6 @@ cdef inline void begin(normlib_call* call, int op, int axis, int threads) noexce
     call.gate_activation = 0
     call.where = NULL
     call.gate_first = 0
+    call.scale = NULL
+    call.new_scale = NULL
+    call.round_first = 0

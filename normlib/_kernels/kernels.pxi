@@ -3,8 +3,8 @@
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, OUTPUTS
 from normlib._kernels.plan cimport (
-    ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES, few_rows,
-    View, line_of, round_up, size_of, view_of,
+    ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, I8, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES,
+    few_rows, View, line_of, round_up, size_of, view_of, y_bytes,
     FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
     FEATURE_COLUMNS_STRIPS,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
@@ -24,6 +24,7 @@ include "walks/rows.pxi"
 include "vectors/across.pxi"
 include "walks/tables.pxi"
 include "walks/residual.pxi"
+include "walks/quantize.pxi"
 include "walks/feature_rows.pxi"
 include "walks/channel_rows.pxi"
 include "walks/beside.pxi"

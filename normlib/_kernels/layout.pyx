@@ -1,7 +1,7 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
 from normlib._kernels.header cimport OF_DY, OF_WHERE, OF_X, OF_Y, VIEWS
-from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, Plan, Span, size_of
+from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, I8, Plan, Span, size_of
 
 cdef enum Member:           # of a Span, in its order
     SAMPLE_STRIDE, CHANNEL_STRIDE, SEGMENT_STRIDE, POSITION_STRIDE
@@ -30,7 +30,9 @@ cdef Span* span_of(Plan* p, int view) noexcept nogil:
 
 
 cdef inline Py_ssize_t size_in(const Plan* p, int view) noexcept nogil:
-    return p.itemsize if view == OF_X or view == OF_Y or view == OF_DY else size_of(p.companion[view].dtype)
+    if view == OF_Y:
+        return size_of(p.y_dtype)
+    return p.itemsize if view == OF_X or view == OF_DY else size_of(p.companion[view].dtype)
 
 
 cdef inline bint one_run(const Axes* a, const Axis* outer, const Axis* inner) noexcept nogil:
@@ -123,7 +125,7 @@ cdef Py_ssize_t take(Axes* a, int kind, bint last, Member member) noexcept nogil
 
 
 cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape, const Py_ssize_t** strides) noexcept nogil:
-    """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize is given, and p.groups for
+    """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize and p.y_dtype are given, and p.groups for
     channel norms; the strides of each view are in bytes, NULL for an array that there is not. Masks are for rows, or for whole positions of
     channels."""
     cdef const Py_ssize_t* given[VIEWS]
@@ -148,11 +150,21 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     return a.left == a.right
 
 
+cdef void strided_rows(Plan* p, Axes* a) noexcept nogil:
+    p.form = FEATURE_ROWS
+    p.groups = take(a, b"K", True, CHANNEL_STRIDE)
+    p.length = take(a, b"R", True, POSITION_STRIDE)
+    p.samples = take(a, b"K", True, SAMPLE_STRIDE)
+
+
 cdef void features(Plan* p, Axes* a) noexcept nogil:
     cdef int v
     p.segments = p.channels = p.groups = p.width = 1
     if kind_at(a, 1) == b"K" and kind_at(a, 2) == b"R" and kind_at(a, 3) != b"R":
         # ..., positions, columns
+        if p.y_dtype == I8:     # quantized row by row, whose elements lie apart
+            strided_rows(p, a)
+            return
         p.form = FEATURE_COLUMNS
         p.width = take(a, b"K", True, CHANNEL_STRIDE)
         p.length = take(a, b"R", True, POSITION_STRIDE)

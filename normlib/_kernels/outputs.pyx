@@ -156,6 +156,7 @@ cdef extern from "numpy/arrayobject.h":
         unsigned char version
         PyDataMemAllocator allocator
     object PyDataMem_SetHandler(object)
+    void* PyArray_DescrFromType(int)     # a reference, which the next one takes over
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
 
 cdef enum:
@@ -180,18 +181,18 @@ def keep(bint on):
         give_back()
 
 
-cdef inline cnp.ndarray allocate(cnp.ndarray x):
+cdef inline cnp.ndarray allocate(cnp.ndarray x, int type_number):
     if cnp.PyArray_IS_C_CONTIGUOUS(x):
-        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), type_number, 0)
+    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, PyArray_DescrFromType(type_number), 0)
 
 
-cdef cnp.ndarray new_like(cnp.ndarray x):
-    """An array of x's shape and dtype, in its memory order."""
+cdef cnp.ndarray new_like(cnp.ndarray x, int type_number):
+    """An array of x's shape, in its memory order."""
     if not _keeps or cnp.PyArray_NBYTES(x) < LARGE:
-        return allocate(x)
+        return allocate(x, type_number)
     before = PyDataMem_SetHandler(_keeping)
     try:
-        return allocate(x)
+        return allocate(x, type_number)
     finally:
         PyDataMem_SetHandler(before)

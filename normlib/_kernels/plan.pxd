@@ -19,6 +19,7 @@ cdef enum:
 
 cdef enum Dtype:
     F64, F32, F16, BF16, BOOL   # of which the last is for masks alone
+    I8      # and this for quantized results
 
 cdef enum Form:
     FEATURE_ROWS
@@ -45,6 +46,7 @@ cdef struct Plan:
     Dtype dtype
     Py_ssize_t itemsize
     Py_ssize_t bytes        # of x
+    Dtype y_dtype           # of y or dx
     bint centered           # False: RMSNorm
     bint given              # the statistics are given: batch norm in evaluation
     bint shared             # and all samples share them
@@ -62,6 +64,7 @@ cdef struct Plan:
     int gate_activation     # that of the gate
     double negative_slope   # of leaky_relu
     bint gate_first         # what is normalized is x times that of the gate
+    bint round_first        # normalized values are rounded to the 16 bits of x before the weight
     bint fused              # an epilogue follows `normalize`
     bint upstream           # a forward pass that ends with dy times the derivative of its activation
     const Plan* before      # lot by lot, while it is in cache: a pass that gives a backward one its dy, or what is normalized
@@ -73,6 +76,8 @@ cdef struct Plan:
     double* mean
     double* rstd
     const Py_ssize_t* inside    # how many elements of each row a mask lets in; NULL: all
+    char* scale             # of a quantized result, of each row, in the working type: read, or else written
+    bint scale_given
     double* var             # where the statistics are given, a forward pass takes rstd from it; the two may be one array
     Py_ssize_t batch        # rows (or samples, or strips) a task takes
     Py_ssize_t strip        # neighbouring columns (or groups) a task takes
@@ -130,7 +135,11 @@ cdef enum:  # Step
     STEPS
 
 cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
-    return 8 if dtype == F64 else 4 if dtype == F32 else 1 if dtype == BOOL else 2
+    return 8 if dtype == F64 else 4 if dtype == F32 else 1 if dtype == BOOL or dtype == I8 else 2
+
+
+cdef inline Py_ssize_t y_bytes(const Plan* p) noexcept nogil:
+    return p.bytes // p.itemsize * size_of(p.y_dtype)
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

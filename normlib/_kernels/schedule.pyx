@@ -7,7 +7,7 @@ from normlib._kernels.header cimport OF_DADD, OF_DGATE, OF_DSUM, OF_DY, OF_GATE,
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, View, Watch, alone, few_rows, line_of, round_up, size_of,
+    Plan, Run, View, Watch, alone, few_rows, line_of, round_up, size_of, y_bytes,
     FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -93,7 +93,7 @@ cdef void product(Plan* p, Plan* before, const View* gate, const View* to) noexc
     """The pass that writes x times what the gate lets through, and x is taken from there."""
     before[0] = p[0]
     before.companion[OF_GATE] = gate[0]
-    before.y, before.ys = to.data, to.span
+    before.y, before.ys, before.y_dtype = to.data, to.span, p.dtype
     p.x, p.xs = before.y, before.ys
     p.before = before
 
@@ -120,7 +120,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef bint backward = p.dy != NULL
     cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
     cdef int failed = 0
-    traffic = arrays_of(p, backward) * p.bytes
+    traffic = (arrays_of(p, backward) - 1) * p.bytes + y_bytes(p)
     # 16 bits take as long as 32: the arithmetic is the same.
     worth = (2 if p.itemsize == 2 else 1) * traffic
     if p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS:
@@ -164,9 +164,9 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
 cdef int walk(Run run, const Plan* p, bint backward, Py_ssize_t working, int threads) noexcept nogil:
     """The steps of the loops; -1 where memory is short."""
     cdef Py_ssize_t tasks = parts_of(p.samples * p.groups, p.batch)
-    if p.watch != NULL and p.fresh != NULL and p.bytes >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
+    if p.watch != NULL and p.fresh != NULL and y_bytes(p) >= MAP_BYTES and (p.form == FEATURE_COLUMNS or p.segments > 1):
         # One task would touch them all.
-        parallel_for(run, MAP, p, parts_of(p.bytes, WATCH_BYTES), threads)
+        parallel_for(run, MAP, p, parts_of(y_bytes(p), WATCH_BYTES), threads)
     if p.form == FEATURE_ROWS:
         parallel_for(run, FEATURE_ROWS_BACKWARD if backward else FEATURE_ROWS_FORWARD, p, p.parts if backward else tasks, threads)
     elif p.form == FEATURE_COLUMNS:
@@ -277,7 +277,7 @@ cdef void go_to(Plan* p, const Plan* whole, Py_ssize_t first, Py_ssize_t samples
     cdef int view
     p.first, p.samples = first, samples
     p.x = whole.x + first * p.xs.sample * p.itemsize
-    p.y = whole.y + first * p.ys.sample * p.itemsize
+    p.y = whole.y + first * p.ys.sample * size_of(p.y_dtype)
     if whole.dy != NULL:
         p.dy = whole.dy + first * p.ds.sample * p.itemsize
     p.mean = whole.mean + first * p.groups if whole.mean != NULL else NULL

@@ -85,7 +85,9 @@ enum { /* dtype */
     NORMLIB_F64,
     NORMLIB_F32,
     NORMLIB_F16,
-    NORMLIB_BF16
+    NORMLIB_BF16,
+    NORMLIB_BOOL, /* of masks alone */
+    NORMLIB_I8 /* of the y of layer and RMS norm alone */
 };
 
 enum { /* status: what is wrong, plus 256 times the number of the argument; see normlib_kind */
@@ -127,7 +129,7 @@ typedef struct normlib_array {
 
 /* A call. Members that an op does not use are 0; so are those that an older header does not know.
 
-   x: any dtype, 1 to 64 axes. y, dy, dx: shape and dtype of x. Parameters: the dtype of x, or float32 where that has 16 bits
+   x: any dtype, 1 to 64 axes. y, dy, dx: shape and dtype of x, but y may have any dtype, to which it is rounded once. Parameters: the dtype of x, or float32 where that has 16 bits
    (which saves converting them each time). mean and rstd as outputs: float64; as inputs: float64 or float32. dweight,
    dbias: any of the four dtypes; they are written, not added to. eps: finite, >= 0.
 
@@ -149,7 +151,12 @@ typedef struct normlib_array {
    Backward, x is the sum, dsum the gradient that reaches it from elsewhere, and add, gate and bias are given again; dadd and
    dgate, if wanted, take their gradients. With an activation, a gate or a mask and no dadd, dx may be dy, but not x.
 
-   where: which elements take part, of dtype NORMLIB_BOOL (a byte each, 0 or not) and the shape of x; strides of 0 broadcast. */
+   where: which elements take part, of dtype NORMLIB_BOOL (a byte each, 0 or not) and the shape of x; strides of 0 broadcast.
+
+   Layer and RMS norm: round_first, if not 0, rounds normalized values to the 16 bits of x before the weight.
+
+   Layer and RMS norm, forward: a y of NORMLIB_I8 is quantized. new_scale takes the scale of each row, the largest magnitude / 127; or
+   scale gives it. Both have the shape of mean and rstd, and are float32, or float64 where x is. */
 typedef struct normlib_call {
     size_t size; /* sizeof(normlib_call) */
     int op;
@@ -185,6 +192,9 @@ typedef struct normlib_call {
     ptrdiff_t gate_activation;
     const normlib_array *where;
     ptrdiff_t gate_first;
+    const normlib_array *scale;
+    const normlib_array *new_scale;
+    ptrdiff_t round_first;
     /* end */
 } normlib_call;
 
@@ -248,7 +258,7 @@ static inline int normlib_layer_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL, 0};
+                               NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -260,7 +270,7 @@ static inline int normlib_layer_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_LAYER_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL, 0};
+                               NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -270,7 +280,7 @@ static inline int normlib_rms_norm(const normlib_array *x, const normlib_array *
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM, threads, axis, 0, 0, 0, 0, eps, x, NULL, weight,
                                NULL, NULL, NULL, NULL, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0,
-                               NULL, NULL, 0, NULL, 0};
+                               NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -281,7 +291,7 @@ static inline int normlib_rms_norm_backward(const normlib_array *dy, const norml
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_RMS_NORM_BACKWARD, threads, axis, 0, 0, 0, 0, 0, x, dy,
                                weight, NULL, NULL, NULL, NULL, rstd, NULL, dx, dweight, NULL, NULL, NULL, 0, NULL, NULL,
-                               NULL, 0, NULL, NULL, 0, NULL, 0};
+                               NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -295,7 +305,7 @@ static inline int normlib_batch_norm(const normlib_array *x, const normlib_array
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM, threads, channel_axis, training, 0, 0, momentum,
                                eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL, NULL, NULL,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -307,7 +317,7 @@ static inline int normlib_batch_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_BATCH_NORM_BACKWARD, threads, channel_axis, training, 0, 0,
                                0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias, NULL, NULL,
-                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
+                               0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -319,7 +329,7 @@ static inline int normlib_group_norm(const normlib_array *x, ptrdiff_t num_group
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM, threads, channel_axis, 0, 0, num_groups, 0, eps,
                                x, NULL, weight, bias, NULL, NULL, mean, rstd, y, NULL, NULL, NULL, NULL, NULL, 0, NULL,
-                               NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -331,7 +341,7 @@ static inline int normlib_group_norm_backward(const normlib_array *dy, const nor
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_GROUP_NORM_BACKWARD, threads, channel_axis, 0, 0,
                                num_groups, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx, dweight, dbias,
-                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
+                               NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -345,7 +355,7 @@ static inline int normlib_instance_norm(const normlib_array *x, const normlib_ar
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM, threads, channel_axis, use_input_stats, 0, 0,
                                momentum, eps, x, NULL, weight, bias, running_mean, running_var, mean, rstd, y, NULL,
-                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
+                               NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 
@@ -357,7 +367,7 @@ static inline int normlib_instance_norm_backward(const normlib_array *dy, const 
 {
     const normlib_call call = {sizeof(normlib_call), NORMLIB_INSTANCE_NORM_BACKWARD, threads, channel_axis,
                                use_input_stats, 0, 0, 0, 0, x, dy, weight, NULL, NULL, NULL, mean, rstd, NULL, dx,
-                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0};
+                               dweight, dbias, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, NULL, NULL, 0};
     return normlib->call(&call);
 }
 /* end */

@@ -168,6 +168,7 @@ class Case:
     values: str = "normal"
     dy: str = "normal"
     fused: dict = field(default_factory=dict, hash=False)
+    out_dtype: str | None = None
 
     def __str__(self):
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
@@ -176,6 +177,8 @@ class Case:
             text += f" in {self.parameter_dtype}"
         if self.out != "new":
             text += f", out={self.out}"
+        if self.out_dtype:
+            text += f" as {self.out_dtype}"
         if self.offset:
             text += f", mean/std={self.offset:.0e}"
         if self.values != "normal":
@@ -199,6 +202,11 @@ class Case:
         return 0.0 if self.values == "small" else EPS
 
     @property
+    def result(self):
+        """The dtype of the output."""
+        return dtype_named(self.out_dtype or self.dtype)
+
+    @property
     def geometry(self):
         return geometry(self.op, self.shape, tuple(self.options.items()))
 
@@ -209,7 +217,7 @@ class Case:
 
     def draw(self):
         """What the values of the case are drawn from; they do not depend on how the arrays lie in memory."""
-        return Draw(str(replace(self, layout="contiguous", out="new")))
+        return Draw(str(replace(self, layout="contiguous", out="new", out_dtype=None)))
 
     @property
     def inside(self):
@@ -239,10 +247,11 @@ class Case:
 
     def companions(self, backward=False):
         """What is computed in the same pass, as keywords of the forward function, or of the backward one."""
+        typed = {"out_dtype": self.out_dtype} if self.out_dtype and not backward else {}
         if not self.fused:
-            return {}
+            return typed
         draw, layout, function = self.draw(), LAYOUTS[self.layout], FUNCTIONS[self.op]
-        found = dict(self.fused)
+        found = self.fused | typed
         for name in arrays(function, found):
             found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
         if "where" in found:
@@ -370,6 +379,42 @@ def fused_cases(name, *, quick=False):
                     yield case
         for shape, options in problems(name, "deep")[:1] if quick else problems(name, "deep"):
             yield Case(name, shape, options, fused=fused)
+
+
+def _without(sets, *names):
+    """Those that have none of these, which kernels leave to NumPy beside a result of another type."""
+    return (fused for fused in sets if not fused.keys() & set(names))
+
+
+def typed_cases(name, *, quick=False):
+    """The typical ones with a result of each other dtype: alone, and with each set of what is computed in the same
+    pass, in all layouts and outputs, quick: by turns."""
+    op, names, number = ops.OPS[name], [dtype.name for dtype in dtypes()], 0
+    for fused in ({}, *_without(together(FUNCTIONS[name]), "gate_first")):
+        for shape, options in problems(name, "typical"):
+            base = Case(name, shape, options, fused=fused)
+            bases = [base] if op.mode is None else [base, constant(base)]
+            pairs = [replace(c, dtype=x, out_dtype=y) for c in bases for x in names for y in names if x != y]
+            ways = [(layout, out) for layout in LAYOUTS for out in OUTPUTS if out not in ("inplace", "overlap")]
+            for case in (replace(c, layout=layout, out=out) for c in pairs for layout, out in ways):
+                number += 1
+                if _possible(case) and (number % (7 if not fused else 211) == 0 or not quick):
+                    yield case
+
+
+def quantized_cases(name, *, quick=False):
+    """The typical ones whose result is to be quantized: alone, and with each set of what is computed in the same pass,
+    in all dtypes and layouts, quick: by turns."""
+    function, number = FUNCTIONS[name], 0
+    if "quantize" not in function.fused:
+        return
+    for fused in ({}, *_without(together(function), "gate_first", "where")):
+        for shape, options in [*problems(name, "typical"), ((3, 4100), {"axis": -1}), ((2, 3, 33), {"axis": 0})]:
+            base = Case(name, shape, options, fused=fused)
+            for case in (replace(base, dtype=d.name, layout=layout) for d in dtypes() for layout in LAYOUTS):
+                number += 1
+                if _possible(case) and (not fused or number % 37 == 0 or not quick):
+                    yield case
 
 
 def cases(name, *, quick=False):

@@ -38,9 +38,7 @@ def _untouched(case, **arrays):
 def call_forward(case, x, weight=None, bias=None, **options):
     """The public forward function on a case's options, with the parameters that the op has; without the sum of x and
     residual, which is checked."""
-    parameters = {"weight": weight, "bias": bias}
-    given = {name: parameters[name] for name in case.description.parameters}
-    given |= {"eps": case.eps, **case.options, **case.companions(), **options}
+    given = _arguments(case, weight, bias, options)
     before = [np.array(a) for a in (x, given["residual"])] if "residual" in given else None
     result = getattr(normlib, case.op)(x, **given)
     if before is None:
@@ -48,6 +46,13 @@ def call_forward(case, x, weight=None, bias=None, **options):
     y, total, *rest = result
     ensure(same_bits(total, np.add(*before)), case, "the sum of x and residual has other bits")
     return (y, *rest) if rest else y
+
+
+def _arguments(case, weight, bias, options):
+    """All but x, by name."""
+    parameters = {"weight": weight, "bias": bias}
+    given = {name: parameters[name] for name in case.description.parameters}
+    return given | {"eps": case.eps, **case.options, **case.companions(), **options}
 
 
 def with_statistics(case, x, weight=None, bias=None, **options):
@@ -82,12 +87,12 @@ def expected_forward(case, x, weight, bias, fused=True):
     return _fused.forward(case.geometry, truth, case.companions()) if fused else truth
 
 
-def _output(case, x):
+def _output(case, x, dtype=None):
     """(x, out) for the case's way of passing `out`; None for a fresh result."""
     if case.out == "given":
-        return x, np.full(x.shape, np.nan, x.dtype)
+        return x, np.full(x.shape, np.nan, dtype or x.dtype)
     if case.out == "strided":
-        return x, LAYOUTS["strided"](np.full(x.shape, np.nan, x.dtype))
+        return x, LAYOUTS["strided"](np.full(x.shape, np.nan, dtype or x.dtype))
     if case.out == "inplace":
         return x, x
     if case.out == "overlap":
@@ -107,13 +112,15 @@ def _row_error(case, found, expected, scale):
     cancels = case.row_length < 8 or case.layout.startswith("broadcast") or case.dy == "constant"
     cancels |= bool(case.fused.keys() & {"activation", "gate", "where"})
     rows = case.geometry.rows
+    if found.dtype == np.float64:
+        found = found.astype(working_dtype(case.dtype))  # in which it was computed
     return ulp_error(rows(found), rows(expected), scale=scale if cancels else None)
 
 
 def check_forward(case, limits=LIMITS):
     """Output, its layout and dtype, statistics and untouched inputs; returns the error of the output in ulps."""
     x, weight, bias, _ = case.inputs()
-    x, out = _output(case, x)
+    x, out = _output(case, x, case.out_dtype and case.result)
     limits = _gated_first(case, limits)
     expected = expected_forward(case, x, weight, bias)
     plain = None if case.out == "overlap" else call_forward(case, x, weight, bias, **running(case))
@@ -121,7 +128,7 @@ def check_forward(case, limits=LIMITS):
     with _untouched(case, weight=weight, bias=bias, **kept):
         y, statistics = with_statistics(case, x, weight, bias, out=out)
     if out is None:
-        _check_array(case, "the output", y, dtype_named(case.dtype), case.shape)
+        _check_array(case, "the output", y, case.result, case.shape)
         ensure(not np.may_share_memory(x, y), case, "the output shares memory with x")
         ordered = case.layout not in ("strided", "padded", "negative", "broadcast", "broadcast_last")
         ensure(not ordered or shares_order(x, y), case, f"strides {x.strides} became {y.strides}")
@@ -134,6 +141,33 @@ def check_forward(case, limits=LIMITS):
         _check_array(case, name, value, np.float64, case.geometry.statistics_shape)
         _check_statistic(case, name, value, expected, limits["statistic"])
     return error
+
+
+def check_quantized(case, limits=LIMITS):
+    """The result as int8, by a scale for each row, and by a given one; the layout of q, and what is returned beside."""
+    x, weight, bias, _ = case.inputs()
+    truth, rows = expected_forward(case, x, weight, bias), case.geometry.rows
+    y = rows(truth.y)
+    largest = np.max(np.abs(y), axis=1, keepdims=True, initial=0)
+    kind, shape = working_dtype(case.dtype), case.geometry.statistics_shape
+    error = (limits["output"] + 2) * spacing(np.maximum(largest, truth.scale), kind)
+    for given in (None, 0.01, np.linspace(0.01, 0.02, len(y)).astype(kind).reshape(shape)):
+        arguments = _arguments(case, weight, bias, {"quantize": "int8", "scale": given})
+        q, scale, *rest = getattr(normlib, case.op)(x, return_stats=True, **arguments)
+        _check_array(case, "q", q, np.int8, case.shape)
+        _check_array(case, "the scale", scale, kind, shape)
+        steps = scale.reshape(-1, 1).astype(np.longdouble)
+        wanted = np.where(steps == 0, 0, y / np.where(steps == 0, 1, steps))
+        if given is None:
+            off = float(np.max(np.abs(steps - largest / 127) / (error / 127 + spacing(steps, kind)), initial=0))
+            ensure(off <= 1, case, f"the scale is off by {off:.3g} times what is allowed")
+        else:
+            ensure(np.array_equal(scale, np.broadcast_to(np.asarray(given, kind), shape)), case, "another scale")
+        allowed = 0.5 + error / np.where(steps == 0, 1, steps) + 127 * 4 * float(np.finfo(kind).eps)
+        worst = float(np.max(np.abs(rows(q) - np.clip(wanted, -127, 127)) - allowed, initial=0))
+        ensure(worst <= 0, case, f"q is off by {worst:.3g} beyond half a step")
+        names = ["sum"] * ("residual" in case.fused) + list(case.description.statistics)
+        ensure(len(rest) == len(names), case, f"{len(rest)} results follow the scale, expected {names}")
 
 
 def _check_statistic(case, name, value, expected, limit):

@@ -7,13 +7,14 @@ from functools import partial
 
 from .. import backends
 from ..ops import OPS
-from ._cases import Case, cases, constant, dtypes, fused_cases, independent, problems
+from ._cases import Case, cases, constant, dtypes, fused_cases, independent, problems, quantized_cases, typed_cases
 from ._checks import (
     LIMITS,
     check_backward,
     check_empty,
     check_extremes,
     check_forward,
+    check_quantized,
     check_row_position,
     check_running,
     check_special,
@@ -81,6 +82,10 @@ def _checks(name, quick):
     for case in fused_cases(name, quick=quick):
         yield "fused forward", check_forward, case
         yield "fused backward", check_backward, case
+    for case in typed_cases(name, quick=quick):
+        yield "another dtype", check_forward, case
+    for case in quantized_cases(name, quick=quick):
+        yield "quantized", check_quantized, case
     for case in (typical[0], replace(typical[0], affine="none")):
         for wanted in (True, False):
             yield "weight_grads", partial(check_backward, weight_grads=wanted), case

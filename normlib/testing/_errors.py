@@ -42,6 +42,12 @@ def _bad_companions(x, function):
             yield name, TypeError, {"activation": "leaky_relu", name: "steep"}
             yield name, ValueError, {"activation": "leaky_relu", name: float("inf")}
             yield name, ValueError, {"activation": "silu", name: 0.5}
+        elif name == "round_first":
+            yield name, TypeError, {name: "yes"}
+            yield name, TypeError, {name: 1}
+        elif name == "out_dtype":
+            yield name, ValueError, {name: "sideways"}
+            yield name, TypeError, {name: 1}
         elif isinstance(argument, Role) and argument.kind == "mask":
             yield name, TypeError, {name: x}
             yield name, ValueError, {name: np.ones((2, *x.shape), bool)}
@@ -62,8 +68,20 @@ def _bad_companions(x, function):
                 yield name, ValueError, {name: (out := x.copy()), "out": out, **more}
 
 
+def _bad_scales(x, statistics_shape):
+    """Of a quantized result."""
+    int8 = {"quantize": "int8"}
+    yield "scale", ValueError, {"scale": 0.5}
+    yield "scale", ValueError, {"scale": np.ones((*statistics_shape, 2)), **int8}
+    yield "scale", TypeError, {"scale": "large", **int8}
+    yield "out", TypeError, {"out": np.empty(x.shape, x.dtype), **int8}
+    yield "out", ValueError, {"out": np.empty((*x.shape, 1), np.int8), **int8}
+
+
 def _bad_forward(case, x, weight, bias):
     yield from _both_ways(x, case.options)
+    if "quantize" in FUNCTIONS[case.op].fused:
+        yield from _bad_scales(x, case.geometry.statistics_shape)
     yield from _bad_companions(x, FUNCTIONS[case.op])
     for eps in (-1e-5, float("nan"), float("inf")):
         yield "eps", ValueError, {"eps": eps}

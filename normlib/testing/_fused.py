@@ -41,11 +41,14 @@ ACTIVATIONS = {
 }
 
 
+TYPED = ("quantize", "scale", "out_dtype")  # which give a result of another type
+
+
 def together(function):
     """Sets of the arguments for the same pass of a forward function, as dicts, in which an array is True: each alone,
     with each of its choices, then each pair, and all, with choices by turns; of these those with a gate also with that
     first."""
-    own = [a for a in function.fused.values() if not a.canonical]
+    own = [a for a in function.fused.values() if not a.canonical and a.name not in TYPED]
     fused = {a.name: (True,) if isinstance(a, Role) else a.choices for a in own if isinstance(a, Role) or a.choices}
     turns = {name: cycle(choices) for name, choices in fused.items()}
     for name, choices in fused.items():

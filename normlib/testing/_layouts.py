@@ -75,4 +75,4 @@ def has_layout(layout, dtype):
 
 def shares_order(x, y):
     """Whether y lies in memory as NumPy would lay out a ufunc's result for x."""
-    return y.strides == np.empty_like(x, subok=False).strides or 1 in x.shape or x.size == 0
+    return y.strides == np.empty_like(x, y.dtype, subok=False).strides or 1 in x.shape or x.size == 0

@@ -146,6 +146,14 @@ cdef void widen_strided(Dtype dtype, const char* x, Py_ssize_t step, Py_ssize_t 
             t[i] = widen_bf16((<const bf16_t*>(x + i * step))[0])
 
 
+cdef inline float single(work t) noexcept nogil:
+    """What is rounded once to 16 bits from there."""
+    if work is double:
+        return to_odd(t)
+    else:
+        return t
+
+
 cdef void narrow_strided(Dtype dtype, const work* t, Py_ssize_t n, char* y, Py_ssize_t step) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
@@ -154,9 +162,9 @@ cdef void narrow_strided(Dtype dtype, const work* t, Py_ssize_t n, char* y, Py_s
         elif dtype == F32:
             (<float*>(y + i * step))[0] = <float>t[i]
         elif dtype == F16:
-            (<half_t*>(y + i * step))[0] = narrow_half(<float>t[i])
+            (<half_t*>(y + i * step))[0] = narrow_half(single(t[i]))
         else:
-            (<bf16_t*>(y + i * step))[0] = narrow_bf16(<float>t[i])
+            (<bf16_t*>(y + i * step))[0] = narrow_bf16(single(t[i]))
 
 
 cdef void widen_mask(const char* x, Py_ssize_t step, Py_ssize_t n, work* t) noexcept nogil:
@@ -184,6 +192,29 @@ cdef void widen(const Array* a, const char* x, Py_ssize_t n, work* t) noexcept n
             widen_lanes(<const bf16_t*>x, n, t, a.ahead)
 
 
+cdef inline void widen_to_double(const float* t, Py_ssize_t n, double* y) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] = t[i]
+
+
+cdef void narrow_double(Dtype dtype, const double* t, Py_ssize_t n, char* y) noexcept nogil:
+    cdef float u[LANES]
+    cdef Py_ssize_t i, l, m
+    if dtype == F32:
+        for i in range(n):
+            (<float*>y)[i] = <float>t[i]
+        return
+    for i from 0 <= i < n by LANES:
+        m = min(<Py_ssize_t>LANES, n - i)
+        for l in range(m):
+            u[l] = to_odd(t[i + l])
+        if dtype == F16:
+            narrow_lanes(u, m, <half_t*>y + i)
+        else:
+            narrow_lanes(u, m, <bf16_t*>y + i)
+
+
 cdef void narrow_to(const Array* a, const work* t, Py_ssize_t n, char* y) noexcept nogil:
     """`widen` the other way"""
     if a.position != a.itemsize and n > 1:
@@ -191,10 +222,14 @@ cdef void narrow_to(const Array* a, const work* t, Py_ssize_t n, char* y) noexce
     elif a.itemsize == sizeof(work):
         memcpy(y, t, n * sizeof(work))
     elif work is float:
-        if a.dtype == F16:
+        if a.dtype == F64:
+            widen_to_double(t, n, <double*>y)
+        elif a.dtype == F16:
             narrow_lanes(t, n, <half_t*>y)
         else:
             narrow_lanes(t, n, <bf16_t*>y)
+    else:
+        narrow_double(a.dtype, t, n, y)
 
 
 # ---- take ----

@@ -425,7 +425,7 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     cdef int i
     cdef bint abreast = p.abreast > 1 and p.xs.position == p.width and p.ys.position == p.width
     open_columns(&c.x, p, p.x, &p.xs, p.dtype, zero)
-    open_columns(&c.y, p, p.y, &p.ys, p.dtype, zero)
+    open_columns(&c.y, p, p.y, &p.ys, p.y_dtype, zero)
     c.dy_at = NULL
     if p.dy != NULL:
         open_columns(&c.dy, p, p.dy, &p.ds, p.dtype, zero)
@@ -438,7 +438,8 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     c.positions, c.width, c.rest = tile.positions, tile.width, 0
     if abreast and c.x.position == c.x.itemsize and c.y.position == c.y.itemsize:
         c.positions, c.rest, c.width = tile.positions // p.abreast, tile.positions % p.abreast * p.width, p.abreast * p.width
-        c.x.apart = c.y.apart = c.dy.apart = c.width * c.x.itemsize
+        c.x.apart = c.dy.apart = c.width * c.x.itemsize
+        c.y.apart = c.width * c.y.itemsize
         for i in range(BESIDE, OUTPUTS if p.fused else 0):
             c.beside.arrays[i].apart = c.width * c.beside.arrays[i].itemsize
     open_writer(&c.writer, p.streaming)

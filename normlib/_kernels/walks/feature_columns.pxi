@@ -23,7 +23,7 @@ cdef struct Strip:
 
 cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
     open_columns(&s.x, p, p.x, &p.xs, p.dtype, zero)
-    open_columns(&s.y, p, p.y, &p.ys, p.dtype, zero)
+    open_columns(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
     s.dy.data = NULL
     if p.dy != NULL:
         open_columns(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
@@ -197,7 +197,7 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
         if scaled:
             t = times_factors(t, &b.x, b.rows, s.width, table + FACTOR * WIDE, <work*>s.room)
         to = s.y_at + i * s.y.apart
-        normalize(&c, &b, t, <work*>to if direct else <work*>s.room)
+        normalize_by(p, &c, &b, t, <work*>to if direct else <work*>s.room)
         if p.fused:
             follow_positions(&s.beside, i, 0, b.rows, s.width, <work*>s.room)
         if not direct:
@@ -234,7 +234,7 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
     cdef Py_ssize_t width = strip, head
     if p.streaming:
         # The first strip ends on a line, so that the others begin on one.
-        head = <Py_ssize_t>(-<size_t>(p.y + sample * p.ys.sample * p.itemsize) % LINE) // p.itemsize
+        head = <Py_ssize_t>(-<size_t>(p.y + sample * p.ys.sample * size_of(p.y_dtype)) % LINE) // size_of(p.y_dtype)
         width = head if column == 0 else strip
         column = 0 if column == 0 else column - strip + head
     width = min(width, p.width - column)
@@ -309,12 +309,31 @@ cdef inline void cross_lanes(const work* x, const work* dy, const work* table, P
         sb[l] += g[l]
 
 
-cdef void cross_position(const work* x, const work* dy, const work* table, Py_ssize_t width, double* dw, double* db) noexcept nogil:
+cdef void cross_rounded(const Plan* p, const work* x, const work* dy, const work* table, Py_ssize_t width, work* sw, work* sb) noexcept nogil:
+    """cross_lanes of a position, where the weight was multiplied by rounded values"""
+    cdef work z[WIDE]
+    cdef work one = 1, nothing = <work>NOTHING
+    cdef Affine c
+    cdef Block b
+    cdef Py_ssize_t j
+    beside(&c, table, WIDE)
+    c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, &one, &nothing
+    b.rows, b.width, b.ahead, b.x, b.y = 1, width, 0, width, width
+    normalize_by(p, &c, &b, x, z)
+    for j in range(width):
+        sw[j % LANES] += dy[j] * z[j]
+        sb[j % LANES] += dy[j]
+
+
+cdef void cross_position(const Plan* p, const work* x, const work* dy, const work* table, Py_ssize_t width, double* dw, double* db) noexcept nogil:
     cdef work sw[LANES]
     cdef work sb[LANES]
     cdef Py_ssize_t j = 0
     clear(sw)
     clear(sb)
+    if p.round_first:
+        cross_rounded(p, x, dy, table, width, sw, sb)
+        j = width
     while j + LANES <= width:
         cross_lanes(x + j, dy + j, table + j, LANES, sw, sb, False)
         j += LANES
@@ -347,7 +366,7 @@ cdef void strip_descend(Strip* s, const Plan* p, Py_ssize_t part, const work* ta
         for k in range(b.rows):
             ws[k] = w[i + k] if w != NULL else 1
             if p.weight_grads:
-                cross_position(t + k * b.x, g + k * b.dy, table, s.width, &dw[k], &db[k])
+                cross_position(p, t + k * b.x, g + k * b.dy, table, s.width, &dw[k], &db[k])
         if p.weight_grads:
             add_gradients(p, part * s.n + i, dw, db, b.rows, table[0])
         to = s.y_at + i * s.y.apart

@@ -41,10 +41,13 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     cdef Block b
     cdef Spot spot
     cdef Py_ssize_t n = s.plan.parameters, k
+    if s.y.dtype == I8:
+        lot_quantized(s, x, r, m, table, c, scaled)
+        return
     if in_place(s, x, r) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
-        normalize(c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
+        normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, table[0])
         return
     for k in range(m):
@@ -133,18 +136,44 @@ cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char*
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
 
 
+cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const work* table, work* dw,
+                            work* db) noexcept nogil:
+    """What a row adds to dweight and dbias, where the weight was multiplied by rounded values; its entries of the table come first."""
+    cdef work room[ABREAST]
+    cdef work slopes[ABREAST]
+    cdef work z[ABREAST]
+    cdef Affine c
+    cdef Block b
+    cdef const work* t
+    cdef const work* g
+    cdef Py_ssize_t i, j
+    feature_kinds(&c, p, NULL, table)
+    c.bias = ABSENT
+    b.rows, b.ahead = 1, 0
+    for i from 0 <= i < p.parameters by ABREAST:
+        b.width = min(<Py_ssize_t>ABREAST, p.parameters - i)
+        t, g = take(x, row, i, b.width, room), take(dy, drow, i, b.width, slopes)
+        normalize_by(p, &c, &b, t, z)
+        for j in range(b.width):
+            dw[i + j] += g[j] * z[j]
+        if p.centered:
+            for j in range(b.width):
+                db[i + j] += g[j]
+
+
 cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
     """Statistics and coefficients (`descent`) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
     cdef Rows rows
     cdef Slopes c
     cdef Array filled
+    cdef Array* taken
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef work* shift = table + SHIFT * TOGETHER
     cdef work* delta = table + DELTA * TOGETHER
     cdef work* scale = table + SCALE * TOGETHER
     cdef Py_ssize_t n = p.parameters, k
-    c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads
+    c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads and not p.round_first
     memset(delta, 0, TOGETHER * sizeof(work))
     given_statistics(p, r, m, table, False)
     for k in range(m):
@@ -152,8 +181,10 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
         look_ahead_of(dy, p, r + k)
         c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
         c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
-        feature_slopes(&c, by_mask(p, x, inside, r + k, 0, c.shift, &filled), dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k],
-                       rows.squares[k], table[0])
+        taken = by_mask(p, x, inside, r + k, 0, c.shift, &filled)
+        feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
+        if p.round_first and dw != NULL:
+            rounded_gradients(p, taken, dy, row_at(x, r + k), row_at(dy, r + k), table + k, dw, at(dw, n, p.centered))
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)

@@ -3,7 +3,7 @@
 cdef void map_pages(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     """Have the system map and clear the pages of a new result."""
     cdef Py_ssize_t i, first = task * WATCH_BYTES
-    for i from first <= i < min(first + WATCH_BYTES, p.bytes) by PAGE:
+    for i from first <= i < min(first + WATCH_BYTES, y_bytes(p)) by PAGE:
         p.fresh[i] = 0
 
 

@@ -21,7 +21,7 @@ cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work 
     cdef View more = p.companion[OF_RESIDUAL], sum = p.companion[OF_SUM], gate = p.companion[OF_GATE]
     s.plan, s.row = p, p.channels * p.segments * p.length
     open_array(&s.x, p, p.x, &p.xs, p.dtype, zero)
-    open_array(&s.y, p, p.y, &p.ys, p.dtype, zero)
+    open_array(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
     s.more.data, s.gate.data, s.sum = NULL, NULL, s.y
     if more.data != NULL:
         open_array(&s.more, p, more.data, &more.span, more.dtype, zero)
@@ -157,7 +157,7 @@ cdef void residual_positions(const Plan* p, Tile* tile, work zero) noexcept nogi
     cdef const work* a
     cdef Py_ssize_t i, j, m, apart
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
-    open_columns(&y, p, p.y, &p.ys, p.dtype, zero)
+    open_columns(&y, p, p.y, &p.ys, p.y_dtype, zero)
     if of_residual.data != NULL:
         open_columns(&residual, p, of_residual.data, &of_residual.span, of_residual.dtype, zero)
         open_columns(&sum, p, of_sum.data, &of_sum.span, of_sum.dtype, zero)

@@ -44,7 +44,7 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     cdef int i
     s.plan = p
     open_array(&s.x, p, p.x, &p.xs, p.dtype, zero)
-    open_array(&s.y, p, p.y, &p.ys, p.dtype, zero)
+    open_array(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
     if p.dy != NULL:
         open_array(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
     if p.before != NULL and p.before.upstream:
@@ -387,7 +387,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
                 u[l] = t[l] * factor
             t = u
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
-        normalize(&k, &b, t, u)
+        normalize_by(s.plan, &k, &b, t, u)
         if fused:
             follow_piece(s, spot, i, b.width, u)
         give(&s.y, spot.y, i, &s.writer, u, b.width)
