@@ -103,6 +103,9 @@ cdef struct Spec:
     int64_t mode
     double momentum
     double eps
+    int64_t activation                      # and then OPTIONS
+    int64_t gate_activation
+    double negative_slope
 
 
 cdef void fill(Call* call, const Buffers* buffers, int64_t given) noexcept nogil:
@@ -134,6 +137,7 @@ cdef int run(Frame* frame) noexcept nogil:
     fill(&call, &frame.results, s.results)      # running statistics that move are both: XLA has copied them
     call.axis, call.axes, call.num_groups, call.mode = <int>s.axis, <uint64_t>s.axes, s.num_groups, <int>s.mode
     call.momentum, call.eps = s.momentum, s.eps
+    call.activation, call.gate_activation, call.negative_slope = s.activation, s.gate_activation, s.negative_slope
     return perform(&call)
 
 
@@ -160,6 +164,7 @@ cdef void* handle(Frame* frame) noexcept nogil:
     return frame.api.new_error(&message)
 
 
+OPTIONS = "activation", "gate_activation", "negative_slope"     # of what is computed in the same pass: the last members of Spec
 VERSIONS = 3, 2, 1                          # minor versions that have these structures
 cdef int declared = 3
 
