@@ -24,18 +24,19 @@ What is computed in the same pass stands in a struct, whose address is the last 
     more.activation = NORMLIB_SILU                              # of normlib.capi
     status = rms_norm[float](x, weight, 1e-6, y, None, 1, &more)
 
-sum, dadd and dgate are written to. A backward function takes the sum as x, and where there is an activation or a gate,
-`put1(&more.bias, bias)`. The struct may be used again, and copied, while the memory of its views is there."""
+sum, dadd and dgate are written to; where, a mask, is viewed by `a.view("uint8")`. A backward function takes the sum as x,
+and where there is an activation or a gate, `put1(&more.bias, bias)`. The struct may be used again, and copied, while the
+memory of its views is there."""
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memset
 from normlib._kernels.capi cimport call as _call
 from normlib._kernels.header cimport begin as _begin
 from normlib._kernels.header cimport (
-    NORMLIB_BF16, NORMLIB_F16, NORMLIB_F32, NORMLIB_F64, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
+    NORMLIB_BF16, NORMLIB_BOOL, NORMLIB_F16, NORMLIB_F32, NORMLIB_F64, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM,
+    NORMLIB_RMS_NORM_BACKWARD, NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, normlib_array, normlib_call,
 )
 
@@ -58,6 +59,7 @@ ctypedef fused element:
     float
     double
     uint16_t
+    uint8_t
 
 
 cdef struct View:
@@ -100,7 +102,7 @@ cdef inline const normlib_array* _found(View* view, int dtype) noexcept nogil:
     cdef normlib_array* a = &view.array
     if a.ndim == 0:
         return NULL
-    a.dtype = dtype if view.size == 2 else NORMLIB_F32 if view.size == 4 else NORMLIB_F64
+    a.dtype = NORMLIB_BOOL if view.size == 1 else NORMLIB_F32 if view.size == 4 else NORMLIB_F64 if view.size == 8 else dtype
     if view.size == 2 and dtype != NORMLIB_F16 and dtype != NORMLIB_BF16:
         a.dtype = -1
     a.shape, a.strides = view.axes, _gaps(a.ndim, view.axes, view.size)
@@ -111,7 +113,7 @@ cdef inline const normlib_array* _found(View* view, int dtype) noexcept nogil:
 
 
 cdef struct Fused:
-    View residual, add, gate, sum, dsum, bias, dadd, dgate
+    View residual, add, gate, where, sum, dsum, bias, dadd, dgate
     Py_ssize_t activation
     double negative_slope
     Py_ssize_t gate_activation
@@ -123,6 +125,7 @@ cdef inline void _fuse(normlib_call* c, Fused* fused, int dtype) noexcept nogil:
     c.residual = _found(&fused.residual, dtype)
     c.add = _found(&fused.add, dtype)
     c.gate = _found(&fused.gate, dtype)
+    c.where = _found(&fused.where, dtype)
     c.sum = _found(&fused.sum, dtype)
     c.dsum = _found(&fused.dsum, dtype)
     c.dadd = _found(&fused.dadd, dtype)

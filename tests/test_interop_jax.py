@@ -58,8 +58,8 @@ def functions(op, shape=(3, 4, 5)):
     return call(interop), call(normlib), x, parameters
 
 
-def formula(op, x, weight=None, bias=None):
-    """The norm in JAX's own words, of one sample or more."""
+def formula(op, x, weight=None, bias=None, where=None):
+    """The norm in JAX's own words, of one sample or more; where: of the elements inside."""
     if OPS[op].kind == "feature":
         z, axes, shape = x, (-1,), (-1,)
     else:
@@ -68,9 +68,11 @@ def formula(op, x, weight=None, bias=None):
         z = x
         if op == "group_norm":
             z, axes = x.reshape(x.shape[0], 2, -1), (2,)
-    mean = 0 if op == "rms_norm" else z.mean(axes, keepdims=True)
+    inside = None if where is None else where.reshape(z.shape)
+    mean = 0 if op == "rms_norm" else z.mean(axes, keepdims=True, where=inside)
     eps = 1e-6 if op == "rms_norm" else 1e-5
-    y = ((z - mean) / jnp.sqrt(((z - mean) ** 2).mean(axes, keepdims=True) + eps)).reshape(x.shape)
+    var = ((z - mean) ** 2).mean(axes, keepdims=True, where=inside)
+    y = ((z - mean) / jnp.sqrt(var + eps)).reshape(x.shape)
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
 
@@ -313,6 +315,8 @@ def fused_functions(op, fused):
     ours, numpys, x, parameters = functions(op)
     beside = arrays(FUNCTIONS[op], fused)
     options = {name: value for name, value in fused.items() if name not in beside}
+    if "where" in options:
+        options["where"] = np.arange(x.size).reshape(x.shape) % 4 != 1
 
     def call(function):
         def with_beside(x, *values):
@@ -321,11 +325,12 @@ def fused_functions(op, fused):
 
         return with_beside
 
-    def steps(x, *parameters, residual=0, add=0, gate=None, activation=None, gate_activation="silu"):
+    def steps(x, *parameters, residual=0, add=0, gate=None, activation=None, gate_activation="silu", where=None):
         total = x + residual
-        y = formula(op, total, *parameters) + add
+        y = formula(op, total, *parameters, where=where) + add
         y = y if activation is None else ACTIVATIONS[activation](y)
         y = y if gate is None else y * ACTIVATIONS[gate_activation](gate)
+        y = y if where is None else jnp.where(where, y, 0)
         return (y, total) if "residual" in beside else y
 
     values = [x, *parameters, *(draw(*x.shape, seed=5 + n) for n in range(len(beside)))]
@@ -423,6 +428,28 @@ def test_arrays_beside_x_may_have_any_axes(op, options):
     expected = getattr(normlib, op)(x, residual=residual, gate=gate, **options)
     for result, value in zip(found, expected, strict=True):
         same_bits(result, value)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_mask_lets_no_nan_through(op):
+    """A mask of whole positions along any axes, with NaN outside: neither results nor gradients see it."""
+    ours, numpys, x, parameters = functions(op)
+    where = np.array([True, True, False, True, True])
+    x = x.at[..., 2].set(np.nan)
+    same_bits(ours(x, *parameters, where=where), numpys(*map(np.asarray, (x, *parameters)), where=where))
+
+    def of_all(x, *parameters):
+        return (ours(x, *parameters, where=where) ** 2).sum()
+
+    gradient = jax.grad(of_all, tuple(range(1 + len(parameters))))
+    each = jax.vmap(gradient, (0, *(None for _ in parameters)))
+    for gradients in (gradient(x, *parameters), each(jnp.stack([x, x]), *parameters)):
+        assert all(np.isfinite(g).all() for g in gradients)
+    last = {"axis": 0} if OPS[op].kind == "feature" else {"channel_axis": -1}
+    options = last | ({"num_groups": 5} if OPS[op].has_groups else {}) | ({OPS[op].mode: True} if OPS[op].mode else {})
+    x, where = draw(3, 4, 5), np.arange(60).reshape(3, 4, 5) % 4 != 1
+    found, expected = (getattr(f, op)(x, where=where, **options) for f in (interop, normlib))
+    close(found, expected)
 
 
 def test_an_empty_batch_is_fine():

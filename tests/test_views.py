@@ -24,7 +24,7 @@ gcc = shutil.which("gcc")
 
 HEAD = """# cython: language_level=3
 from cython cimport floating
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
 from normlib.capi cimport error_text
 from normlib cimport views
 """
@@ -131,6 +131,8 @@ def compare_fused(op, dtype, layout, affine, activation, gated):
     mode = {norm.mode: True} if norm.mode else {}
     behind = {"activation": activation} if activation else {}
     behind |= {"add": add, "gate": gate, "gate_activation": "sigmoid"} if gated else {}
+    where = rng.random(shape) < 0.8
+    behind |= {} if affine or layout == "last" else {"where": where}
     expected, total, *statistics = norm.forward(
         x, *groups, **named, **mode, **axis, eps=1e-5, return_stats=True, residual=residual, **behind)
     kinds = [{"float16": 2, "bfloat16": 3}[np.dtype(dtype).name]] if half else []
@@ -138,6 +140,7 @@ def compare_fused(op, dtype, layout, affine, activation, gated):
     numbers |= {"gate_activation": ACTIVATIONS.index("sigmoid") + 1} if gated else {}
     beside = {"add": add, "gate": gate} if gated else {}
     beside = {name: bits(a) for name, a in beside.items()}
+    beside |= {"where": where.view(np.uint8)} if "where" in behind else {}
     y, found = like(x), like(x)
     moved = [None, None, 1, 0.25] if norm.mode else []
     stats = [np.zeros(s.shape) for s in statistics]
@@ -212,7 +215,7 @@ def fused_source(function, half, declared, given):
     element, parameter = ("uint16_t", "float") if half else ("floating", "floating")
     axes = 3 if function.op.of_channels else 2
     roles = {role: (element, ", ".join(":" * axes), axes) for role in fused_members()[0]}
-    roles["bias"] = (parameter, "::1", 1)
+    roles |= {"bias": (parameter, "::1", 1), "where": ("const uint8_t", ", ".join(":" * axes), axes)}
     if "bias" in given:  # before the struct, in the place that it has in a forward function
         del roles["bias"]
     return FUSED.format(

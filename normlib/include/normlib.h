@@ -85,7 +85,8 @@ enum { /* dtype */
     NORMLIB_F64,
     NORMLIB_F32,
     NORMLIB_F16,
-    NORMLIB_BF16
+    NORMLIB_BF16,
+    NORMLIB_BOOL /* a byte that is 0 or 1: of `where` alone */
 };
 
 enum { /* status: what is wrong, plus 256 times the number of the argument; see normlib_kind */

@@ -223,16 +223,17 @@ def _run(name, fused, *values):
     found, axis, ndim = checked.values, checked.axis, checked.x.ndim
     for key in op.parameters:
         arrays[key] = None if arrays[key] is None else arrays[key].astype(found[key].dtype)
+    in_place = "where" not in beside  # no kernel goes through others in place, nor through columns with a mask
     if op.of_features:
         source, to = axis, tuple(range(-len(axis), 0))
-        if axis == tuple(range(axis[0], axis[-1] + 1)):  # no kernel goes through others in place
+        if in_place and axis == tuple(range(axis[0], axis[-1] + 1)):
             to = tuple(i - ndim for i in axis)
     else:
-        source, to = axis, (axis if axis in (1, ndim - 1) else 1) - ndim  # the samples come first
+        source, to = axis, (axis if axis in (1, ndim - 1) and in_place else 1) - ndim  # the samples come first
     options = {key: value for key, value in checked.fused.items() if isinstance(function.fused[key], Option)}
     mode, momentum = found.get("mean") is None, found.get("momentum", 0.0)
     spec = _Spec(name, to, found["eps"], found.get("num_groups"), mode, momentum, tuple(sorted(options.items())))
-    arrays |= {key: value for key, value in beside.items() if key not in options}
+    arrays |= {key: jnp.broadcast_to(value, checked.x.shape) for key, value in beside.items() if key not in options}
     arrays |= {key: jnp.moveaxis(arrays[key], source, to) for key in arrays.keys() & DATA}
     y, *others = _norm(spec, _given(**arrays))
     if op.per_sample:
@@ -359,15 +360,16 @@ def _joined(spec, size, batched, operands):
 
     sums = not own.issuperset(spec.results)  # over the samples of each member
     names = own.intersection(spec.results)
-    if sums and spec.fused:  # what reaches the norm is the gradient of add
+    shared = {name: arrays[name] for name in arrays.keys() & {"where"}}
+    if sums and (spec.fused or shared):  # what reaches the norm is the gradient of add
         arrays.setdefault("add", jnp.zeros_like(arrays["x"]))
         names = names | {"dadd"}
     found = _bind(spec, arrays, names)
     results = {name: apart(value) for name, value in found.items()}
     if sums:
         wide = jnp.promote_types(arrays["x"].dtype, jnp.float32)
-        z = apart(_bind(spec._replace(fused=()), {"x": arrays["x"].astype(wide)}, ["y"])["y"])
-        dy = apart(found["dadd"] if spec.fused else arrays["dy"]).astype(wide)
+        z = apart(_bind(spec._replace(fused=()), {"x": arrays["x"].astype(wide), **shared}, ["y"])["y"])
+        dy = apart(found.get("dadd", arrays["dy"])).astype(wide)
         reduced = spec.axis if OPS[spec.op].kind == "feature" else (spec.axis,)
         summed = tuple(i for i in range(1, dy.ndim) if i - dy.ndim not in reduced)
         dtype = arrays["weight"].dtype
