@@ -62,17 +62,16 @@ def cases(op):
 
 
 def fused_cases(op):
-    """The typical cases with what is computed in the same pass. What is chosen for each hangs on its own names alone: a
+    """Each set of arguments for the same pass in a typical case. What is chosen for it hangs on its own names alone: a
     new argument or activation leaves the others as they were."""
     function = FUNCTIONS[op]
     offered = choices(function)
     few = [names for count in (1, 2, 3) for names in combinations(offered, count)]
     for names in (*few, tuple(offered)):
-        if not sensible(names):
-            continue
-        for shape, options in problems(op, "typical"):
-            own = f"{op} {shape} {' '.join(names)}"
+        if sensible(names):
+            own = f"{op} {' '.join(names)}"
             fused = {name: pick(f"{own} {name}", offered[name]) for name in names}
+            shape, options = pick(own, problems(op, "typical"))
             case = Case(op, shape, options, layout=pick(own, LAYOUTS), affine=pick(own, AFFINE), fused=fused)
             yield constant(case) if OPS[op].mode and pick(own, ("own", "given")) == "given" else case
 
@@ -86,16 +85,6 @@ def key(case):
     return str(replace(case, dtype=""))
 
 
-def digests_of(case):
-    """Of what forward and backward return, or that the kernels do not take it."""
-    try:
-        found = checks.results(case)
-    except NotImplementedError:
-        return f"{'declined':17}"
-    split = 1 + len(case.description.statistics)
-    return f"{digest(found[:split])} {digest(found[split:])}"
-
-
 def compute(names=DTYPES, ops=OPS):
     """Yield (case, digests of forward and backward) for every case that there is in the dtypes of this machine."""
     names = [name for name in names if name in {dtype.name for dtype in dtypes()}]
@@ -104,7 +93,9 @@ def compute(names=DTYPES, ops=OPS):
             for base in (base for op in ops for base in of_op(op)):
                 for case in (replace(base, dtype=name) for name in names):
                     if _possible(case) and not (case.parameter_dtype and case.dtype in ("float32", "float64")):
-                        yield case, digests_of(case)
+                        found = checks.results(case)
+                        split = 1 + len(case.description.statistics)
+                        yield case, f"{digest(found[:split])} {digest(found[split:])}"
 
 
 def stored():
