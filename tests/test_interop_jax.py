@@ -419,6 +419,18 @@ def test_options_reach_the_kernels():
         same_bits(interop.rms_norm(x, **fused), normlib.rms_norm(np.asarray(x), **plain))
 
 
+def test_an_option_that_the_handler_has_not_heard_of_goes_through_python(monkeypatch):
+    x = draw(3, 8)
+    expected = normlib.rms_norm(np.asarray(x), activation="silu")
+    if interop.xla is not None:
+        monkeypatch.setattr(interop.xla, "OPTIONS", ())
+    interop._batchable.cache_clear()
+    function = functools.partial(interop.rms_norm, activation="silu")
+    assert "pure_callback" in str(jax.make_jaxpr(function)(x))
+    same_bits(function(x), expected)
+    interop._batchable.cache_clear()
+
+
 @pytest.mark.parametrize(("op", "options"), [("layer_norm", {"axis": (0, -1)}), ("group_norm", {"channel_axis": -1})])
 def test_arrays_beside_x_may_have_any_axes(op, options):
     options = options | ({"num_groups": 2} if OPS[op].has_groups else {})
