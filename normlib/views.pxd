@@ -117,6 +117,7 @@ cdef struct Fused:
     Py_ssize_t activation
     double negative_slope
     Py_ssize_t gate_activation
+    Py_ssize_t gate_first
 
 
 cdef inline void _fuse(normlib_call* c, Fused* fused, int dtype) noexcept nogil:
@@ -135,6 +136,7 @@ cdef inline void _fuse(normlib_call* c, Fused* fused, int dtype) noexcept nogil:
     c.activation = fused.activation
     c.negative_slope = fused.negative_slope
     c.gate_activation = fused.gate_activation
+    c.gate_first = fused.gate_first
 
 
 cdef inline int layer_norm(const floating[:, :] x, const floating[::1] weight, const floating[::1] bias, double eps, floating[:, :] y,

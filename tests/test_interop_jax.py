@@ -325,11 +325,12 @@ def fused_functions(op, fused):
 
         return with_beside
 
-    def steps(x, *parameters, residual=0, add=0, gate=None, activation=None, gate_activation="silu", where=None):
+    def steps(x, *parameters, residual=0, add=0, activation=None, where=None, **gated):
         total = x + residual
-        y = formula(op, total, *parameters, where=where) + add
-        y = y if activation is None else ACTIVATIONS[activation](y)
-        y = y if gate is None else y * ACTIVATIONS[gate_activation](gate)
+        opened = ACTIVATIONS[gated.get("gate_activation", "silu")](gated["gate"]) if "gate" in gated else 1
+        before, behind = (opened, 1) if gated.get("gate_first") else (1, opened)
+        y = formula(op, total * before, *parameters, where=where) + add
+        y = (y if activation is None else ACTIVATIONS[activation](y)) * behind
         y = y if where is None else jnp.where(where, y, 0)
         return (y, total) if "residual" in beside else y
 

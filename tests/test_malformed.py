@@ -145,6 +145,9 @@ def any_call(random, name):
     return function, arguments
 
 
+OF_GATES = "gate_activation", "gate_first"
+
+
 def any_fused(random, name, shape, parameter, dtype):
     """What is computed in the same pass: some of it, mostly what goes together."""
     arguments = {}
@@ -156,7 +159,8 @@ def any_fused(random, name, shape, parameter, dtype):
         else:
             arguments[argument.name] = random.choice(argument.choices or [0.5, -1, 0, True])
     if random.random() < 0.9:
-        for needed, by in (("residual", "residual_out"), ("gate", "gate_activation"), ("activation", "negative_slope")):
+        needs = {"residual_out": "residual", "negative_slope": "activation", **dict.fromkeys(OF_GATES, "gate")}
+        for by, needed in needs.items():
             if needed not in arguments or (by == "negative_slope" and arguments[needed] != "leaky_relu"):
                 arguments.pop(by, None)
     if "residual" in arguments and random.random() < 0.2:

@@ -36,10 +36,11 @@ def {name}({declared}):
     return error_text(status).decode()
 """
 FUSED = """
-def {name}_fused({declared}, {beside}, activation=0, slope=0.0, gate_activation=0):
+def {name}_fused({declared}, {beside}, activation=0, slope=0.0, gate_activation=0, gate_first=0):
     cdef int status
     cdef views.Fused fused = views.nothing()
-    fused.activation, fused.negative_slope, fused.gate_activation = activation, slope, gate_activation
+    fused.activation, fused.negative_slope = activation, slope
+    fused.gate_activation, fused.gate_first = gate_activation, gate_first
 {put}
     with nogil:
         status = views.{name}{types}({given}, 2, &fused)
@@ -118,7 +119,7 @@ def compare(op, dtype, layout, bare, prange):
     if not (half and bare):     # there the Python function has no weight whose dtype the gradients could have
         assert all(map(same, grads, wanted[1:])), "gradients"
 
-def compare_fused(op, dtype, layout, affine, activation, gated):
+def compare_fused(op, dtype, layout, affine, activation, gated, first=False):
     "Forward and backward, with the arrays that are there: all of them, or without the gate and the shortcut."
     dtype = bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     half, rng, norm = np.dtype(dtype).itemsize == 2, np.random.default_rng(0), OPS[op]
@@ -131,6 +132,7 @@ def compare_fused(op, dtype, layout, affine, activation, gated):
     mode = {norm.mode: True} if norm.mode else {}
     behind = {"activation": activation} if activation else {}
     behind |= {"add": add, "gate": gate, "gate_activation": "sigmoid"} if gated else {}
+    behind |= {"gate_first": True} if first else {}
     where = rng.random(shape) < 0.8
     behind |= {} if affine or layout == "last" else {"where": where}
     expected, total, *statistics = norm.forward(
@@ -138,6 +140,7 @@ def compare_fused(op, dtype, layout, affine, activation, gated):
     kinds = [{"float16": 2, "bfloat16": 3}[np.dtype(dtype).name]] if half else []
     numbers = {"activation": ACTIVATIONS.index(activation) + 1, "slope": 0.01} if activation else {}
     numbers |= {"gate_activation": ACTIVATIONS.index("sigmoid") + 1} if gated else {}
+    numbers |= {"gate_first": 1} if first else {}
     beside = {"add": add, "gate": gate} if gated else {}
     beside = {name: bits(a) for name, a in beside.items()}
     beside |= {"where": where.view(np.uint8)} if "where" in behind else {}
@@ -166,11 +169,12 @@ def compare_fused(op, dtype, layout, affine, activation, gated):
     for a, b in zip((beside["dadd"], beside["dgate"]) if gated else (), wanted[len(grads):]):
         assert same(a, bits(b)), "the gradients of add and gate"
 
+WAYS = (True, None, False), (True, "leaky_relu", True), (False, "silu", True), (True, "relu", True, True)
 tried = 0
 for op in OPS:
     for dtype in DTYPES:
         for layout in ("dense", "gaps", *(["last"] if OPS[op].kind == "channel" else [])):
-            for more in ((True, None, False), (True, "leaky_relu", True), (False, "silu", True)):
+            for more in WAYS:
                 try:
                     compare_fused(op, dtype, layout, *more)
                 except AssertionError as error:
@@ -263,4 +267,4 @@ def test_the_bits_of_the_python_functions(tmp_path, monkeypatch):
     library = subprocess.run([gcc, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
     monkeypatch.setenv("LD_PRELOAD", library.strip())
     monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0")  # the interpreter's own
-    assert python("-c", DRIVER, str(tmp_path), timeout=300) == "292 compared\n"
+    assert python("-c", DRIVER, str(tmp_path), timeout=300) == "344 compared\n"

@@ -360,15 +360,18 @@ def _joined(spec, size, batched, operands):
 
     sums = not own.issuperset(spec.results)  # over the samples of each member
     names = own.intersection(spec.results)
-    shared = {name: arrays[name] for name in arrays.keys() & {"where"}}
-    if sums and (spec.fused or shared):  # what reaches the norm is the gradient of add
+    if sums and (spec.fused or "where" in arrays):  # what reaches the norm is the gradient of add
         arrays.setdefault("add", jnp.zeros_like(arrays["x"]))
         names = names | {"dadd"}
     found = _bind(spec, arrays, names)
     results = {name: apart(value) for name, value in found.items()}
     if sums:
         wide = jnp.promote_types(arrays["x"].dtype, jnp.float32)
-        z = apart(_bind(spec._replace(fused=()), {"x": arrays["x"].astype(wide), **shared}, ["y"])["y"])
+        first = {"gate", "gate_activation", "gate_first"} if "gate_first" in dict(spec.fused) else set()
+        own_options = tuple(option for option in spec.fused if option[0] in first)
+        given = {name: arrays[name] for name in arrays.keys() & {"x", "where", *first}}
+        given = {name: value if value.dtype == bool else value.astype(wide) for name, value in given.items()}
+        z = apart(_bind(spec._replace(fused=own_options), given, ["y"])["y"])
         dy = apart(found.get("dadd", arrays["dy"])).astype(wide)
         reduced = spec.axis if OPS[spec.op].kind == "feature" else (spec.axis,)
         summed = tuple(i for i in range(1, dy.ndim) if i - dy.ndim not in reduced)
