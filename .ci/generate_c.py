@@ -278,7 +278,7 @@ def view_function(function, half):
     name = function.name + "16" * half
     head = f"cdef inline int {name}("
     declared = [f"{view} {argument}{default}" for view, argument, default, _ in found]
-    declared = ["int dtype"] * half + declared + ["int threads=1"]
+    declared = ["int dtype"] * half + declared + ["int threads=1", "Fused* fused=NULL"]
     lines = ["", ""]
     lines.append(head + wrapped(", ".join(declared), 140, " " * len(head)) + ") noexcept nogil:")
     arrays = {argument: axes for _, argument, _, axes in found if axes}
@@ -291,7 +291,7 @@ def view_function(function, half):
     for view, argument, _, axes in found:
         member = "mode" if argument == function.op.mode else argument
         body += filled(function, half, argument, view, axes) if axes else [f"c.{member} = {argument}"]
-    lines += ["    " + line for line in (*body, "return _call(&c)")]
+    lines += ["    " + line for line in (*body, "_fuse(&c, fused, dtype)", "return _call(&c)")]
     if function.op.of_features and not function.backward:
         shown = [(view, a) for view, a, default, _ in found if not default]
         declared = ", ".join(["int dtype"] * half + [f"{view} {a}" for view, a in shown])
@@ -307,8 +307,27 @@ def view_function(function, half):
     return lines
 
 
+def fused_members():
+    """The arrays for the same pass by name, and the options."""
+    functions, options = tuple(FUNCTIONS.values()), description["FUSED"]
+    roles = dict.fromkeys(role.name for function in functions for role in function.fused_roles)
+    return tuple(roles), [a.name for a in options if a.name not in ROLES and a.name in LATER]
+
+
+def view_fused():
+    """The struct of what is computed in the same pass, and how it gets into a call."""
+    roles, options = fused_members()
+    lines = ["", "", "cdef struct Fused:", f"    View {', '.join(roles)}"]
+    lines += ["    " + member(option, "").replace("ptrdiff_t", "Py_ssize_t") for option in options]
+    lines += ["", "", "cdef inline void _fuse(normlib_call* c, Fused* fused, int dtype) noexcept nogil:"]
+    lines += ["    if fused == NULL:", "        return"]
+    lines += [f"    c.{role} = _found(&fused.{role}, dtype)" for role in roles if role != "bias"]
+    lines += ["    if fused.bias.array.ndim:", "        c.bias = _found(&fused.bias, dtype)"]
+    return [*lines, *(f"    c.{option} = fused.{option}" for option in options)]
+
+
 def views(text):
-    lines = []
+    lines = view_fused()
     for function in FUNCTIONS.values():
         lines += [*view_function(function, False), *view_function(function, True)]
     return text.partition("# generated: functions\n")[0] + "# generated: functions\n" + "\n".join(lines) + "\n"

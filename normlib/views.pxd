@@ -14,16 +14,29 @@ Functions whose names end in 16 are for float16 and bfloat16: `dtype` is NORMLIB
 of uint16_t, the parameters float. Those that end in _prange share the rows among threads of this module, which has to
 be compiled with OpenMP; `threads` is for the threads of normlib itself, which need no such flag. Both give the same bits.
 
-NumPy's float16 arrays are viewed by `a.view("uint16")`."""
+NumPy's float16 arrays are viewed by `a.view("uint16")`.
+
+What is computed in the same pass stands in a struct, whose address is the last argument:
+
+    cdef Fused more = nothing()
+    put2(&more.residual, tokens)                                # a view of two axes, by the name of its role
+    put2(&more.sum, stream)
+    more.activation = NORMLIB_SILU                              # of normlib.capi
+    status = rms_norm[float](x, weight, 1e-6, y, None, 1, &more)
+
+sum, dadd and dgate are written to; where, a mask, is viewed by `a.view("uint8")`. A backward function takes the sum as x,
+and where there is an activation or a gate, `put1(&more.bias, bias)`. The struct may be used again, and copied, while the
+memory of its views is there."""
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memset
 from normlib._kernels.capi cimport call as _call
 from normlib._kernels.header cimport begin as _begin
 from normlib._kernels.header cimport (
-    NORMLIB_F32, NORMLIB_F64, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
+    NORMLIB_BF16, NORMLIB_BOOL, NORMLIB_F16, NORMLIB_F32, NORMLIB_F64, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM,
+    NORMLIB_RMS_NORM_BACKWARD, NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, normlib_array, normlib_call,
 )
 
@@ -42,11 +55,96 @@ cdef inline const Py_ssize_t* _gaps(int ndim, const Py_ssize_t* axes, Py_ssize_t
     return NULL
 
 
+ctypedef fused element:
+    float
+    double
+    uint16_t
+    uint8_t
+
+
+cdef struct View:
+    normlib_array array
+    Py_ssize_t size         # of an element
+    Py_ssize_t[6] axes      # shape, then strides
+
+
+cdef inline Fused nothing() noexcept nogil:
+    cdef Fused fused
+    memset(&fused, 0, sizeof(Fused))
+    return fused
+
+
+cdef inline void put1(View* to, const element[::1] a) noexcept nogil:
+    if a is not None:
+        _put(to, &a[0], sizeof(element), 1, &a.shape[0], &a.strides[0])
+
+
+cdef inline void put2(View* to, const element[:, :] a) noexcept nogil:
+    if a is not None:
+        _put(to, &a[0, 0], sizeof(element), 2, &a.shape[0], &a.strides[0])
+
+
+cdef inline void put3(View* to, const element[:, :, :] a) noexcept nogil:
+    if a is not None:
+        _put(to, &a[0, 0, 0], sizeof(element), 3, &a.shape[0], &a.strides[0])
+
+
+cdef inline void _put(View* to, const void* data, Py_ssize_t size, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
+    cdef int i
+    to.array.data, to.size, to.array.ndim = <void*>data, size, ndim
+    for i in range(ndim):
+        to.axes[i] = shape[i]
+        to.axes[ndim + i] = strides[i]
+
+
+cdef inline const normlib_array* _found(View* view, int dtype) noexcept nogil:
+    """The array in a call of this dtype, which says what elements of 16 bits are; NULL where there is none."""
+    cdef normlib_array* a = &view.array
+    if a.ndim == 0:
+        return NULL
+    a.dtype = NORMLIB_BOOL if view.size == 1 else NORMLIB_F32 if view.size == 4 else NORMLIB_F64 if view.size == 8 else dtype
+    if view.size == 2 and dtype != NORMLIB_F16 and dtype != NORMLIB_BF16:
+        a.dtype = -1
+    a.shape, a.strides = view.axes, _gaps(a.ndim, view.axes, view.size)
+    return a
+
+
 # generated: functions
 
 
+cdef struct Fused:
+    View residual, add, gate, where, scale, new_scale, sum, dsum, bias, dadd, dgate
+    Py_ssize_t activation
+    double negative_slope
+    Py_ssize_t gate_activation
+    Py_ssize_t gate_first
+    Py_ssize_t round_first
+
+
+cdef inline void _fuse(normlib_call* c, Fused* fused, int dtype) noexcept nogil:
+    if fused == NULL:
+        return
+    c.residual = _found(&fused.residual, dtype)
+    c.add = _found(&fused.add, dtype)
+    c.gate = _found(&fused.gate, dtype)
+    c.where = _found(&fused.where, dtype)
+    c.scale = _found(&fused.scale, dtype)
+    c.new_scale = _found(&fused.new_scale, dtype)
+    c.sum = _found(&fused.sum, dtype)
+    c.dsum = _found(&fused.dsum, dtype)
+    c.dadd = _found(&fused.dadd, dtype)
+    c.dgate = _found(&fused.dgate, dtype)
+    if fused.bias.array.ndim:
+        c.bias = _found(&fused.bias, dtype)
+    c.activation = fused.activation
+    c.negative_slope = fused.negative_slope
+    c.gate_activation = fused.gate_activation
+    c.gate_first = fused.gate_first
+    c.round_first = fused.round_first
+
+
 cdef inline int layer_norm(const floating[:, :] x, const floating[::1] weight, const floating[::1] bias, double eps, floating[:, :] y,
-                           double[::1] mean=None, double[::1] rstd=None, int threads=1) noexcept nogil:
+                           double[::1] mean=None, double[::1] rstd=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[4] x_axes
@@ -90,6 +188,7 @@ cdef inline int layer_norm(const floating[:, :] x, const floating[::1] weight, c
         rstd_axes[0] = rstd.shape[0]
         _array(&rstd_, &rstd[0], NORMLIB_F64, 1, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
@@ -114,7 +213,7 @@ cdef inline void _layer_norm_part(const floating[:, :] x, const floating[::1] we
 
 
 cdef inline int layer_norm16(int dtype, const uint16_t[:, :] x, const float[::1] weight, const float[::1] bias, double eps, uint16_t[:, :] y,
-                             double[::1] mean=None, double[::1] rstd=None, int threads=1) noexcept nogil:
+                             double[::1] mean=None, double[::1] rstd=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[4] x_axes
@@ -157,6 +256,7 @@ cdef inline int layer_norm16(int dtype, const uint16_t[:, :] x, const float[::1]
         rstd_axes[0] = rstd.shape[0]
         _array(&rstd_, &rstd[0], NORMLIB_F64, 1, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
@@ -182,7 +282,7 @@ cdef inline void _layer_norm16_part(int dtype, const uint16_t[:, :] x, const flo
 
 cdef inline int layer_norm_backward(const floating[:, :] dy, const floating[:, :] x, const floating[::1] weight, const double[::1] mean,
                                     const double[::1] rstd, floating[:, :] dx, floating[::1] dweight=None, floating[::1] dbias=None,
-                                    int threads=1) noexcept nogil:
+                                    int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[4] dy_axes
@@ -239,12 +339,13 @@ cdef inline int layer_norm_backward(const floating[:, :] dy, const floating[:, :
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], dtype, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int layer_norm_backward16(int dtype, const uint16_t[:, :] dy, const uint16_t[:, :] x, const float[::1] weight,
                                       const double[::1] mean, const double[::1] rstd, uint16_t[:, :] dx, float[::1] dweight=None,
-                                      float[::1] dbias=None, int threads=1) noexcept nogil:
+                                      float[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[4] dy_axes
@@ -300,11 +401,12 @@ cdef inline int layer_norm_backward16(int dtype, const uint16_t[:, :] dy, const 
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], NORMLIB_F32, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int rms_norm(const floating[:, :] x, const floating[::1] weight, double eps, floating[:, :] y, double[::1] rstd=None,
-                         int threads=1) noexcept nogil:
+                         int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, y_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[4] x_axes
@@ -338,6 +440,7 @@ cdef inline int rms_norm(const floating[:, :] x, const floating[::1] weight, dou
         rstd_axes[0] = rstd.shape[0]
         _array(&rstd_, &rstd[0], NORMLIB_F64, 1, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
@@ -361,7 +464,7 @@ cdef inline void _rms_norm_part(const floating[:, :] x, const floating[::1] weig
 
 
 cdef inline int rms_norm16(int dtype, const uint16_t[:, :] x, const float[::1] weight, double eps, uint16_t[:, :] y, double[::1] rstd=None,
-                           int threads=1) noexcept nogil:
+                           int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, y_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[4] x_axes
@@ -394,6 +497,7 @@ cdef inline int rms_norm16(int dtype, const uint16_t[:, :] x, const float[::1] w
         rstd_axes[0] = rstd.shape[0]
         _array(&rstd_, &rstd[0], NORMLIB_F64, 1, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
@@ -417,7 +521,7 @@ cdef inline void _rms_norm16_part(int dtype, const uint16_t[:, :] x, const float
 
 
 cdef inline int rms_norm_backward(const floating[:, :] dy, const floating[:, :] x, const floating[::1] weight, const double[::1] rstd,
-                                  floating[:, :] dx, floating[::1] dweight=None, int threads=1) noexcept nogil:
+                                  floating[:, :] dx, floating[::1] dweight=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, rstd_, dx_, dweight_
     cdef normlib_call c
     cdef Py_ssize_t[4] dy_axes
@@ -464,11 +568,12 @@ cdef inline int rms_norm_backward(const floating[:, :] dy, const floating[:, :] 
         dweight_axes[0] = dweight.shape[0]
         _array(&dweight_, &dweight[0], dtype, 1, dweight_axes)
         c.dweight = &dweight_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int rms_norm_backward16(int dtype, const uint16_t[:, :] dy, const uint16_t[:, :] x, const float[::1] weight,
-                                    const double[::1] rstd, uint16_t[:, :] dx, float[::1] dweight=None, int threads=1) noexcept nogil:
+                                    const double[::1] rstd, uint16_t[:, :] dx, float[::1] dweight=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, rstd_, dx_, dweight_
     cdef normlib_call c
     cdef Py_ssize_t[4] dy_axes
@@ -514,12 +619,13 @@ cdef inline int rms_norm_backward16(int dtype, const uint16_t[:, :] dy, const ui
         dweight_axes[0] = dweight.shape[0]
         _array(&dweight_, &dweight[0], NORMLIB_F32, 1, dweight_axes)
         c.dweight = &dweight_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int batch_norm(const floating[:, :, :] x, const floating[::1] weight, const floating[::1] bias, floating[::1] running_mean,
                            floating[::1] running_var, int training, double momentum, double eps, floating[:, :, :] y, double[::1] mean=None,
-                           double[::1] rstd=None, int threads=1) noexcept nogil:
+                           double[::1] rstd=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, running_mean_, running_var_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[6] x_axes
@@ -579,12 +685,13 @@ cdef inline int batch_norm(const floating[:, :, :] x, const floating[::1] weight
         rstd_axes[0] = rstd.shape[0]
         _array(&rstd_, &rstd[0], NORMLIB_F64, 1, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int batch_norm16(int dtype, const uint16_t[:, :, :] x, const float[::1] weight, const float[::1] bias, float[::1] running_mean,
                              float[::1] running_var, int training, double momentum, double eps, uint16_t[:, :, :] y, double[::1] mean=None,
-                             double[::1] rstd=None, int threads=1) noexcept nogil:
+                             double[::1] rstd=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, running_mean_, running_var_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[6] x_axes
@@ -643,12 +750,13 @@ cdef inline int batch_norm16(int dtype, const uint16_t[:, :, :] x, const float[:
         rstd_axes[0] = rstd.shape[0]
         _array(&rstd_, &rstd[0], NORMLIB_F64, 1, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int batch_norm_backward(const floating[:, :, :] dy, const floating[:, :, :] x, const floating[::1] weight,
                                     const double[::1] mean, const double[::1] rstd, int training, floating[:, :, :] dx,
-                                    floating[::1] dweight=None, floating[::1] dbias=None, int threads=1) noexcept nogil:
+                                    floating[::1] dweight=None, floating[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[6] dy_axes
@@ -712,12 +820,13 @@ cdef inline int batch_norm_backward(const floating[:, :, :] dy, const floating[:
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], dtype, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int batch_norm_backward16(int dtype, const uint16_t[:, :, :] dy, const uint16_t[:, :, :] x, const float[::1] weight,
                                       const double[::1] mean, const double[::1] rstd, int training, uint16_t[:, :, :] dx,
-                                      float[::1] dweight=None, float[::1] dbias=None, int threads=1) noexcept nogil:
+                                      float[::1] dweight=None, float[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[6] dy_axes
@@ -780,11 +889,13 @@ cdef inline int batch_norm_backward16(int dtype, const uint16_t[:, :, :] dy, con
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], NORMLIB_F32, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int group_norm(const floating[:, :, :] x, Py_ssize_t num_groups, const floating[::1] weight, const floating[::1] bias,
-                           double eps, floating[:, :, :] y, double[:, ::1] mean=None, double[:, ::1] rstd=None, int threads=1) noexcept nogil:
+                           double eps, floating[:, :, :] y, double[:, ::1] mean=None, double[:, ::1] rstd=None, int threads=1,
+                           Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[6] x_axes
@@ -835,11 +946,13 @@ cdef inline int group_norm(const floating[:, :, :] x, Py_ssize_t num_groups, con
         rstd_axes[1] = rstd.shape[1]
         _array(&rstd_, &rstd[0, 0], NORMLIB_F64, 2, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int group_norm16(int dtype, const uint16_t[:, :, :] x, Py_ssize_t num_groups, const float[::1] weight, const float[::1] bias,
-                             double eps, uint16_t[:, :, :] y, double[:, ::1] mean=None, double[:, ::1] rstd=None, int threads=1) noexcept nogil:
+                             double eps, uint16_t[:, :, :] y, double[:, ::1] mean=None, double[:, ::1] rstd=None, int threads=1,
+                             Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[6] x_axes
@@ -889,12 +1002,13 @@ cdef inline int group_norm16(int dtype, const uint16_t[:, :, :] x, Py_ssize_t nu
         rstd_axes[1] = rstd.shape[1]
         _array(&rstd_, &rstd[0, 0], NORMLIB_F64, 2, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int group_norm_backward(const floating[:, :, :] dy, const floating[:, :, :] x, Py_ssize_t num_groups, const floating[::1] weight,
                                     const double[:, ::1] mean, const double[:, ::1] rstd, floating[:, :, :] dx, floating[::1] dweight=None,
-                                    floating[::1] dbias=None, int threads=1) noexcept nogil:
+                                    floating[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[6] dy_axes
@@ -960,12 +1074,13 @@ cdef inline int group_norm_backward(const floating[:, :, :] dy, const floating[:
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], dtype, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int group_norm_backward16(int dtype, const uint16_t[:, :, :] dy, const uint16_t[:, :, :] x, Py_ssize_t num_groups,
                                       const float[::1] weight, const double[:, ::1] mean, const double[:, ::1] rstd, uint16_t[:, :, :] dx,
-                                      float[::1] dweight=None, float[::1] dbias=None, int threads=1) noexcept nogil:
+                                      float[::1] dweight=None, float[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[6] dy_axes
@@ -1030,12 +1145,13 @@ cdef inline int group_norm_backward16(int dtype, const uint16_t[:, :, :] dy, con
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], NORMLIB_F32, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int instance_norm(const floating[:, :, :] x, const floating[::1] weight, const floating[::1] bias, floating[::1] running_mean,
                               floating[::1] running_var, int use_input_stats, double momentum, double eps, floating[:, :, :] y, double[:,
-                              ::1] mean=None, double[:, ::1] rstd=None, int threads=1) noexcept nogil:
+                              ::1] mean=None, double[:, ::1] rstd=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, running_mean_, running_var_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[6] x_axes
@@ -1097,12 +1213,13 @@ cdef inline int instance_norm(const floating[:, :, :] x, const floating[::1] wei
         rstd_axes[1] = rstd.shape[1]
         _array(&rstd_, &rstd[0, 0], NORMLIB_F64, 2, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int instance_norm16(int dtype, const uint16_t[:, :, :] x, const float[::1] weight, const float[::1] bias,
                                 float[::1] running_mean, float[::1] running_var, int use_input_stats, double momentum, double eps,
-                                uint16_t[:, :, :] y, double[:, ::1] mean=None, double[:, ::1] rstd=None, int threads=1) noexcept nogil:
+                                uint16_t[:, :, :] y, double[:, ::1] mean=None, double[:, ::1] rstd=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array x_, weight_, bias_, running_mean_, running_var_, y_, mean_, rstd_
     cdef normlib_call c
     cdef Py_ssize_t[6] x_axes
@@ -1163,12 +1280,13 @@ cdef inline int instance_norm16(int dtype, const uint16_t[:, :, :] x, const floa
         rstd_axes[1] = rstd.shape[1]
         _array(&rstd_, &rstd[0, 0], NORMLIB_F64, 2, rstd_axes)
         c.rstd = &rstd_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int instance_norm_backward(const floating[:, :, :] dy, const floating[:, :, :] x, const floating[::1] weight, const double[:,
                                        ::1] mean, const double[:, ::1] rstd, int use_input_stats, floating[:, :, :] dx,
-                                       floating[::1] dweight=None, floating[::1] dbias=None, int threads=1) noexcept nogil:
+                                       floating[::1] dweight=None, floating[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[6] dy_axes
@@ -1234,12 +1352,13 @@ cdef inline int instance_norm_backward(const floating[:, :, :] dy, const floatin
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], dtype, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)
 
 
 cdef inline int instance_norm_backward16(int dtype, const uint16_t[:, :, :] dy, const uint16_t[:, :, :] x, const float[::1] weight,
                                          const double[:, ::1] mean, const double[:, ::1] rstd, int use_input_stats, uint16_t[:, :, :] dx,
-                                         float[::1] dweight=None, float[::1] dbias=None, int threads=1) noexcept nogil:
+                                         float[::1] dweight=None, float[::1] dbias=None, int threads=1, Fused* fused=NULL) noexcept nogil:
     cdef normlib_array dy_, x_, weight_, mean_, rstd_, dx_, dweight_, dbias_
     cdef normlib_call c
     cdef Py_ssize_t[6] dy_axes
@@ -1304,4 +1423,5 @@ cdef inline int instance_norm_backward16(int dtype, const uint16_t[:, :, :] dy, 
         dbias_axes[0] = dbias.shape[0]
         _array(&dbias_, &dbias[0], NORMLIB_F32, 1, dbias_axes)
         c.dbias = &dbias_
+    _fuse(&c, fused, dtype)
     return _call(&c)

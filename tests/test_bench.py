@@ -207,14 +207,50 @@ def test_the_limit_of_a_fused_pass_moves_its_own_bytes(norm, layout, backward, f
     check_limit(case)
 
 
-@pytest.mark.parametrize("name", ["separate", "torch"])
+@pytest.mark.parametrize("name", ["separate", "torch", "jax"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_separate_steps_compute_the_fused_pass(name, dtype):
-    pytest.importorskip("torch")
+def test_peers_compute_the_fused_pass(name, dtype):
+    pytest.importorskip("jax" if name == "jax" else "torch")
     found, _ = peers.load((name,), 1)
     for case in [*fused_cases(dtype=dtype), *fused_cases(dtype=dtype, out=False)]:
         needs_bfloat16(case)
         assert name in runner.measure(case, found, 1, TINY_BUDGET).seconds, case.name
+
+
+def test_onnxruntime_computes_fused_passes_forward():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    found, _ = peers.load(("onnxruntime",), 1)
+    for case in [*fused_cases(), *fused_cases(out=False), *fused_cases(dtype="bfloat16")]:
+        needs_bfloat16(case)
+        case = replace(case, training=case.norm != "batch_norm")
+        result = runner.measure(case, found, 1, TINY_BUDGET)
+        assert not result.refused, case.name
+        # In 16 bits it has the norm of a sum alone.
+        has_kernels = not case.backward and (case.dtype == "float32" or "residual" in case.fused)
+        assert ("onnxruntime" in result.seconds) == has_kernels, case.name
+
+
+def test_compiled_steps_compute_the_fused_pass():
+    pytest.importorskip("torch")
+    found, _ = peers.load(("torch.compile",), 1)
+    case = tiny("rms_norm", "rows", fused=("residual",))
+    assert "torch.compile" in runner.measure(case, found, 1, TINY_BUDGET).seconds
+
+
+def test_vllm_computes_rms_norms_of_rows():
+    """Where its package is installed, from which the library is taken alone."""
+    pytest.importorskip("torch")
+    found, missing = peers.load(("vllm",), 1)
+    if missing:
+        assert "vllm" in missing["vllm"]
+        return
+    for dtype in ("float32", "float16", "bfloat16"):
+        for case in [*tiny_cases(), *fused_cases()]:
+            result = runner.measure(replace(case, dtype=dtype), found, 1, TINY_BUDGET)
+            assert not result.refused, case.name
+            own = case.norm == "rms_norm" and case.layout == "rows" and not case.backward
+            assert ("vllm" in result.seconds) == own, case.name
 
 
 def test_separate_steps_need_torch_for_smooth_activations_alone(monkeypatch):

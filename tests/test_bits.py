@@ -66,7 +66,7 @@ def test_stored_digests(level):
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr
     assert f"level {level}, 0 differ" in result.stdout
-    assert int(result.stdout.split()[0]) >= 250 * len(DTYPES)
+    assert int(result.stdout.split()[0]) >= 400 * len(DTYPES)
 
 
 @each_op

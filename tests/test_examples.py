@@ -137,6 +137,24 @@ def test_batch_norm_meets_columns_of_zero_variance():
     assert (y[:, x.var(axis=0) == 0] == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["ResNet", "UNet", "DiT"])
+def test_blocks_are_their_separate_steps(kind):
+    from normlib.examples import blocks
+
+    rng = np.random.default_rng(1)
+    block = getattr(blocks, kind)(rng)
+    difference, of_gradient = blocks.check(block, rng)
+    assert difference < 1e-13
+    assert of_gradient < 1e-6
+
+
+def test_blocks_print_a_line_each(capsys):
+    from normlib.examples import blocks
+
+    blocks.main()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["ResNet", "UNet", "DiT"]
+
+
 @pytest.mark.parametrize("page", ["guide.md", "backends.md"])
 def test_the_pages_run(page):
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import normlib
+from normlib.description import FUNCTIONS
 from normlib.ops import OPS
+from normlib.testing._fused import arrays, together
 
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
@@ -47,16 +49,17 @@ def functions(op, shape=(3, 4, 5)):
         options[OPS[op].mode] = True
 
     def call(module):
-        def function(x, *parameters):
-            return getattr(module, op)(x, **dict(zip(OPS[op].parameters, parameters, strict=False)), **options)
+        def function(x, *parameters, **fused):
+            named = dict(zip(OPS[op].parameters, parameters, strict=False))
+            return getattr(module, op)(x, **named, **options, **fused)
 
         return function
 
     return call(interop), call(normlib), x, parameters
 
 
-def formula(op, x, weight=None, bias=None):
-    """The norm in JAX's own words, of one sample or more."""
+def formula(op, x, weight=None, bias=None, where=None):
+    """The norm in JAX's own words, of one sample or more; where: of the elements inside."""
     if OPS[op].kind == "feature":
         z, axes, shape = x, (-1,), (-1,)
     else:
@@ -65,9 +68,11 @@ def formula(op, x, weight=None, bias=None):
         z = x
         if op == "group_norm":
             z, axes = x.reshape(x.shape[0], 2, -1), (2,)
-    mean = 0 if op == "rms_norm" else z.mean(axes, keepdims=True)
+    inside = None if where is None else where.reshape(z.shape)
+    mean = 0 if op == "rms_norm" else z.mean(axes, keepdims=True, where=inside)
     eps = 1e-6 if op == "rms_norm" else 1e-5
-    y = ((z - mean) / jnp.sqrt(((z - mean) ** 2).mean(axes, keepdims=True) + eps)).reshape(x.shape)
+    var = ((z - mean) ** 2).mean(axes, keepdims=True, where=inside)
+    y = ((z - mean) / jnp.sqrt(var + eps)).reshape(x.shape)
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
 
@@ -289,6 +294,177 @@ def test_any_axes(op, options, shape):
         close(result, ours(sample))
 
 
+# -- what is computed in the same pass --
+
+SETS = [(op, fused) for op in OPS for fused in together(FUNCTIONS[op])]
+names = ["-".join([op, *(k if v is True else v for k, v in fused.items())]) for op, fused in SETS]
+each_set = pytest.mark.parametrize(("op", "fused"), SETS, ids=names)
+each_pair = pytest.mark.parametrize(("op", "fused"), [s for s in SETS if len(s[1]) > 1])  # and all of them
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+def fused_functions(op, fused):
+    """The function of JAX, the one of NumPy, its formula and the arrays for them: x, parameters, and those beside x."""
+    ours, numpys, x, parameters = functions(op)
+    beside = arrays(FUNCTIONS[op], fused)
+    options = {name: value for name, value in fused.items() if name not in beside}
+    if "where" in options:
+        options["where"] = np.arange(x.size).reshape(x.shape) % 4 != 1
+
+    def call(function):
+        def with_beside(x, *values):
+            extra = dict(zip(beside, values[len(parameters) :], strict=True))
+            return function(x, *values[: len(parameters)], **extra, **options)
+
+        return with_beside
+
+    def steps(x, *parameters, residual=0, add=0, activation=None, where=None, **gated):
+        total = x + residual
+        opened = ACTIVATIONS[gated.get("gate_activation", "silu")](gated["gate"]) if "gate" in gated else 1
+        before, behind = (opened, 1) if gated.get("gate_first") else (1, opened)
+        y = formula(op, total * before, *parameters, where=where) + add
+        y = (y if activation is None else ACTIVATIONS[activation](y)) * behind
+        y = y if where is None else jnp.where(where, y, 0)
+        return (y, total) if "residual" in beside else y
+
+    values = [x, *parameters, *(draw(*x.shape, seed=5 + n) for n in range(len(beside)))]
+    return call(ours), call(numpys), call(steps), values
+
+
+def loss_of_all(function):
+    return lambda *arrays: sum((jnp.sin(part) ** 2).sum() for part in jax.tree.leaves(function(*arrays)))
+
+
+@each_set
+def test_fused_results_have_the_bits_of_the_numpy_functions(op, fused):
+    ours, numpys, _, values = fused_functions(op, fused)
+    for dtype in DTYPES:
+        typed = [value.astype(dtype) for value in values]
+        expected = numpys(*map(np.asarray, typed))
+        for found in (ours(*typed), jax.jit(ours)(*typed)):
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+                same_bits(a, b)
+
+
+@each_pair
+def test_fused_gradients_are_those_of_the_formula(op, fused):
+    """Of all arguments at once, and of each member of a batch, which share parameters."""
+    ours, _, steps, values = fused_functions(op, fused)
+    values = [np.asarray(value, np.float64) for value in values]
+    every, count = tuple(range(len(values))), len(OPS[op].parameters)
+    batch = [v if 1 <= i <= count else np.stack([v, v[::-1]]) for i, v in enumerate(values)]
+    axes = tuple(None if 1 <= i <= count else 0 for i in every)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def results(function, values, batch):
+        gradient = jax.grad(loss_of_all(function), every)
+        return gradient(*values), jax.vmap(function, axes)(*batch), jax.vmap(gradient, axes)(*batch)
+
+    with jax.enable_x64(True):
+        close(results(ours, values, batch), results(steps, values, batch))
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "group_norm", "instance_norm"])
+def test_vmap_makes_one_call_of_fused_passes_too(op):
+    ours, _, _, values = fused_functions(op, {"residual": True, "add": True, "activation": "silu", "gate": True})
+    count = len(OPS[op].parameters)
+    axes = tuple(None if 1 <= i <= count else 0 for i in range(len(values)))
+    batch = [v if axis is None else jnp.stack([v, v]) for v, axis in zip(values, axes, strict=True)]
+    text = str(jax.make_jaxpr(jax.vmap(jax.grad(loss_of_all(ours)), axes))(*batch))
+    assert "scan" not in text
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_fused_passes_without_kernels_call_the_numpy_functions(op, monkeypatch):
+    ours, _, _, values = fused_functions(op, {"residual": True, "add": True, "activation": "leaky_relu", "gate": True})
+    every = tuple(range(len(values)))
+
+    def results():
+        return ours(*values), jax.grad(loss_of_all(ours), every)(*values)
+
+    expected = results()
+    monkeypatch.setattr(interop, "_has_handler", lambda: False)
+    interop._batchable.cache_clear()
+    found = results()
+    interop._batchable.cache_clear()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        same_bits(a, b)
+
+
+@pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
+def test_fused_passes_move_running_statistics(op):
+    x, mean, var = draw(3, 4, 5), jnp.zeros(4), jnp.ones(4)
+    options = {OPS[op].mode: True, "activation": "relu"}
+    expected = [np.array(mean), np.array(var)]
+    moved = dict(zip(("running_mean", "running_var"), expected, strict=True))
+    results = getattr(normlib, op)(np.asarray(x), residual=np.asarray(x), **moved, **options)
+    found = getattr(interop, op)(x, residual=x, running_mean=mean, running_var=var, **options)
+    for result, value in zip(found, (*results, *expected), strict=True):
+        same_bits(result, value)
+    fixed = {**moved, OPS[op].mode: False, "activation": "silu"}
+    given = {name: jnp.asarray(value) for name, value in moved.items()}
+    same_bits(getattr(interop, op)(x, **fixed | given), getattr(normlib, op)(np.asarray(x), **fixed))
+
+
+def test_options_reach_the_kernels():
+    x = draw(3, 8)
+    for fused in ({"activation": "leaky_relu", "negative_slope": -2.5}, {"gate": x, "gate_activation": "sigmoid"}):
+        plain = {name: np.asarray(v) if isinstance(v, jax.Array) else v for name, v in fused.items()}
+        same_bits(interop.rms_norm(x, **fused), normlib.rms_norm(np.asarray(x), **plain))
+
+
+def test_an_option_that_the_handler_has_not_heard_of_goes_through_python(monkeypatch):
+    x = draw(3, 8)
+    expected = normlib.rms_norm(np.asarray(x), activation="silu")
+    if interop.xla is not None:
+        monkeypatch.setattr(interop.xla, "OPTIONS", ())
+    interop._batchable.cache_clear()
+    function = functools.partial(interop.rms_norm, activation="silu")
+    assert "pure_callback" in str(jax.make_jaxpr(function)(x))
+    same_bits(function(x), expected)
+    interop._batchable.cache_clear()
+
+
+@pytest.mark.parametrize(("op", "options"), [("layer_norm", {"axis": (0, -1)}), ("group_norm", {"channel_axis": -1})])
+def test_arrays_beside_x_may_have_any_axes(op, options):
+    options = options | ({"num_groups": 2} if OPS[op].has_groups else {})
+    x, residual, gate = (draw(3, 5, 4, seed=n) for n in range(3))
+    found = getattr(interop, op)(x, residual=residual, gate=gate, **options)
+    x, residual, gate = map(np.asarray, (x, residual, gate))
+    expected = getattr(normlib, op)(x, residual=residual, gate=gate, **options)
+    for result, value in zip(found, expected, strict=True):
+        same_bits(result, value)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_mask_lets_no_nan_through(op):
+    """A mask of whole positions along any axes, with NaN outside: neither results nor gradients see it."""
+    ours, numpys, x, parameters = functions(op)
+    where = np.array([True, True, False, True, True])
+    x = x.at[..., 2].set(np.nan)
+    same_bits(ours(x, *parameters, where=where), numpys(*map(np.asarray, (x, *parameters)), where=where))
+
+    def of_all(x, *parameters):
+        return (ours(x, *parameters, where=where) ** 2).sum()
+
+    gradient = jax.grad(of_all, tuple(range(1 + len(parameters))))
+    each = jax.vmap(gradient, (0, *(None for _ in parameters)))
+    for gradients in (gradient(x, *parameters), each(jnp.stack([x, x]), *parameters)):
+        assert all(np.isfinite(g).all() for g in gradients)
+    last = {"axis": 0} if OPS[op].kind == "feature" else {"channel_axis": -1}
+    options = last | ({"num_groups": 5} if OPS[op].has_groups else {}) | ({OPS[op].mode: True} if OPS[op].mode else {})
+    x, where = draw(3, 4, 5), np.arange(60).reshape(3, 4, 5) % 4 != 1
+    found, expected = (getattr(f, op)(x, where=where, **options) for f in (interop, normlib))
+    close(found, expected)
+
+
 def test_an_empty_batch_is_fine():
     weight = draw(4)
     assert interop.layer_norm(jnp.ones((0, 4)), weight).shape == (0, 4)
@@ -316,6 +492,11 @@ def test_an_empty_batch_is_fine():
         (lambda x: interop.batch_norm(x, running_mean=x[0]), "ValueError: batch_norm: running_var is None, expected"),
         (lambda x: interop.instance_norm(x), "ValueError: instance_norm: x has shape (2, 3), expected more than one"),
         (lambda x: interop.instance_norm(x, **{MODE: False}), f"ValueError: instance_norm: {MODE} is"),
+        (lambda x: interop.layer_norm(x, add=x[0]), "ValueError: layer_norm: add has shape (3,), expected (2, 3), the"),
+        (lambda x: interop.layer_norm(x, residual=x.astype("float16")), "TypeError: layer_norm: residual has dtype"),
+        (lambda x: interop.rms_norm(x, activation="swish"), "ValueError: rms_norm: activation is 'swish', expected"),
+        (lambda x: interop.rms_norm(x, gate_activation="silu"), "ValueError: rms_norm: gate_activation is given"),
+        (lambda x: interop.group_norm(x, 3, act=1), "TypeError: group_norm() got an unexpected keyword argument 'act'"),
     ],
 )
 def test_wrong_arguments_name_function_and_argument(call, message):

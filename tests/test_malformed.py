@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 from support import effort
 
 import normlib
+from normlib import description
 from normlib.ops import OPS
 
 ALLOWED = (ValueError, TypeError, OverflowError, MemoryError)
@@ -129,6 +130,8 @@ def any_call(random, name):
             arguments["momentum"] = random.choice([0, 0.1, 1.0])
     if op.mode:
         arguments[op.mode] = random.random() < 0.5
+    if random.random() < 0.4:
+        arguments |= any_fused(random, name, shape, parameter, dtype)
     x, where = arguments["x"], random.randrange(6)
     if where == 0:
         arguments["out"] = any_array(random, shape, dtype)
@@ -140,6 +143,29 @@ def any_call(random, name):
         n = random.choice([*arguments, "out"])
         arguments[n] = random.choice(ODDITIES) if random.random() < 0.7 else any_array(random)
     return function, arguments
+
+
+OF_GATES = "gate_activation", "gate_first"
+
+
+def any_fused(random, name, shape, parameter, dtype):
+    """What is computed in the same pass: some of it, mostly what goes together."""
+    arguments = {}
+    for argument in description.FUNCTIONS[name].fused.values():
+        if random.random() < 0.5:
+            continue
+        if isinstance(argument, description.Role):
+            arguments[argument.name] = any_array(random, parameter if argument.kind == "parameter" else shape, dtype)
+        else:
+            arguments[argument.name] = random.choice(argument.choices or [0.5, -1, 0, True])
+    if random.random() < 0.9:
+        needs = {"residual_out": "residual", "negative_slope": "activation", **dict.fromkeys(OF_GATES, "gate")}
+        for by, needed in needs.items():
+            if needed not in arguments or (by == "negative_slope" and arguments[needed] != "leaky_relu"):
+                arguments.pop(by, None)
+    if "residual" in arguments and random.random() < 0.2:
+        arguments["residual_out"] = arguments["residual"]
+    return arguments
 
 
 def content(value):
@@ -157,6 +183,22 @@ def no_hang():
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def no_more_memory_than_there_is():
+    """As Linux promises: 2**31 groups of no channels ask for statistics that would end the process as they are set."""
+    if libm is None:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_no_crash(name, backend, record_property):
@@ -170,7 +212,7 @@ def test_no_crash(name, backend, record_property):
 
 
 def attempt(function, arguments, seed):
-    written = [arguments.get(n) for n in ("out", "running_mean", "running_var")]
+    written = [arguments.get(n) for n in ("out", "residual_out", "running_mean", "running_var")]
     inputs = {n: content(a) for n, a in arguments.items() if not any(same_memory(a, w) for w in written)}
     before, outcome = state(), "result"
     try:

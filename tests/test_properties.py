@@ -1,15 +1,20 @@
 """hypothesis: shapes, axes, dtypes and strides at random against extended precision; and what any norm must satisfy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import normlib
+from normlib.description import FUNCTIONS
 from normlib.ops import OPS
-from normlib.testing import Case, dtypes, ulp_error
+from normlib.testing import LAYOUTS, Case, dtypes, ulp_error
 from normlib.testing import _checks as checks
 from normlib.testing import _reference as reference
+from normlib.testing._cases import OUTPUTS, _possible, constant
+from normlib.testing._fused import choices, sensible
 
 DTYPES = [dtype.name for dtype in dtypes()]
 # The backend's fixture holds for all examples of a test, and is meant to.
@@ -135,6 +140,40 @@ def test_a_shift_cancels(backend, case, seed):
     rows = case.geometry.rows
     scale = checks.expected_forward(case, x, weight, bias).scale
     assert ulp_error(rows(shifted), rows(y), scale=scale) <= 8
+
+
+@st.composite
+def fused_problems(draw):
+    """A case with any of the arguments for the same pass that go together, in some layout and output."""
+    case = draw(problems())
+    offered = choices(FUNCTIONS[case.op])
+    names = draw(st.sets(st.sampled_from(list(offered)), min_size=1).filter(sensible))
+    fused = {name: draw(st.sampled_from(offered[name])) for name in offered if name in names}
+    case = replace(case, fused=fused, layout=draw(st.sampled_from(list(LAYOUTS))), out=draw(st.sampled_from(OUTPUTS)))
+    if case.description.mode and draw(st.booleans()):
+        case = constant(case)
+    assume(_possible(case))
+    return case
+
+
+@quick
+@given(fused_problems())
+def test_what_is_computed_in_the_same_pass_against_extended_precision(backend, case):
+    with normlib.backends.use(backend):  # what the compiled one declines goes the general way, as a user has it
+        checks.check_forward(case)
+        if case.row_length >= 8 or "gate" not in case.fused:  # its gradient hangs on y, of which few values tell little
+            checks.check_backward(case)
+
+
+@quick
+@given(fused_problems(), fused_problems())
+def test_a_pass_is_the_same_whatever_was_computed_before_it(backend, case, other):
+    """Nothing of a call stays behind for the next one."""
+    x, weight, bias, _ = case.inputs()
+    with normlib.backends.use(backend):
+        y = checks.call_forward(case, x, weight, bias, **checks.running(case)).copy()
+        checks.check_forward(other)
+        assert checks.same_bits(checks.call_forward(case, x, weight, bias, **checks.running(case)), y)
 
 
 @quick

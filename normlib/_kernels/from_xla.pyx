@@ -9,13 +9,14 @@ from libc.string cimport memcpy
 from normlib._kernels.call cimport Call, perform
 from normlib._kernels.check cimport clear
 from normlib._kernels.from_c cimport error_text
-from normlib._kernels.header cimport NORMLIB_BF16, NORMLIB_F16, NORMLIB_F32, NORMLIB_F64, ROLES, X, normlib_array
+from normlib._kernels.header cimport NORMLIB_BF16, NORMLIB_BOOL, NORMLIB_F16, NORMLIB_F32, NORMLIB_F64, ROLES, X, normlib_array
 
 cdef enum:
     METADATA = 1                            # a type of extension
     EXECUTE = 3                             # a stage
     INVALID_ARGUMENT = 3                    # a code of errors
-    XLA_U32 = 8                             # types of elements
+    XLA_PRED = 1                            # types of elements
+    XLA_U32 = 8
     XLA_F16 = 10
     XLA_F32 = 11
     XLA_F64 = 12
@@ -103,6 +104,10 @@ cdef struct Spec:
     int64_t mode
     double momentum
     double eps
+    int64_t activation                      # and then OPTIONS
+    int64_t gate_activation
+    double negative_slope
+    int64_t gate_first
 
 
 cdef void fill(Call* call, const Buffers* buffers, int64_t given) noexcept nogil:
@@ -120,7 +125,7 @@ cdef void fill(Call* call, const Buffers* buffers, int64_t given) noexcept nogil
             a.shape = <Py_ssize_t*>buffer.dims
             a.strides = NULL
             a.dtype = (NORMLIB_F32 if buffer.dtype == XLA_F32 else NORMLIB_BF16 if buffer.dtype == XLA_BF16
-                       else NORMLIB_F16 if buffer.dtype == XLA_F16 else NORMLIB_F64)
+                       else NORMLIB_F16 if buffer.dtype == XLA_F16 else NORMLIB_BOOL if buffer.dtype == XLA_PRED else NORMLIB_F64)
             if buffer.dtype == XLA_U32:     # pairs that hold a float64 each
                 a.ndim -= 1
 
@@ -134,6 +139,8 @@ cdef int run(Frame* frame) noexcept nogil:
     fill(&call, &frame.results, s.results)      # running statistics that move are both: XLA has copied them
     call.axis, call.axes, call.num_groups, call.mode = <int>s.axis, <uint64_t>s.axes, s.num_groups, <int>s.mode
     call.momentum, call.eps = s.momentum, s.eps
+    call.activation, call.gate_activation, call.negative_slope = s.activation, s.gate_activation, s.negative_slope
+    call.gate_first = s.gate_first
     return perform(&call)
 
 
@@ -160,6 +167,7 @@ cdef void* handle(Frame* frame) noexcept nogil:
     return frame.api.new_error(&message)
 
 
+OPTIONS = "activation", "gate_activation", "negative_slope", "gate_first"   # of the same pass: the last members of Spec
 VERSIONS = 3, 2, 1                          # minor versions that have these structures
 cdef int declared = 3
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from normlib.bench.cases import ITEMSIZE, Case
 from normlib.ops import OPS
 
-__all__ = ["Contender", "arrays", "as_tuple", "call", "dtype_of"]
+__all__ = ["Contender", "arrays", "as_tuple", "call", "dtype_of", "seconds"]
 
 
 class Contender(NamedTuple):
@@ -33,6 +34,18 @@ def dtype_of(name: str) -> np.dtype:
 
         return np.dtype(ml_dtypes.bfloat16)
     return np.dtype(name)
+
+
+def seconds(entry: Callable[[], Any]) -> float:
+    """Return the time of the best of a few calls: which of several entries of a library is the fastest."""
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        entry()
+        best = min(best, time.perf_counter() - start)
+        if best > 0.1:
+            break
+    return best
 
 
 def as_tuple(result) -> tuple:

@@ -69,6 +69,10 @@ def _large_sums(out: bool) -> Callable[[list[Result]], Values]:
     return _over_limit(lambda c: "residual" in c.fused and c.bytes > LARGE and c.dtype == "float32" and c.out == out)
 
 
+def _of_16_bits(case: Case) -> bool:
+    return ITEMSIZE[case.dtype] == 2
+
+
 def _fresh_row(case: Case) -> bool:
     return case.one_row and case.shape[-1] == 768 and case.dtype == "float32" and not case.out
 
@@ -132,6 +136,11 @@ FIGURES = (
     Figure("separate steps over ours", 1.0, _peer("separate"), at_least=True, family="fused"),
     Figure("torch over ours", 4.0, _peer("torch"), "mean", at_least=True, family="fused"),
     Figure("torch over ours", 1.0, _peer("torch"), at_least=True, family="fused"),
+    Figure("torch.compile over ours", 1.5, _peer("torch.compile"), "mean", at_least=True, family="fused"),
+    Figure("onnxruntime over ours", 1.0, _peer("onnxruntime"), at_least=True, family="fused"),
+    Figure("jax over ours", 1.0, _peer("jax"), at_least=True, family="fused"),
+    Figure("vllm over ours", 1.0, _peer("vllm"), at_least=True, family="fused"),
+    Figure("vllm over ours, 16 bits", 2.0, _peer("vllm", _of_16_bits), at_least=True, family="fused"),
 )
 
 

@@ -86,8 +86,8 @@ enum { /* dtype */
     NORMLIB_F32,
     NORMLIB_F16,
     NORMLIB_BF16,
-    NORMLIB_BOOL, /* of masks alone */
-    NORMLIB_I8 /* of the y of layer and RMS norm alone */
+    NORMLIB_BOOL, /* a byte that is 0 or 1: of `where` alone */
+    NORMLIB_I8    /* of the y of layer and RMS norm alone */
 };
 
 enum { /* status: what is wrong, plus 256 times the number of the argument; see normlib_kind */

@@ -6,11 +6,15 @@ that running statistics which move are returned.
 
 A result has the bits of the NumPy function of the same name. For the backward pass, statistics are kept in float64, as
 the numerics contract asks, also where JAX has no float64: as two 32-bit integers each.
+
+What stands around a norm is computed in the same pass, by the keywords of the NumPy functions: the sum of ``x`` and a
+``residual`` is returned after ``y``, and the gradient that reaches it goes to both. Nothing but their inputs is kept
+for the backward pass.
 """
 
 import functools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,7 @@ import numpy as np
 
 from .. import _arguments as a
 from .._call import Call
-from ..description import FUNCTIONS, ROLES
+from ..description import ACTIVATIONS, DATA, FUNCTIONS, FUSED_RESULTS, ROLES, Option, Role
 from ..ops import OPS
 
 try:
@@ -29,7 +33,14 @@ except ImportError:  # there are no compiled kernels
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
 
-def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
+def _fusible(function):
+    """Shows in the signature what `**fused` stands for: what there is but places for results."""
+    fused = FUNCTIONS[function.__name__].fused
+    return a.by_name(function, [name for name, argument in fused.items() if not argument.canonical])
+
+
+@_fusible
+def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, **fused):
     """Layer normalization, :func:`normlib.layer_norm`.
 
     Parameters
@@ -40,10 +51,16 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
         The axes that are normalized over.
     eps : float, default 1e-5
         Added to the variance.
+    **fused
+        What else is computed in the same pass, as in the NumPy function: arrays of the shape of `x`, and options,
+        which are static under ``jit``.
 
     Returns
     -------
-    jax.Array
+    y : jax.Array
+        The normalized array.
+    sum : jax.Array
+        Only with `residual`: the sum, rounded to the dtype of `x`, which is what was normalized.
 
     Examples
     --------
@@ -54,16 +71,20 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
     [[-1.0, 1.0], [-1.0, 1.0]]
     >>> jax.grad(lambda bias: (x * layer_norm(x, bias=bias)).sum())(jax.numpy.zeros(2)).tolist()
     [11.0, 33.0]
+    >>> y, stream = layer_norm(x, residual=-x / 2, activation="relu", eps=0)
+    >>> y.tolist(), stream.tolist()
+    ([[0.0, 1.0], [0.0, 1.0]], [[0.5, 1.5], [5.0, 15.0]])
     """
-    return _run("layer_norm", x, weight, bias, axis, eps)
+    return _run("layer_norm", fused, x, weight, bias, axis, eps)
 
 
-def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
+@_fusible
+def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, **fused):
     """Root mean square normalization, :func:`normlib.rms_norm`; see :func:`layer_norm` for the arguments."""
-    return _run("rms_norm", x, weight, axis, eps)
+    return _run("rms_norm", fused, x, weight, axis, eps)
 
 
-@a.by_name
+@_fusible
 def batch_norm(
     x,
     *positional,
@@ -75,6 +96,7 @@ def batch_norm(
     momentum=0.1,
     eps=1e-5,
     channel_axis=1,
+    **fused,
 ):
     """Batch normalization, :func:`normlib.batch_norm`.
 
@@ -92,11 +114,15 @@ def batch_norm(
         Added to the variance.
     channel_axis : int, default 1
         The axis of the channels; -1 for channels-last.
+    **fused
+        As in :func:`layer_norm`.
 
     Returns
     -------
     y : jax.Array
         The normalized array.
+    sum : jax.Array
+        Only with `residual`, as in :func:`layer_norm`.
     running_mean, running_var : jax.Array
         Only in training with running statistics: the new ones, through which no gradient flows.
 
@@ -113,15 +139,16 @@ def batch_norm(
     if positional:
         raise a.misplaced("batch_norm", len(positional))
     running = running_mean, running_var, training, momentum
-    return _run("batch_norm", x, weight, bias, *running, eps, channel_axis)
+    return _run("batch_norm", fused, x, weight, bias, *running, eps, channel_axis)
 
 
-def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1):
+@_fusible
+def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1, **fused):
     """Group normalization, :func:`normlib.group_norm`; see :func:`batch_norm` for the arguments."""
-    return _run("group_norm", x, num_groups, weight, bias, eps, channel_axis)
+    return _run("group_norm", fused, x, num_groups, weight, bias, eps, channel_axis)
 
 
-@a.by_name
+@_fusible
 def instance_norm(
     x,
     *positional,
@@ -133,6 +160,7 @@ def instance_norm(
     momentum=0.1,
     eps=1e-5,
     channel_axis=1,
+    **fused,
 ):
     """Instance normalization, :func:`normlib.instance_norm`; see :func:`batch_norm` for arguments and results.
 
@@ -141,7 +169,7 @@ def instance_norm(
     if positional:
         raise a.misplaced("instance_norm", len(positional))
     running = running_mean, running_var, use_input_stats, momentum
-    return _run("instance_norm", x, weight, bias, *running, eps, channel_axis)
+    return _run("instance_norm", fused, x, weight, bias, *running, eps, channel_axis)
 
 
 class _Spec(NamedTuple):
@@ -153,6 +181,7 @@ class _Spec(NamedTuple):
     num_groups: int | None = None
     mode: bool = False
     momentum: float = 0.0
+    fused: tuple[tuple[str, Any], ...] = ()  # the options of what is computed in the same pass
     operands: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
 
@@ -176,34 +205,42 @@ def _array(op, name, value):
     return value
 
 
-def _stand_in(value):
-    return None if value is None else np.broadcast_to(np.zeros((), value.dtype), value.shape)
+def _stand_ins(values):
+    return {
+        name: np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, jax.Array) else value
+        for name, value in values.items()
+    }
 
 
-def _run(name, *values):
+def _run(name, fused, *values):
     """The norm `name` of what its public function was given, in the order of that of NumPy."""
     function, op = FUNCTIONS[name], OPS[name]
     given = dict(zip(function.names, (*values, None, False), strict=True))  # without out and return_stats
     arrays = {role.name: _array(name, role.name, given[role.name]) for role in function.roles}
-    stand_ins = {key: _stand_in(value) for key, value in arrays.items()}
-    checked = Call(function, (given | stand_ins).values(), in_place=False)
+    beside = a.wanted(function, fused)
+    beside |= {key: _array(name, key, value) for key, value in beside.items() if isinstance(function.fused[key], Role)}
+    checked = Call(function, (given | _stand_ins(arrays)).values(), _stand_ins(beside), in_place=False)
     found, axis, ndim = checked.values, checked.axis, checked.x.ndim
     for key in op.parameters:
         arrays[key] = None if arrays[key] is None else arrays[key].astype(found[key].dtype)
+    in_place = "where" not in beside  # no kernel goes through others in place, nor through columns with a mask
     if op.of_features:
         source, to = axis, tuple(range(-len(axis), 0))
-        if axis == tuple(range(axis[0], axis[-1] + 1)):  # no kernel goes through others in place
+        if in_place and axis == tuple(range(axis[0], axis[-1] + 1)):
             to = tuple(i - ndim for i in axis)
     else:
-        source, to = axis, (axis if axis in (1, ndim - 1) else 1) - ndim  # the samples come first
+        source, to = axis, (axis if axis in (1, ndim - 1) and in_place else 1) - ndim  # the samples come first
+    options = {key: value for key, value in checked.fused.items() if isinstance(function.fused[key], Option)}
     mode, momentum = found.get("mean") is None, found.get("momentum", 0.0)
-    spec = _Spec(name, to, found["eps"], found.get("num_groups"), mode, momentum)
-    arrays["x"] = jnp.moveaxis(arrays["x"], source, to)
-    y, *moved = _norm(spec, _given(**arrays))
+    spec = _Spec(name, to, found["eps"], found.get("num_groups"), mode, momentum, tuple(sorted(options.items())))
+    arrays |= {key: jnp.broadcast_to(value, checked.x.shape) for key, value in beside.items() if key not in options}
+    arrays |= {key: jnp.moveaxis(arrays[key], source, to) for key in arrays.keys() & DATA}
+    y, *others = _norm(spec, _given(**arrays))
     if op.per_sample:
         a.warn_of_rows(name, y, axis)
-    y = jnp.moveaxis(y, to, source)
-    return (y, *map(jax.lax.stop_gradient, moved)) if moved else y
+    sums, moved = (others[:1], others[1:]) if "residual" in arrays else ([], others)
+    results = (*(jnp.moveaxis(value, to, source) for value in (y, *sums)), *map(jax.lax.stop_gradient, moved))
+    return results if len(results) > 1 else results[0]
 
 
 def _given(**arrays):
@@ -224,24 +261,32 @@ def _norm(spec, arrays):
 
 def _results(spec, arrays, more=()):
     """The same by name, and `more`."""
-    moved = [name for name in ("running_mean", "running_var") if spec.mode and name in arrays]
-    return _bind(spec, arrays, ("y", *moved, *more))
+    names = [role.name for role in FUNCTIONS[spec.op].fused_results if role.of in arrays]
+    names += [name for name in ("running_mean", "running_var") if spec.mode and name in arrays]
+    return _bind(spec, arrays, ("y", *names, *more))
 
 
 def _norm_forward(spec, arrays):
     found = _results(spec, arrays, OPS[spec.op].statistics)
     statistics = {name: found.pop(name) for name in OPS[spec.op].statistics}
+    if "residual" in arrays:
+        arrays = arrays | dict.fromkeys(("x", "residual"), found["sum"])
     return tuple(found.values()), (arrays, statistics)
 
 
 def _norm_backward(spec, saved, cotangents):
     arrays, statistics = saved
+    function = FUNCTIONS[f"{spec.op}_backward"]
+    taken = {"x", "weight", *function.fused} - ({"bias"} if not spec.fused else set())  # none without an activation
+    given = {name: value for name, value in arrays.items() if name in taken} | {"dy": cotangents[0], **statistics}
+    if "residual" in arrays:
+        given["dsum"] = cotangents[1]
     wanted = [f"d{name}" for name in OPS[spec.op].parameters] if "weight" in arrays else []
-    given = {name: arrays[name] for name in ("x", "weight") if name in arrays} | statistics
-    gradients = _bind(spec, {"dy": cotangents[0], **given}, ("dx", *wanted))
+    wanted += [role.name for role in function.fused_results if role.of in arrays]
+    gradients = _bind(spec, given, ("dx", *wanted))
     found = {name.removeprefix("d"): gradient for name, gradient in gradients.items()}
-    constant = {name: jnp.zeros_like(value) for name, value in arrays.items() if name not in found}
-    return ({name: found[name].astype(arrays[name].dtype) for name in arrays.keys() & found} | constant,)
+    found["residual"] = found["x"]
+    return ({name: found[name].astype(value.dtype) if name in found else None for name, value in arrays.items()},)
 
 
 _norm.defvjp(_norm_forward, _norm_backward)
@@ -287,7 +332,7 @@ def _batchable(spec):
 def _of_samples(spec):
     """The operands and results that have a place for each sample."""
     per_sample = OPS[spec.op].kind == "feature" or OPS[spec.op].per_sample
-    return {"x", "dy", "y", "dx"} | ({"mean", "rstd"} if per_sample else set())
+    return {"dx", *DATA} | ({"mean", "rstd"} if per_sample else set())
 
 
 def _joins(spec, batched):
@@ -313,12 +358,21 @@ def _joined(spec, size, batched, operands):
     def apart(value):
         return value.reshape(size, value.shape[0] // size, *value.shape[1:]) if merge else value
 
-    found = _bind(spec, arrays, [name for name in spec.results if name in own])
+    sums = not own.issuperset(spec.results)  # over the samples of each member
+    names = own.intersection(spec.results)
+    if sums and (spec.fused or "where" in arrays):  # what reaches the norm is the gradient of add
+        arrays.setdefault("add", jnp.zeros_like(arrays["x"]))
+        names = names | {"dadd"}
+    found = _bind(spec, arrays, names)
     results = {name: apart(value) for name, value in found.items()}
-    if len(found) < len(spec.results):  # sums over the samples of each member
+    if sums:
         wide = jnp.promote_types(arrays["x"].dtype, jnp.float32)
-        z = apart(_bind(spec, {"x": arrays["x"].astype(wide)}, ["y"])["y"])
-        dy = apart(arrays["dy"]).astype(wide)
+        first = {"gate", "gate_activation", "gate_first"} if "gate_first" in dict(spec.fused) else set()
+        own_options = tuple(option for option in spec.fused if option[0] in first)
+        given = {name: arrays[name] for name in arrays.keys() & {"x", "where", *first}}
+        given = {name: value if value.dtype == bool else value.astype(wide) for name, value in given.items()}
+        z = apart(_bind(spec._replace(fused=own_options), given, ["y"])["y"])
+        dy = apart(found.get("dadd", arrays["dy"])).astype(wide)
         reduced = spec.axis if OPS[spec.op].kind == "feature" else (spec.axis,)
         summed = tuple(i for i in range(1, dy.ndim) if i - dy.ndim not in reduced)
         dtype = arrays["weight"].dtype
@@ -329,6 +383,11 @@ def _joined(spec, size, batched, operands):
 # -- the call ----
 
 
+# Which argument each result has the shape and dtype of; running statistics have their own.
+_LIKE = {role.name: role.of for results in FUSED_RESULTS for role in results}
+_LIKE |= {"y": "x", "dx": "x", "dweight": "weight", "dbias": "weight"}
+
+
 def _shapes(spec, operands):
     given = dict(zip(spec.operands, operands, strict=True))
     x, op = given["x"], OPS[spec.op]
@@ -337,13 +396,13 @@ def _shapes(spec, operands):
             shape = op.statistics_shape(x.shape, spec.axis, spec.num_groups)
             yield jax.ShapeDtypeStruct((*shape, 2), np.uint32)
         else:
-            like = given[{"y": "x", "dx": "x", "dweight": "weight", "dbias": "weight"}.get(name, name)]
+            like = given[_LIKE.get(name, name)]
             yield jax.ShapeDtypeStruct(like.shape, like.dtype)
 
 
 def _call(spec, operands):
     results = tuple(_shapes(spec, operands))
-    if _has_handler():
+    if _has_handler() and dict(spec.fused).keys() <= set(xla.OPTIONS):
         return _through_xla(spec, operands, results)
     return jax.pure_callback(functools.partial(_on_the_host, spec), results, *operands)
 
@@ -377,12 +436,20 @@ def _through_xla(spec, operands, results):
         0 if op.of_channels else sum(1 << (i + ndim) for i in spec.axis),
         spec.num_groups or 0,
         spec.mode,
-        *np.array([spec.momentum, spec.eps]).view(np.int64).tolist(),
+        *map(_number, (spec.momentum, spec.eps)),
+        *map(_number, map({"negative_slope": 0.01, **dict(spec.fused)}.get, xla.OPTIONS)),
     ]
     moved = [name for name in spec.results if name in spec.operands]
     aliases = {spec.operands.index(name): spec.results.index(name) for name in moved}
     call = jax.ffi.ffi_call("normlib", results, input_output_aliases=aliases)
     return call(*operands, spec=np.array(numbers, np.int64))
+
+
+def _number(value):
+    """An option as the handler has it: an activation by its number from 1 on, a float by its bits."""
+    if isinstance(value, float):
+        return int(np.float64(value).view(np.int64))
+    return 1 + ACTIVATIONS.index(value) if isinstance(value, str) else int(value or 0)
 
 
 def _on_the_host(spec, *operands):
@@ -391,14 +458,21 @@ def _on_the_host(spec, *operands):
     given = dict(zip(spec.operands, map(np.asarray, operands), strict=True))
     values = spec._asdict() | {op.axis_name: spec.axis, op.mode: spec.mode}
     options = {option.name: values[option.name] for option in function.options if option.name in values}
+    options |= spec.fused
+    first, *others = [role.name for role in function.results]
+    beside = [role.name for role in function.fused_results if role.of in given]
     if function.backward:
         given |= {name: _wide(given[name]) for name in op.statistics}
-        results = op.backward(**given, **options, weight_grads=len(spec.results) > 1)
-        return tuple(results[: len(spec.results)])
-    if spec.mode:
-        given |= {name: given[name].copy() for name in spec.results if name in given}
-    y, *statistics = op.forward(**given, **options, return_stats=True)
-    found = given | {"y": y} | {n: _narrow(s) for n, s in zip(op.statistics, statistics, strict=True)}
+        names = (first, *others, *beside)
+        results = op.backward(**given, **options, weight_grads="dweight" in spec.results)
+    else:
+        if spec.mode:
+            given |= {name: given[name].copy() for name in spec.results if name in given}
+        names = (first, *beside, *others)
+        results = op.forward(**given, **options, return_stats=True)
+    found = given | dict(zip(names, results, strict=True))
+    if not function.backward:
+        found |= {name: _narrow(found[name]) for name in op.statistics}
     return tuple(found[name] for name in spec.results)
 
 

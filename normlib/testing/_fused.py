@@ -44,18 +44,29 @@ ACTIVATIONS = {
 TYPED = ("quantize", "scale", "out_dtype")  # which give a result of another type
 
 
+def choices(function):
+    """What each of the arguments for the same pass may be that leave the type of the result, by name: an array and a
+    flag are True."""
+    own = [a for a in function.fused.values() if not a.canonical and a.name not in TYPED]
+    return {a.name: getattr(a, "choices", ()) or (True,) for a in own if isinstance(a, Role) or a.c == "int"}
+
+
+def sensible(names):
+    """Whether none of the arguments needs another that is not among them."""
+    return "gate" in names or not {"gate_activation", "gate_first"}.intersection(names)
+
+
 def together(function):
     """Sets of the arguments for the same pass of a forward function, as dicts, in which an array is True: each alone,
     with each of its choices, then each pair, and all, with choices by turns; of these those with a gate also with that
     first."""
-    own = [a for a in function.fused.values() if not a.canonical and a.name not in TYPED]
-    fused = {a.name: (True,) if isinstance(a, Role) else a.choices for a in own if isinstance(a, Role) or a.choices}
-    turns = {name: cycle(choices) for name, choices in fused.items()}
-    for name, choices in fused.items():
+    fused = {name: values for name, values in choices(function).items() if name not in ("gate_first", "round_first")}
+    turns = {name: cycle(values) for name, values in fused.items()}
+    for name, values in fused.items():
         first = {"gate": True} if name == "gate_activation" else {}
-        yield from ({**first, name: choice} for choice in choices)
+        yield from ({**first, name: value} for value in values)
     for names in (*combinations(fused, 2), tuple(fused)):
-        if "gate" in names or "gate_activation" not in names:
+        if sensible(names):
             chosen = {name: next(turns[name]) for name in names}
             yield chosen
             if "gate" in names:

@@ -4,24 +4,30 @@
     python tests/scripts/digests.py --write    store those of this machine, after a change that is meant to change bits
 
 A line holds, for each dtype, a digest of what forward returns and one of what backward returns, and then the case.
+Behind the bare norms are those with what is computed in the same pass: up to three arguments together, and all of them.
 The inputs are made of integers by exact steps, so that they are the same on every machine.
 """
 
 import argparse
 import hashlib
 import sys
+import zlib
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import normlib
+from normlib.description import FUNCTIONS
 from normlib.ops import OPS
 from normlib.testing import OFFSETS, VALUES, Case, dtypes, problems
 from normlib.testing import _checks as checks
-from normlib.testing._cases import _possible, constant
+from normlib.testing._cases import AFFINE, _possible, constant
+from normlib.testing._fused import choices, sensible
 
 STORED = Path(__file__).with_name("digests.txt")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 NONE = "-" * 17
+LAYOUTS = ("contiguous", "channels_last", "transposed", "strided", "negative")
 # Traffic of 12 MiB or more in float32 and float64: these outputs go past the caches.
 STREAMED = {
     "feature": [((2100, 1025), {"axis": -1}), ((2, 1025, 1050), {"axis": 1})],
@@ -55,6 +61,26 @@ def cases(op):
         yield Case(op, shape, options)
 
 
+def fused_cases(op):
+    """Each set of arguments for the same pass in a typical case. What is chosen for it hangs on its own names alone: a
+    new argument or activation leaves the others as they were."""
+    function = FUNCTIONS[op]
+    offered = choices(function)
+    few = [names for count in (1, 2, 3) for names in combinations(offered, count)]
+    for names in (*few, tuple(offered)):
+        if sensible(names):
+            own = f"{op} {' '.join(names)}"
+            fused = {name: pick(f"{own} {name}", offered[name]) for name in names}
+            shape, options = pick(own, problems(op, "typical"))
+            case = Case(op, shape, options, layout=pick(own, LAYOUTS), affine=pick(own, AFFINE), fused=fused)
+            yield constant(case) if OPS[op].mode and pick(own, ("own", "given")) == "given" else case
+
+
+def pick(name, values):
+    """One of some values, by a name."""
+    return min(values, key=lambda value: zlib.crc32(f"{name}: {value}".encode()))
+
+
 def key(case):
     return str(replace(case, dtype=""))
 
@@ -63,12 +89,12 @@ def compute(names=DTYPES, ops=OPS):
     """Yield (case, digests of forward and backward) for every case that there is in the dtypes of this machine."""
     names = [name for name in names if name in {dtype.name for dtype in dtypes()}]
     with normlib.backends.use("cython", strict=True):
-        for op in ops:
-            for base in cases(op):
+        for of_op in (cases, fused_cases):
+            for base in (base for op in ops for base in of_op(op)):
                 for case in (replace(base, dtype=name) for name in names):
                     if _possible(case) and not (case.parameter_dtype and case.dtype in ("float32", "float64")):
                         found = checks.results(case)
-                        split = 1 + len(OPS[op].statistics)
+                        split = 1 + len(case.description.statistics)
                         yield case, f"{digest(found[:split])} {digest(found[split:])}"
 
 

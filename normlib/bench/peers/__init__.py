@@ -16,6 +16,7 @@ PEERS = {
     "jax": ("jax_jit", True),
     "numpy": ("numpy_backend", True),
     "separate": ("separate", True),
+    "vllm": ("vllm_cpu", True),
 }
 
 

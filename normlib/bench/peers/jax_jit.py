@@ -1,7 +1,8 @@
 """JAX under jit on the CPU: the formulas of the passes, as a JAX user writes them, fused by XLA.
 
-The backward pass takes the saved statistics, as ours does. 16-bit inputs are computed in float32. Where ours is given
-``out``, the output of the call before is donated, so that XLA writes the next one to the same memory.
+The backward pass takes the saved statistics, as ours does, and computes again what an activation was applied to. 16-bit
+inputs are computed in float32. Where ours is given ``out``, the outputs of the call before are donated, so that XLA
+writes the next ones to the same memory.
 """
 
 import functools
@@ -28,8 +29,8 @@ class Peer:
         self.version = jax.__version__
 
     def prepare(self, case: Case, given: dict) -> Contender | None:
-        """Return the jitted pass, None for fused ones."""
-        if case.fused or case.norm not in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"):
+        """Return the jitted pass."""
+        if case.norm not in ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"):
             return None
         import jax
         import jax.numpy as jnp
@@ -39,6 +40,7 @@ class Peer:
             names += ["running_mean", "running_var"]
         if case.backward:
             names += ["dy", "mean", "rstd"]
+        names += [name for name in case.reads if name not in names]
         wide = np.float64 if case.dtype == "float64" else np.float32
         inputs = {name: given[name] for name in names if given.get(name) is not None}
         for name in inputs.keys() & {"mean", "rstd"}:
@@ -50,14 +52,15 @@ class Peer:
             return jax.block_until_ready(function(placed))
 
         def call_with_out():
-            nonlocal output
-            result = jax.block_until_ready(function(placed, output))
-            output = result[0]
+            nonlocal before
+            result = jax.block_until_ready(function(placed, before))
+            before = result[: len(before)]
             return result
 
         if case.out:
             function = jax.jit(lambda a, _: formula(a), donate_argnums=1, keep_unused=True)
-            output = jnp.zeros_like(placed["x"])
+            written = 1 if case.backward else case.writes
+            before = tuple(jnp.zeros_like(placed["x"]) for _ in range(written))
         else:
             function = jax.jit(formula)
         return Contender(call_with_out if case.out else call, lambda result: [np.asarray(part) for part in result])
@@ -115,9 +118,31 @@ def _given_statistics(jnp, case: Case, wide, a):
     return tuple(None if a.get(name) is None else a[name].reshape(kept) for name in ("mean", "rstd"))
 
 
+def _activation(case: Case):
+    """Return the activation behind the norm."""
+    from jax import nn
+
+    return {
+        "relu": nn.relu,
+        "leaky_relu": nn.leaky_relu,
+        "silu": nn.silu,
+        "gelu": functools.partial(nn.gelu, approximate=False),
+        None: lambda v: v,
+    }[case.activation]
+
+
 def _forward(jnp, case: Case, wide, a):
+    sums = ()
+    if "residual" in a:
+        a = a | {"x": a["x"] + a["residual"]}
+        sums = (a["x"],)
     mean, rstd = _given_statistics(jnp, case, wide, a)
     z, _, _ = _normalized(jnp, case, wide, a, mean, rstd)
+    y = _activation(case)(_affine(case, wide, a, z))
+    return (y.astype(a["x"].dtype), *sums)
+
+
+def _affine(case: Case, wide, a, z):
     x = a["x"]
     y = z.reshape(x.shape)
     weight, bias = (_parameter(case, x, a.get(name), wide) for name in ("weight", "bias"))
@@ -125,7 +150,7 @@ def _forward(jnp, case: Case, wide, a):
         y = y * weight
     if bias is not None and case.norm != "rms_norm":
         y = y + bias
-    return (y.astype(x.dtype),)
+    return y + a["add"].astype(wide) if "add" in a else y
 
 
 def _backward(jnp, case: Case, wide, a):
@@ -133,16 +158,23 @@ def _backward(jnp, case: Case, wide, a):
     mean, rstd = _given_statistics(jnp, case, wide, a)
     z, rstd, axes = _normalized(jnp, case, wide, a, mean, rstd)
     weight = _parameter(case, x, a.get("weight"), wide)
+    if case.activation:
+        import jax
+
+        (dy,) = jax.vjp(_activation(case), _affine(case, wide, a, z))[1](dy)
     g = (dy if weight is None else dy * weight).reshape(z.shape)
     dx = g
     if case.training:
         dx = dx - z * (g * z).mean(axes, keepdims=True)
         if case.norm != "rms_norm":
             dx = dx - g.mean(axes, keepdims=True)
-    results = [(dx * rstd).reshape(x.shape).astype(x.dtype)]
+    dx = (dx * rstd).reshape(x.shape)
+    results = [(dx + a["dsum"].astype(wide) if "dsum" in a else dx).astype(x.dtype)]
     if weight is not None:
         others = tuple(i for i, n in enumerate(weight.shape) if n == 1)
         results.append((dy * z.reshape(x.shape)).sum(others).astype(x.dtype))
         if case.norm != "rms_norm":
             results.append(dy.sum(others).astype(x.dtype))
+    if "add" in a:
+        results.append(dy.astype(x.dtype))
     return tuple(results)

@@ -5,14 +5,13 @@ one on this case is taken.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from normlib.bench.calls import Contender
+from normlib.bench.calls import Contender, seconds
 from normlib.bench.cases import Case
 from normlib.bench.peers import steps
 
@@ -45,7 +44,7 @@ class Peer:
             if case.fused:
                 return fused(case, given)
             entries, outputs = make(case, given)
-            call = min(entries, key=_seconds)
+            call = fastest(entries)
         return contender(call, outputs)
 
 
@@ -61,12 +60,17 @@ def contender(call: Callable, outputs: Callable) -> Contender:
     return Contender(call, lambda result: [array(part) for part in outputs(result)], torch.inference_mode)
 
 
-def fused(case: Case, given: dict) -> Contender:
+def fastest(entries: list) -> Callable:
+    """Return the entry that takes the shortest time."""
+    return min(entries, key=seconds)
+
+
+def fused(case: Case, given: dict, choose: Callable = fastest) -> Contender:
     """Return the steps of a fused pass one after another, as modules and their autograd take them."""
 
     def norm(given):
         entries, outputs = make(case, given)
-        return min(entries, key=_seconds), outputs
+        return choose(entries), outputs
 
     add, *activation = (lambda a, b, out: torch.add(a, b, out=out)), *ACTIVATIONS.get(case.activation, ())
     call, outputs = steps.chained(case, given, norm, (add, *activation), tensor)
@@ -83,18 +87,6 @@ def tensor(value: np.ndarray) -> torch.Tensor:
 def array(value: torch.Tensor) -> np.ndarray:
     """Return the values as NumPy has them; bfloat16 as float32."""
     return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-
-
-def _seconds(entry) -> float:
-    """Return the time of the best of a few calls."""
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        entry()
-        best = min(best, time.perf_counter() - start)
-        if best > 0.1:
-            break
-    return best
 
 
 def _present(parts) -> list:
@@ -146,7 +138,7 @@ def _rms_norm(case: Case, given: dict) -> tuple[list, Any]:
     x, weight = moved(given["x"]), given["weight"]
     forward = (x, [x.shape[-1]], weight, case.eps)
     if not case.backward:
-        entries = [functools.partial(torch._fused_rms_norm, *forward), functools.partial(torch.rms_norm, *forward)]
+        entries = [functools.partial(torch.rms_norm, *forward), functools.partial(torch._fused_rms_norm, *forward)]
         return entries, lambda result: [back(result[0] if isinstance(result, tuple) else result)]
     # There is no native backward on the CPU: the formula in tensors, or autograd through the forward.
     _, rstd = torch._fused_rms_norm(*forward)

@@ -1,6 +1,7 @@
 """PyTorch's native operators under torch.compile; compiling takes seconds a case."""
 
 import functools
+import operator
 
 import torch
 
@@ -13,16 +14,21 @@ class Peer(pytorch.Peer):
     """torch.compile of what the eager peer calls."""
 
     def prepare(self, case: Case, given: dict) -> Contender | None:
-        """Return the compiled operator, None for fused passes."""
-        if case.fused or case.norm not in pytorch._MAKERS:
+        """Return the compiled operator, or the compiled steps of a fused pass."""
+        if case.norm not in pytorch._MAKERS:
             return None
         torch._dynamo.reset()  # else the number of compiled variants of one function runs out
         with torch.inference_mode():
+            if case.fused:
+                steps = pytorch.fused(case, given, operator.itemgetter(0))
+                call = torch.compile(steps.call, dynamic=False, fullgraph=True)
+                call()
+                return steps._replace(call=call)
             (eager, *_), outputs = pytorch.make(case, given)
 
-            def operator(*arguments):
+            def native(*arguments):
                 return eager.func(*arguments)
 
-            compiled = functools.partial(torch.compile(operator, dynamic=False, fullgraph=True), *eager.args)
+            compiled = functools.partial(torch.compile(native, dynamic=False, fullgraph=True), *eager.args)
             compiled()
         return pytorch.contender(compiled, outputs)
