@@ -189,6 +189,9 @@ def _run(name, *values):
     checked = Call(function, (given | stand_ins).values(), in_place=False)
     found, axis, ndim = checked.values, checked.axis, checked.x.ndim
     for key in op.parameters:
+        if arrays[key] is not None and arrays[key].shape != checked.parameter_shape:
+            words = f"expected {checked.parameter_shape}, {checked.words}, without leading axes"
+            raise ValueError(f"{name}: {key} has shape {arrays[key].shape}, {words}")
         arrays[key] = None if arrays[key] is None else arrays[key].astype(found[key].dtype)
     if op.of_features:
         source, to = axis, tuple(range(-len(axis), 0))
