@@ -185,19 +185,28 @@ def wanted(function, fused):
     return {name: value for name, value in fused.items() if value is not None}
 
 
-def weight_and_dtype(op, name, value, x, shape, meaning):
-    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None.
+def weight_and_dtype(op, name, value, x, shapes, meaning):
+    """`value` contiguous, in the dtype of x or, beside a 16-bit x, its own or float32; None stays None. Its shape is
+    the first of `shapes`, with or without axes before it that broadcast to the second.
     And the dtype of its gradient, which is that of `value` as it was given."""
     if value is None:
         return None, x.dtype
     value = convert(op, name, value, None if _has_dtype(value) else x.dtype)
     if not _is_taken(value.dtype):
         raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {_WORDS}")
-    if value.shape != shape:
-        raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}")
+    shape, kept = shapes
+    leading = value.shape[: max(0, value.ndim - len(shape))]
+    if value.shape[len(leading) :] != shape or not _broadcasts(leading, kept):
+        more = f", or axes before it that broadcast to {kept}" if leading else ""
+        raise ValueError(f"{op}: {name} has shape {value.shape}, expected {shape}, {meaning}{more}")
     value = _canonical(value)
     wanted = value.dtype if value.dtype == x.dtype else np.result_type(x.dtype, np.float32)
     return np.ascontiguousarray(value, wanted), value.dtype
+
+
+def _broadcasts(leading, kept):
+    own = kept[len(kept) - len(leading) :]
+    return len(leading) <= len(kept) and all(n in (1, k) for n, k in zip(leading, own, strict=True))
 
 
 def not_sizes(op, weight, x):

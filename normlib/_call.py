@@ -33,6 +33,7 @@ class Call:
         if op.of_features and not function.backward:
             a.not_sizes(name, given["weight"], x)
         self.parameter_shape = op.parameter_shape(x.shape, self.axis)
+        self.kept_shape = op.kept_shape(x.shape, self.axis)
         self.statistics_shape = op.statistics_shape(x.shape, self.axis, found.get("num_groups"))
         for argument, check in _CHECKS[name]:
             found[argument] = check(self, argument, given[argument])
@@ -132,25 +133,40 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
+        once_more = self.op.mode and not self.op.per_sample and self.values[self.op.mode] and self._leading
         if not self.function.backward:
             return name == "add" and "gate_first" in self.fused  # y has the gated x
         first = {"activation", "gate", "where"}  # with one of these dx holds what reaches the norm until x is read
         later = ("x", "dsum", "gate") if "gate_first" in self.fused else ("x", "dsum")
-        return name in later and bool(self.fused.keys() & first)
+        return name in later and bool(once_more or self.fused.keys() & first)
 
     def canonical(self, filled):
         """The arguments for the function of a backend, in its order and by name."""
         rest = {name: array for name, array in filled.items() if name != "out"}
+        if self._leading:
+            rest["leading_axes"] = True
         return [filled.get(name, self.values.get(name)) for name in self.function.canonical], self.fused | rest
+
+    @property
+    def _leading(self):
+        """Whether parameters have leading axes."""
+        return any(shape != self.parameter_shape for shape in self._parameter_shapes().values())
+
+    def _parameter_shapes(self):
+        """The shapes of the parameters, which their gradients have; of a bias that is not given that of the weight."""
+        given = self.values | self.fused
+        shapes = {name: given[name].shape for name in self.op.parameters if given.get(name) is not None}
+        weight = shapes.get("weight", self.parameter_shape)
+        return {"weight": weight, "bias": weight} | shapes
 
     @property
     def expected(self):
         """What the function of a backend returns: (name, shape, names of dtypes), with shape None for a None."""
         if not self.function.backward:
             return [(name, self.statistics_shape, FLOAT64) for name in self.function.returned]
-        shape = self.parameter_shape if self.values["weight_grads"] else None
+        shapes = self._parameter_shapes() if self.values["weight_grads"] else {}
         dtypes = tuple(dict.fromkeys(("float64", "float32", self.dtype.name)))
-        return [(name, shape, dtypes) for name in self.function.returned]
+        return [(name, shapes.get(name.removeprefix("d")), dtypes) for name in self.function.returned]
 
 
 def _fused(call, argument, value):
@@ -184,7 +200,8 @@ def _channel_axis(op, given, ndim):
 
 
 def _parameter(call, name, value):
-    value, dtype = a.weight_and_dtype(call.name, name, value, call.x, call.parameter_shape, call.words)
+    shapes = call.parameter_shape, call.kept_shape
+    value, dtype = a.weight_and_dtype(call.name, name, value, call.x, shapes, call.words)
     if name == "weight":
         call.dtype = dtype
     return value

@@ -63,8 +63,7 @@ def _gradients(checked, filled):
     """Those of the parameters, after filling arrays."""
     if checked.x.size:
         return _narrow(backends.run(checked, filled), checked.dtype)
-    wanted = checked.values["weight_grads"]
-    return [np.zeros(checked.parameter_shape, checked.dtype) if wanted else None for _ in checked.function.returned]
+    return [None if shape is None else np.zeros(shape, checked.dtype) for _, shape, _ in checked.expected]
 
 
 @a.quietly

@@ -380,6 +380,15 @@ class Op:
             return tuple(shape[a] for a in self.reduced_axes(len(shape), axis))
         return (shape[axis],)
 
+    def kept_shape(self, shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+        """The sizes that leading axes of parameters broadcast to, for an ``x`` of `shape`.
+
+        They are those of the axes that are not reduced; of a norm of channels the number of samples.
+        """
+        if self.of_features:
+            return self.statistics_shape(shape, axis)
+        return (shape[0 if axis % len(shape) else 1],)
+
     def statistics_shape(
         self, shape: tuple[int, ...], axis: Any, num_groups: int | None = None
     ) -> tuple[int, ...]:

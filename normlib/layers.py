@@ -61,6 +61,15 @@ def _fusible(init: _F) -> _F:
 
 _cast = _arguments.quietly(np.ndarray.astype)
 
+
+def _sum_to(terms: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The sum over the axes along which an array of `shape` was broadcast."""
+    leading = terms.ndim - len(shape)
+    axes = [axis for axis, n in enumerate(terms.shape) if axis < leading or shape[axis - leading] < n]
+    summed: NDArray[Any] = terms.sum(axis=tuple(axes), keepdims=True, dtype=np.float64).reshape(shape)
+    return summed
+
+
 # What the repr of a layer says beside sizes and eps: where the layer has it, and where it is not as usual.
 _ALWAYS_SHOWN = ("momentum", "affine", "track_running_stats")
 _USUAL = {"elementwise_affine": True, "channel_axis": 1, "unit_offset": False, **dict.fromkeys(_Fused.__annotations__)}
@@ -168,6 +177,73 @@ class _Layer:
         >>> norm([[1.0, 3.0]], residual=[[2.0, 4.0]], add=[[2.0, 0.0]])
         (array([[1.00000125, 0.99999875]]), array([[3., 7.]]))
         """
+        return self._step(x, {}, residual=residual, add=add, gate=gate, gate_first=gate_first)
+
+    def modulated(
+        self,
+        x: ArrayLike,
+        scale: ArrayLike,
+        shift: ArrayLike | None = None,
+        *,
+        residual: ArrayLike | None = None,
+        **beside: Unpack[_Beside],
+    ) -> Any:
+        """As :meth:`forward`, with ``norm(x) * (1 + scale) + shift`` in the place of ``norm(x)``, in one pass.
+
+        A network computes `scale` and `shift` from a condition: the time step and class in a diffusion transformer
+        (adaLN), the style of an image (AdaIN), the class of a sample (conditional batch norm). :meth:`backward` returns
+        their gradients after the others.
+
+        Parameters
+        ----------
+        x : array_like
+            What to normalize.
+        scale, shift : array_like
+            Of the shape of the weight, or with leading axes that broadcast to the axes of `x` that are not normalized
+            over: ``(N, 1, D)`` for an `x` of shape ``(N, T, D)``; ``(N, C)`` for channels. An RMSNorm takes no shift.
+        residual, add, gate, gate_first : optional
+            As in :meth:`forward`.
+
+        Returns
+        -------
+        y : ndarray
+            The result.
+        sum : ndarray
+            Only with `residual`: ``x + residual``.
+
+        References
+        ----------
+        Peebles and Xie, "Scalable Diffusion Models with Transformers", 2022, arXiv:2212.09748; Huang and Belongie,
+        "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", 2017, arXiv:1703.06868.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import normlib
+        >>> norm = normlib.LayerNorm(2, elementwise_affine=False)
+        >>> x, scale, shift = np.ones((3, 4, 2)), np.zeros((3, 1, 2)), np.full((3, 1, 2), 5.0)
+        >>> y = norm.modulated(x, scale, shift)
+        >>> dx, dscale, dshift = norm.backward(np.ones_like(y))
+        >>> dshift.shape, dshift[0, 0].tolist()
+        ((3, 1, 2), [4.0, 4.0])
+        """
+        name = f"{type(self).__name__}.modulated"
+        given = {"scale": scale} if shift is None else {"scale": scale, "shift": shift}
+        modulation = {key: numpy_of(name, key, value) for key, value in given.items()}
+        if shift is not None and "bias" not in self._op.parameters:
+            raise ValueError(f"{name}: shift is given, expected None: this norm has no bias")
+        return self._step(x, modulation, residual=residual, **beside)
+
+    def _step(
+        self,
+        x: ArrayLike,
+        modulation: dict[str, Any],
+        *,
+        residual: ArrayLike | None,
+        add: ArrayLike | None = None,
+        gate: ArrayLike | None = None,
+        gate_first: bool = False,
+    ) -> Any:
         name = type(self).__name__
         array: NDArray[Any] = as_array(name, "x", x)
         self._check(array)
@@ -179,11 +255,12 @@ class _Layer:
         if gate is not None or gate_first:
             fused |= {"gate_activation": self.gate_activation, "gate_first": gate_first}
         self._saved = None
-        results, saved = self._forward(array, **fused)
+        parameters = self._parameters(array, modulation)
+        results, saved = self._forward(array, **parameters, **fused)
         if residual is not None:
             array = results[1]
             del fused["residual"]
-        self._saved = {"x": array, **fused, **saved}
+        self._saved = {"x": array, **fused, **saved, "modulation": modulation}
         return results[0] if residual is None else results
 
     if TYPE_CHECKING:
@@ -219,6 +296,8 @@ class _Layer:
             Only where forward was given `add`: the gradient with respect to it.
         dgate : ndarray
             Only where forward was given `gate`: the gradient with respect to it.
+        dscale, dshift : ndarray
+            Only after :meth:`modulated`: the gradients with respect to its arguments, in their shapes and dtypes.
 
         Examples
         --------
@@ -236,16 +315,21 @@ class _Layer:
                 f"{type(self).__name__}.backward: there is no forward to go back through; "
                 "call forward(x) first, once for every backward(dy)"
             )
-        x, wanted = saved["x"], self.requires_grad
-        options = {**self._options(), **saved, "weight_grads": any(wanted.values())}
+        x, wanted, modulation = saved["x"], self.requires_grad, saved["modulation"]
+        rest = {name: value for name, value in saved.items() if name != "modulation"}
+        options = {**self._options(), **rest, "weight_grads": any(wanted.values()) or bool(modulation)}
+        parameters = self._parameters(x, modulation)
         if dsum is not None:
             options |= self._beside(f"{type(self).__name__}.backward", x, dsum=dsum)
-        if saved.keys() & {"activation", "gate"} and self.bias is not None:
-            options["bias"] = self.bias
-        dx, *gradients = self._op.backward(dy, weight=self._weight(x), **options)
-        beside = [gradients.pop() for name in ("gate", "add") if name in saved]
-        result = (dx, *reversed(beside)) if beside else dx
-        for name, gradient in zip(self._op.parameters, gradients, strict=True):
+        if (saved.keys() & {"activation", "gate"} or modulation) and parameters.get("bias") is not None:
+            options["bias"] = parameters["bias"]
+        dx, *more = self._op.backward(dy, weight=parameters["weight"], **options)
+        more, beside = more[: len(self._op.parameters)], more[len(self._op.parameters) :]
+        gradients = dict(zip(self._op.parameters, more, strict=True))
+        if modulation:
+            beside += self._of_modulation(x, modulation, gradients)
+        result = (dx, *beside) if beside else dx
+        for name, gradient in gradients.items():
             if wanted.get(name):
                 if gradient.dtype != self.dtype:  # that of a weight to which 1 was added
                     gradient = _cast(gradient, self.dtype)
@@ -267,12 +351,48 @@ class _Layer:
         single = np.promote_types(self.dtype, np.float32)  # float16 and bfloat16 have nothing else in common
         return np.add(self.weight, 1, dtype=np.promote_types(single, x.dtype))
 
+    def _parameters(self, x: NDArray[Any], modulation: dict[str, Any]) -> dict[str, Any]:
+        """Weight and bias of the function: (norm * weight + bias) * (1 + scale) + shift is one affine step."""
+        parameters = {"weight": self._weight(x), "bias": self.bias}
+        if modulation:
+            factor, shift = self._factor(x, modulation), modulation.get("shift")
+            own = None if self.bias is None else self.bias * factor
+            parameters = {
+                "weight": factor if parameters["weight"] is None else parameters["weight"] * factor,
+                "bias": shift if own is None else own if shift is None else np.add(own, shift, dtype=own.dtype),
+            }
+        return {name: parameters[name] for name in self._op.parameters}
+
+    def _factor(self, x: NDArray[Any], modulation: dict[str, Any]) -> NDArray[Any]:
+        """1 + scale, in at least single precision."""
+        single = np.float64 if np.float64 in (self.dtype, x.dtype) else np.float32
+        factor: NDArray[Any] = np.add(modulation["scale"], 1, dtype=single)
+        return factor
+
+    def _of_modulation(
+        self, x: NDArray[Any], modulation: dict[str, Any], gradients: dict[str, Any]
+    ) -> list[NDArray[Any]]:
+        """The gradients of scale and shift; those of the parameters of the affine step, in their place, become those of
+        the layer's own."""
+        factor, scale, shift = self._factor(x, modulation), modulation["scale"], modulation.get("shift")
+        own: dict[str, Any] = {"weight": self._weight(x), "bias": self.bias}
+        dbias: Any = gradients.get("bias")
+        dscale: Any = 0
+        for name, gradient in gradients.items():
+            if own[name] is not None:
+                dscale = dscale + _sum_to(gradient * own[name], np.shape(scale))
+                gradients[name] = _sum_to(gradient * factor, own[name].shape)
+            elif name == "weight":
+                dscale = dscale + _sum_to(gradient, np.shape(scale))
+        found = [_cast(dscale, np.asarray(scale).dtype)]
+        if shift is not None:
+            found.append(_cast(_sum_to(dbias, np.shape(shift)), np.asarray(shift).dtype))
+        return found
+
     def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
         """The results, and what the backward function needs besides `x`."""
-        parameters = {name: getattr(self, name) for name in self._op.parameters}
-        parameters["weight"] = self._weight(x)
         options = {**self._options(), **more, "eps": self.eps, "return_stats": True}
-        results = self._op.forward(x, **parameters, **options)
+        results = self._op.forward(x, **options)
         names = self._op.statistics
         return results[: -len(names)], dict(zip(names, results[-len(names) :], strict=True))
 

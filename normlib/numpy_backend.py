@@ -24,12 +24,12 @@ BLOCK = 1 << 24  # elements of a block of rows
 
 class _Rows:
     """How an array falls into rows: transposed by `order` to `shape` and then, in C order, to `kept` rows, the shape of
-    the statistics; the first `whole` axes are the same in both. Parameters, of `parameter_shape`, broadcast as
-    `spread`."""
+    the statistics; the first `whole` axes are the same in both. The axes of parameters, of `parameter_shape` or with
+    leading axes, are those at `places` of it."""
 
-    def __init__(self, order, shape, kept, whole, parameter_shape, spread):
+    def __init__(self, order, shape, kept, whole, parameter_shape, places):
         self.order, self.shape, self.kept, self.whole = order, tuple(shape), tuple(kept), whole
-        self.parameter_shape, self.spread = tuple(parameter_shape), tuple(spread)
+        self.parameter_shape, self.places = tuple(parameter_shape), tuple(places)
 
     def take(self, array):
         """A float64 copy of `array` as a matrix with one row for each statistic."""
@@ -41,14 +41,24 @@ class _Rows:
         out.transpose(self.order)[...] = rows if out.dtype.itemsize > 2 else rows.astype(np.float32)
 
     def parameter(self, values):
-        return values.astype(np.float64).reshape(self.spread)
+        """Such that they broadcast in float64."""
+        spread = [1] * len(self.shape)
+        for place, size in zip(reversed(self.places), reversed(values.shape), strict=False):
+            spread[place] = size
+        order = np.argsort(self.places[len(self.places) - values.ndim :])
+        return values.astype(np.float64).transpose(order).reshape(spread)
 
-    def gather(self, rows):
-        """The sum of `rows` over everything that shares a parameter."""
-        own = [i for i, size in enumerate(self.spread) if size != 1]
-        rest = [i for i, size in enumerate(self.spread) if size == 1]
+    def place(self, shape, axis):
+        """The axis of a parameter of `shape` along one of the layout; None where its values are the same along that."""
+        place = self.places.index(axis) - (len(self.places) - len(shape)) if axis in self.places else -1
+        return place if place >= 0 and shape[place] != 1 else None
+
+    def gather(self, rows, shape):
+        """The sum of `rows` over everything that shares a parameter of `shape`."""
+        own = [axis for axis in self.places if self.place(shape, axis) is not None]
+        rest = [axis for axis in range(len(self.shape)) if axis not in own]
         columns = np.ascontiguousarray(rows.reshape(self.shape).transpose(own + rest))
-        return columns.reshape(math.prod(self.parameter_shape), -1).sum(axis=1).reshape(self.parameter_shape)
+        return columns.reshape(math.prod(shape), -1).sum(axis=1).reshape(shape)
 
 
 def _normal(v):
@@ -127,44 +137,51 @@ def _features(x, axis):
     kept = tuple(i for i in range(x.ndim) if i not in axis)
     count, shape = len(kept), [x.shape[i] for i in kept + axis]
     parameter_shape = shape[count:]
-    return _Rows(kept + axis, shape, shape[:count], count, parameter_shape, [1] * count + parameter_shape)
+    return _Rows(kept + axis, shape, shape[:count], count, parameter_shape, range(x.ndim))
 
 
 def _channels(x, channel_axis):
     order = (channel_axis, *(i for i in range(x.ndim) if i != channel_axis))
     channels = (x.shape[channel_axis],)
-    return _Rows(order, [x.shape[i] for i in order], channels, 1, channels, channels + (1,) * (x.ndim - 1))
+    return _Rows(order, [x.shape[i] for i in order], channels, 1, channels, (1, 0))
 
 
 def _groups(x, channel_axis, num_groups):
     sample, *space = (i for i in range(x.ndim) if i != channel_axis)
     order, channels = (sample, channel_axis, *space), x.shape[channel_axis]
     kept = (x.shape[sample], num_groups)
-    return _Rows(order, [x.shape[i] for i in order], kept, 1, (channels,), (1, channels) + (1,) * len(space))
+    return _Rows(order, [x.shape[i] for i in order], kept, 1, (channels,), (0, 1))
 
 
 def _blocks(layout):
-    """The parts of a large array, None for any other: where each lies in arrays like x, in statistics, in parameters.
-    They are cut along an axis of the statistics; of those of channel norms that is the first, channels or samples."""
+    """The axis along which a large array is cut, and its parts, none for any other: where each lies in arrays like x,
+    in statistics, along that axis. It is one of the statistics; in channel norms the first, channels or samples."""
     axes = range(layout.whole)
     axis = max(axes, key=layout.shape.__getitem__, default=0)
     count, size = math.ceil(math.prod(layout.shape) / BLOCK), layout.shape[axis]
     if count == 1 or axis not in axes or size == 1:
-        return None
+        return axis, []
     whole, step = (slice(None),), math.ceil(size / count)
-    parts = [(slice(first, first + step),) for first in range(0, size, step)]
-    shared = layout.spread[axis] == 1
-    return [(whole * layout.order[axis] + part, whole * axis + part, whole if shared else part) for part in parts]
+    parts = [slice(first, first + step) for first in range(0, size, step)]
+    return axis, [((*whole * layout.order[axis], p), (*whole * axis, p), p) for p in parts]
 
 
 def _at(place, array):
     return None if array is None else array[place]
 
 
-def _fused_at(i, s, p, fused):
+def _parameter_at(layout, axis, part, values):
+    """What a block needs of a parameter."""
+    place = None if values is None else layout.place(values.shape, axis)
+    return values if place is None else values[(slice(None),) * place + (part,)]
+
+
+def _fused_at(layout, axis, block, fused):
     """The arguments for the same pass of one block."""
-    places = dict.fromkeys(fused, i) | {"bias": p, "scale": s, "new_scale": s}
-    return {key: value[places[key]] if isinstance(value, np.ndarray) else value for key, value in fused.items()}
+    i, s, part = block
+    places = dict.fromkeys(fused, i) | {"scale": s, "new_scale": s}
+    arrays = {key: value[places[key]] for key, value in fused.items() if isinstance(value, np.ndarray) and key != "bias"}
+    return fused | arrays | ({"bias": _parameter_at(layout, axis, part, fused["bias"])} if "bias" in fused else {})
 
 
 def _times(factor, values):
@@ -261,12 +278,13 @@ def _forward(x, lay_out, weight, bias, eps, out, centered=True, given=(None, Non
     layout = lay_out(x)
     if "residual" in fused:
         x = np.add(x, fused.pop("residual"), out=fused.pop("sum"))
-    if blocks := _blocks(layout):
+    axis, blocks = _blocks(layout)
+    if blocks:
         parts = []
         for i, s, p in blocks:
-            own, rest = [_at(s, statistic) for statistic in given], _fused_at(i, s, p, fused)
-            parts.append(_forward(x[i], lay_out, _at(p, weight), _at(p, bias), eps, out[i], centered, own, **rest))
-        axis = len(blocks[0][1]) - 1
+            own, rest = [_at(s, statistic) for statistic in given], _fused_at(layout, axis, (i, s, p), fused)
+            parameters = [_parameter_at(layout, axis, p, values) for values in (weight, bias)]
+            parts.append(_forward(x[i], lay_out, *parameters, eps, out[i], centered, own, **rest))
         return [None if values[0] is None else np.concatenate(values, axis) for values in zip(*parts, strict=True)]
     rows, inside = layout.take(x), _inside(layout, fused)
     if "gate_first" in fused:
@@ -302,14 +320,19 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
     An activation comes first: dy times its derivative is the gradient that reaches the norm, and that of add. With a
     gate before the norm, what comes out reaches the product of x and what the gate lets through."""
     layout = lay_out(x)
-    if blocks := _blocks(layout):
+    shapes = [layout.parameter_shape if weight is None else weight.shape]
+    shapes.append(fused["bias"].shape if "bias" in fused else shapes[0])
+    axis, blocks = _blocks(layout)
+    if blocks:
         parts = []
         for i, s, p in blocks:
-            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(i, s, p, fused)
-            parts.append(_backward(dy[i], x[i], lay_out, _at(p, weight), own, weight_grads, out[i], through, **rest))
-        own = blocks[0][2] != (slice(None),)
-        merge = np.concatenate if own else sum
-        return tuple(merge(grads) if weight_grads else None for grads in zip(*parts, strict=True))
+            own, rest = [_at(s, statistic) for statistic in statistics], _fused_at(layout, axis, (i, s, p), fused)
+            some = _parameter_at(layout, axis, p, weight)
+            parts.append(_backward(dy[i], x[i], lay_out, some, own, weight_grads, out[i], through, **rest))
+        places = [layout.place(shape, axis) for shape in shapes]
+        merged = zip(places, zip(*parts, strict=True), strict=True) if weight_grads else ()
+        grads = [sum(grads) if place is None else np.concatenate(grads, place) for place, grads in merged]
+        return tuple(grads) or (None, None)
     z, g, inside = layout.take(x), layout.take(dy), _inside(layout, fused)
     first = "gate_first" in fused
     if first:
@@ -333,7 +356,10 @@ def _backward(dy, x, lay_out, weight, statistics, weight_grads, out, through=Tru
         g = np.where(inside, _times(factor, g), 0)
     if "dadd" in fused:
         layout.put(g, fused["dadd"])
-    grads = (layout.gather(g * _rounded(z, x.dtype, fused)), layout.gather(g)) if weight_grads else (None, None)
+    if weight_grads:
+        grads = layout.gather(g * _rounded(z, x.dtype, fused), shapes[0]), layout.gather(g, shapes[1])
+    else:
+        grads = None, None
     if weight is not None:
         g = (g.reshape(layout.shape) * layout.parameter(weight)).reshape(z.shape)
     if through:

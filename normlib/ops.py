@@ -68,7 +68,8 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     x : array_like
         What to normalize: floats, or integers, which are taken as floats.
     weight, bias : array_like, optional
-        Of the shape of `x` over `axis`, in any of the float dtypes.
+        Of the shape of `x` over `axis`, in any of the float dtypes. Axes before these broadcast to the others of `x`:
+        rows with parameters of their own.
     axis : int, or tuple or list of int, default -1
         The axes that are normalized over, in any order; parameters have them in the order of `x`.
     eps : float, default 1e-5
@@ -176,7 +177,8 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False,
     x : array_like
         What to normalize: floats, or integers, which are taken as floats.
     weight : array_like, optional
-        Of the shape of `x` over `axis`, in any of the float dtypes.
+        Of the shape of `x` over `axis`, in any of the float dtypes. Axes before these broadcast to the others of `x`:
+        rows with parameters of their own.
     axis : int, or tuple or list of int, default -1
         The axes that are normalized over, in any order; `weight` has them in the order of `x`.
     eps : float, default 1e-6
@@ -295,7 +297,8 @@ def batch_norm(
     x : array_like
         What to normalize: floats, or integers, which are taken as floats; of two or more axes.
     weight, bias : array_like, optional
-        One value a channel, in any of the float dtypes. By name alone: in torch the running statistics come first.
+        One value a channel, in any of the float dtypes; or one a sample and channel, of shape (N, C). By name alone:
+        in torch the running statistics come first.
     running_mean, running_var : array_like, optional
         One value a channel in any of the float dtypes; writeable arrays if `training`.
     training : bool, default False
@@ -438,7 +441,7 @@ def group_norm(
     num_groups : int
         A divisor of the number of channels.
     weight, bias : array_like, optional
-        One value a channel, in any of the float dtypes.
+        One value a channel, in any of the float dtypes; or one a sample and channel, of shape (N, C).
     eps : float, default 1e-5
         Added to the variance.
     channel_axis : int, default 1
@@ -567,7 +570,8 @@ def instance_norm(
     x : array_like
         What to normalize: floats, or integers, which are taken as floats; of two or more axes.
     weight, bias : array_like, optional
-        One value a channel, in any of the float dtypes. By name alone: in torch the running statistics come first.
+        One value a channel, in any of the float dtypes; or one a sample and channel, of shape (N, C). By name alone:
+        in torch the running statistics come first.
     running_mean, running_var : array_like, optional
         One value a channel in any of the float dtypes; writeable arrays if `use_input_stats`.
     use_input_stats : bool, default True

@@ -78,7 +78,8 @@ def in_c(case, x, weight, bias, dy, running, threads=1, strides=True):
     y, dx = (np.full_like(x, np.nan) for _ in range(2))
     statistics = [np.full(case.geometry.statistics_shape, np.nan) for _ in op.statistics]
     like = x if weight is None else weight
-    grads = [np.full(case.geometry.parameter_shape, np.nan, like.dtype) for _ in op.parameters]
+    shapes = case.parameter_shapes if weight is not None else [case.geometry.parameter_shape] * 2
+    grads = [np.full(shape, np.nan, like.dtype) for shape in shapes[: len(op.parameters)]]
     groups = [case.options["num_groups"]] if op.has_groups else []
     parameters = {"weight": weight, "bias": bias}
     given = [parameters[name] for name in op.parameters]

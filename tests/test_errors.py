@@ -128,11 +128,16 @@ FEATURE, CHANNEL = "the shape of x over axis=-1", "the size of x along channel_a
 REST = "the shape of x without the reduced axes"
 for name, op in OPS.items():
     size, words = (3, FEATURE) if op.kind == "feature" else (4, CHANNEL)
+    kept = SHAPE[:-1] if op.kind == "feature" else SHAPE[:1]
+    before = f"or axes before it that broadcast to {kept}"
     for function, parameters in ((name, op.parameters), (f"{name}_backward", ("weight",))):
         for p in parameters:
             CALLS += [
                 (function, p, ones(5), ValueError, f"{p} has shape (5,), expected ({size},), {words}"),
-                (function, p, ones(1, size), ValueError, f"{p} has shape (1, {size}), expected ({size},), {words}"),
+                (function, p, ones(5, size), ValueError,
+                 f"{p} has shape (5, {size}), expected ({size},), {words}, {before}"),
+                (function, p, ones(1, 1, 1, size), ValueError,
+                 f"{p} has shape (1, 1, 1, {size}), expected ({size},), {words}, {before}"),
                 (function, p, 1.0, ValueError, f"{p} has shape (), expected ({size},), {words}"),
                 (function, p, ones(size, dtype=complex), TypeError, f"{p} has dtype complex128, expected {TAKEN}"),
                 (function, p, ones(size, dtype=int), TypeError, f"{p} has dtype int64, expected {TAKEN}"),

@@ -115,9 +115,12 @@ def any_call(random, name):
         arguments["num_groups"] = random.choice([*divisors, *divisors, 2, 3])
     groups = [arguments["num_groups"]] if op.has_groups else []
     parameter, statistic = op.parameter_shape(shape, axis), op.statistics_shape(shape, axis, *groups)
+    kept = op.kept_shape(shape, axis)
     for n in ("weight",) if backward else op.parameters:
         if random.random() < 0.5:
-            arguments[n] = any_array(random, parameter, random.choice([dtype, dtype, "f4"]))
+            leading = tuple(random.choice([1, size]) for size in kept[random.randint(0, len(kept)) :])
+            own = random.choice([(), leading]) + parameter
+            arguments[n] = any_array(random, own, random.choice([dtype, dtype, "f4"]))
     if backward:
         arguments["dy"] = any_array(random, shape, dtype)
         arguments |= {n: any_array(random, statistic, random.choice(["f8", "f4"])) for n in op.statistics}

@@ -89,7 +89,7 @@ def _canonical(function):
     op, names, call = function.op, function.names, direct[function.name]
     data = {role.name for role in (*function.roles, *function.fused_roles) if role.kind in ("data", "mask")}
 
-    def compute(*args, **fused):
+    def compute(*args, leading_axes=False, **fused):
         values = dict(zip(function.canonical, args, strict=True), return_stats=calls.CANONICAL)
         mean = _statistics(op, values) if op.mode and not function.backward else None
 
@@ -103,7 +103,7 @@ def _canonical(function):
         arrays = {name: a for name, a in (values | fused).items() if name in data}
         axis = values[op.axis_name]
         axis = axis if op.of_features else (axis,)
-        found = _arranged(op, run, arrays, axis, not fused)
+        found = _arranged(op, run, arrays, axis, not fused and not leading_axes)
         return found if mean is None else (mean, found[1], values["var"])
 
     return compute

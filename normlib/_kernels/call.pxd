@@ -57,6 +57,7 @@ cdef struct Call:
     Py_ssize_t activation, gate_activation, gate_first, round_first
     int wanted                          # 1 + the dtype that y is to have; 0: any. C does not say
     double momentum, eps, negative_slope
+    bint known                          # a forward pass is given mean and rstd
     const normlib_array* at[ROLES]      # NULL where there is none
     double* var                         # where to write the variance of each row, if anywhere
     # What comes of it.
@@ -65,6 +66,7 @@ cdef struct Call:
     Py_ssize_t count                    # elements of x
     bint trailing                       # the axes that are normalized over are the last ones
     bint has_dense[2]
+    uint64_t sliced                     # a bit for each axis along which parameters differ: there are calls of their own (slices.pxi)
     int regions, owned
     void* memory[12]
     Region region[ROLES]

@@ -10,14 +10,14 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer
 from libc.math cimport NAN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from normlib._kernels.check cimport check, op_of, shapes, untaken
+from normlib._kernels.check cimport arrange, by_slices, by_two_passes, check, kept_axes, op_of, open_shared, open_slice, shapes, step_along, take_part, untaken
 from normlib._kernels.convert cimport move, narrow, repeat, widen
 from normlib._kernels.header cimport (
-    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NEW_SCALE, NOTHING, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE, WEIGHT, X,
+    NORMLIB_NO_MEMORY, BIAS, DBIAS, DWEIGHT, MEAN, NEW_SCALE, NOTHING, ROLES, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE, WEIGHT, WHERE, X,
 )
 from normlib._kernels.layout cimport AXES, KEPT
-from normlib._kernels.parallel cimport default_threads
-from normlib._kernels.plan cimport F32, F64, ROOTS, size_of
+from normlib._kernels.parallel cimport default_threads, stopped
+from normlib._kernels.plan cimport F32, F64, NARROW, ROOTS, WATCH_BYTES, Dtype, Watch, size_of, working_size
 from normlib._kernels.schedule cimport execute, free_gradients
 
 cdef Run _run = NULL
@@ -46,8 +46,11 @@ cdef int compute(Call* call) noexcept nogil:
     """The pass: outputs, statistics and gradients."""
     cdef const Op* op = op_of(call)
     cdef Plan* p = &call.plan
-    if not (parameter(call, WEIGHT, &p.weight) and parameter(call, BIAS, &p.bias)
-            and (given_statistics(call) if op.backward else new_statistics(call, op.moving) and scale_of(call))):
+    if by_slices(call):
+        return compute_slices(call)
+    if call.count and not (parameter(call, WEIGHT, &p.weight) and parameter(call, BIAS, &p.bias)):
+        return wrong(NORMLIB_NO_MEMORY, NOTHING)
+    if not (given_statistics(call) if op.backward else new_statistics(call, op.moving) and scale_of(call)):
         return wrong(NORMLIB_NO_MEMORY, NOTHING)
     if call.count:
         if execute(_run, p, call.threads if call.threads else default_threads()):
@@ -70,16 +73,32 @@ cdef int compute(Call* call) noexcept nogil:
 cdef bint parameter(Call* call, int role, const char** to) noexcept nogil:
     """A weight or bias in the working type; NULL stays NULL. False where memory is short."""
     cdef const normlib_array* a = call.at[role]
+    cdef Py_ssize_t count
     cdef float* wide
     if a == NULL:
         return True
+    count = size_in(a) if call.plan.own else call.parameter.count
     to[0] = <const char*>a.data
     if size_of(a.dtype) == 2:
-        wide = <float*>own(call, call.parameter.count * sizeof(float))
+        wide = <float*>own(call, count * sizeof(float))
         if wide == NULL:
             return False
-        widen(_run, a.dtype, a.data, call.parameter.count, wide)
+        widen(_run, a.dtype, a.data, count, wide)
         to[0] = <const char*>wide
+    if call.plan.own and not op_of(call).feature and count == call.parameter.count:
+        return for_each_sample(call, to)
+    return True
+
+
+cdef bint for_each_sample(Call* call, const char** to) noexcept nogil:
+    """One value a channel, beside a parameter that has one a sample and channel."""
+    cdef Py_ssize_t bytes = call.parameter.count * working_size(call.plan.dtype), samples = call.statistic.sizes[0], n
+    cdef char* repeated = <char*>own(call, samples * bytes)
+    if repeated == NULL:
+        return False
+    for n in range(samples):
+        memcpy(repeated + n * bytes, to[0], bytes)
+    to[0] = repeated
     return True
 
 
@@ -162,6 +181,9 @@ cdef bint new_statistics(Call* call, bint moving) noexcept nogil:
     """Where statistics are written to, and the values of those that are given."""
     cdef Plan* p = &call.plan
     cdef Py_ssize_t bytes = call.statistic.count * sizeof(double)
+    if call.known:
+        p.mean, p.rstd = <double*>call.at[MEAN].data, <double*>call.at[RSTD].data
+        return True
     if call.at[MEAN] != NULL:
         p.mean = <double*>(own(call, bytes) if call.turned else call.at[MEAN].data)
         if p.mean == NULL:
@@ -214,12 +236,21 @@ cdef void statistics_of_nothing(Call* call) noexcept nogil:
         memset(p.scale, 0, call.statistic.count * size_of(call.at[NEW_SCALE].dtype))
 
 
+cdef inline Py_ssize_t size_in(const normlib_array* a) noexcept nogil:
+    """How many elements it has."""
+    cdef Py_ssize_t count = 1
+    cdef int i
+    for i in range(a.ndim):
+        count *= a.shape[i]
+    return count
+
+
 cdef void give(Call* call, bint bias, const normlib_array* a) noexcept nogil:
     """The gradient of a parameter in the dtype of its array."""
     if call.count:
         narrow(_run, &call.plan, bias, a.dtype, a.data)
-    elif call.parameter.count:
-        memset(a.data, 0, call.parameter.count * size_of(a.dtype))
+    elif size_in(a):
+        memset(a.data, 0, size_in(a) * size_of(a.dtype))
 
 
 cdef void learn(Call* call) noexcept nogil:
@@ -240,6 +271,9 @@ cdef void finish(Call* call) noexcept nogil:
     for i in range(call.owned):
         free(call.memory[i])
     free_gradients(&call.plan)
+
+
+include "slices.pxi"
 
 
 cdef int perform(Call* call) noexcept nogil:

@@ -3,7 +3,7 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from normlib._kernels.call cimport (
     ACTIVATION, AXIS, CHANNEL_AXIS, EPS, GATE_ACTIVATION, GATE_FIRST, MOMENTUM, NEGATIVE_SLOPE, NUM_GROUPS, OP, ROUND_FIRST, THREADS, Call, Op,
     Region, Shape, is_dtype,
@@ -13,12 +13,14 @@ from normlib._kernels.header cimport (
     NORMLIB_BAD_ALIGN, NORMLIB_BAD_DTYPE, NORMLIB_BAD_LAYOUT, NORMLIB_BAD_SHAPE, NORMLIB_BAD_VALUE, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN,
     NORMLIB_NULL,
     NORMLIB_ONE_VALUE, NORMLIB_OVERLAP, OPS, ROLES,
-    ACTIVATIONS, ADD, BIAS, DADD, DBIAS, DGATE, DSUM, DWEIGHT, DX, GATE, LEAKY_RELU, MEAN, NEW_SCALE, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL, RSTD,
-    RUNNING_MEAN, RUNNING_VAR, SCALE, SUM, VIEWS, WEIGHT, WHERE, X, Y, normlib_array,
+    ACTIVATIONS, ADD, BIAS, DADD, DBIAS, DGATE, DSUM, DWEIGHT, DX, DY, GATE, LEAKY_RELU, MEAN, NEW_SCALE, NOTHING, OF_DY, OF_WHERE, OF_X, OF_Y, RESIDUAL,
+    RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE, SUM, VIEWS, WEIGHT, WHERE, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, CHANNEL, KEPT, REDUCED, SAMPLE, SPACE, extent_of, kept_order, lay_out, magnitude, same_strides
 from normlib._kernels.masks cimport count_inside
-from normlib._kernels.plan cimport BF16, BOOL, F16, F32, F64, I8, Dtype, Plan, size_of
+from normlib._kernels.plan cimport (
+    ALL_VIEWS, BF16, BOOL, F16, F32, F64, FEATURE_ROWS, I8, OF_BIAS, OF_WEIGHT, Dtype, Plan, Span, size_of, working_size,
+)
 from normlib import description
 
 cdef extern from "Python.h":
@@ -31,6 +33,7 @@ cdef enum:
     STATISTICS = 1 << MEAN | 1 << RSTD
     RUNNING = 1 << RUNNING_MEAN | 1 << RUNNING_VAR
     SCALES = 1 << SCALE | 1 << NEW_SCALE
+    GRADIENTS = 1 << DWEIGHT | 1 << DBIAS
 
 cdef Op ops[OPS]
 cdef int roles[VIEWS]           # of the arrays of the shape of x; Y is DX in a backward pass
@@ -239,7 +242,10 @@ cdef int check(Call* call) noexcept nogil:
         return wrong(NORMLIB_NULL, DGATE)
     if call.plan.y_dtype != call.plan.dtype and (call.gate_first or (call.plan.y_dtype == I8 and call.at[WHERE] != NULL)):
         return wrong(NORMLIB_BAD_DTYPE, Y)     # no room for the product; no integers outside a mask
-    return scales(call) or apart(call) or arrange(call) or (take_part(call, op.moving and not op.backward and own) if call.at[WHERE] != NULL and call.count else 0)
+    status = scales(call) or apart(call) or (arrange_slices(call) if call.sliced and call.count else arrange(call))
+    if status or call.at[WHERE] == NULL or not call.count or by_slices(call):
+        return status
+    return take_part(call, op.moving and not op.backward and own)
 
 
 cdef int scales(Call* call) noexcept nogil:
@@ -260,7 +266,9 @@ cdef int check_array(Call* call, const normlib_array* a, int role, bint written)
         return like_x(call, a, role, written)
     if bit & PARAMETERS:
         dtypes = 1 << call.plan.dtype | (1 << F32 if call.plan.itemsize == 2 else 0)
-        return dense(call, a, role, written, dtypes, &call.parameter)
+        return parameter(call, a, role, written, dtypes)
+    if bit & GRADIENTS:
+        return parameter(call, a, role, written, ANY)
     if bit & STATISTICS:
         return dense(call, a, role, written, 1 << F64 if written else WIDE, &call.statistic)
     if bit & SCALES:
@@ -399,7 +407,8 @@ cdef bint read_later(const Call* call, int output, int role) noexcept nogil:
     if output == DGATE and call.gate_first:
         return True
     if role == X or role == DSUM or (role == GATE and call.gate_first):
-        return output == DADD or output == DGATE or (output == DX and (call.activation or gate_last or call.at[WHERE] != NULL) and call.at[DADD] == NULL)
+        return output == DADD or output == DGATE or (output == DX and (
+            by_two_passes(call) or ((call.activation or gate_last or call.at[WHERE] != NULL) and call.at[DADD] == NULL)))
     return False
 
 
@@ -457,7 +466,7 @@ cdef int arrange(Call* call) noexcept nogil:
             p.companion[view].dtype = <Dtype>a.dtype
             p.fused = True
     p.fused |= p.activation != 0
-    if call.trailing and not gaps:
+    if call.trailing and not gaps and not call.sliced:
         rows_without_gaps(p, call.statistic.count, call.parameter.count)
         for view in range(VIEWS):
             p.companion[view].span = p.xs
@@ -490,8 +499,14 @@ cdef int take_part(Call* call, bint learns) noexcept nogil:
 
 cdef bint walks(Call* call, int views) noexcept nogil:
     """Whether a family of loops takes the first of the arrays as they lie."""
-    cdef const Py_ssize_t* strides[VIEWS]
+    cdef const Py_ssize_t* strides[ALL_VIEWS]
+    cdef Py_ssize_t of_weight[AXES]
+    cdef Py_ssize_t of_bias[AXES]
     cdef int view
+    strides[OF_WEIGHT] = strides[OF_BIAS] = NULL
+    if call.sliced and ops[call.op].feature:
+        strides[OF_WEIGHT] = steps_of(call, WEIGHT, of_weight)
+        strides[OF_BIAS] = steps_of(call, BIAS, of_bias)
     for view in range(VIEWS):
         strides[view] = NULL
         if view < views and call.at[role_of(call, view)] != NULL:
@@ -505,6 +520,9 @@ cdef int refused(Call* call) noexcept nogil:
     while walks(call, views):
         views += 1
     return wrong(NORMLIB_BAD_LAYOUT, role_of(call, views - 1))
+
+
+include "leading.pxi"
 
 
 cdef int untaken(const Call* call) noexcept nogil:

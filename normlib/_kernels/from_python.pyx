@@ -18,13 +18,13 @@ from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
 from normlib._kernels.header cimport (
     NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
     NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, NEW_SCALE, OF_X, VIEWS, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE,
+    ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, NEW_SCALE, OF_X, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE,
     SILU, SUM, WEIGHT, WHERE, X, Y, normlib_array,
 )
 from normlib._kernels.layout cimport AXES, lay_out
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
-from normlib._kernels.plan cimport BF16, BOOL, COPY, F16, F32, F64, I8, Plan
+from normlib._kernels.plan cimport ALL_VIEWS, BF16, BOOL, COPY, F16, F32, F64, I8, Plan
 from normlib._arguments import zero_by_zero
 from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
@@ -291,6 +291,14 @@ cdef cnp.ndarray new_array(const Shape* shape, int type_number):
     return cnp.PyArray_EMPTY(shape.ndim, <cnp.npy_intp*>shape.sizes, type_number, 0)
 
 
+cdef cnp.ndarray new_gradient(Call* call, int of, int type_number):
+    """An array of the shape of a parameter, or the usual one where that is not given."""
+    cdef const normlib_array* a = call.at[of]
+    if a == NULL:
+        return new_array(&call.parameter, type_number)
+    return cnp.PyArray_EMPTY(a.ndim, <cnp.npy_intp*>a.shape, type_number, 0)
+
+
 cdef cnp.ndarray new_statistic(Call* call, int role):
     cdef cnp.ndarray a = new_array(&call.statistic, cnp.NPY_FLOAT64)
     fill(call, role, a)
@@ -427,10 +435,10 @@ cdef object backward(Call* call, object dy, object x, object weight, object mean
     more = more_results(call, x, fused)
     if wanted:
         type_number = cnp.PyArray_TYPE(<cnp.ndarray>(x if weight is None else weight))
-        dweight = new_array(&call.parameter, type_number)
+        dweight = new_gradient(call, WEIGHT, type_number)
         fill(call, DWEIGHT, dweight)
         if call.plan.centered:
-            dbias = new_array(&call.parameter, type_number)
+            dbias = new_gradient(call, BIAS if call.at[BIAS] != NULL else WEIGHT, type_number)
             fill(call, DBIAS, dbias)
     try:
         if not run(call):
@@ -542,7 +550,7 @@ def instance_norm_backward(*arguments):
 def takes(kinds, groups, cnp.ndarray x not None):
     """Whether an array of this layout is taken as it lies; kinds: a byte for each axis, see layout.pxd."""
     cdef Plan p
-    cdef const Py_ssize_t* strides[VIEWS]
+    cdef const Py_ssize_t* strides[ALL_VIEWS]
     memset(&p, 0, sizeof(p))
     memset(strides, 0, sizeof(strides))
     strides[OF_X] = <const Py_ssize_t*>cnp.PyArray_STRIDES(x)

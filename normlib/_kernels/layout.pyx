@@ -1,7 +1,8 @@
 """From the strides of the arrays to the loops of a plan: which family, which sizes, which strides."""
 
-from normlib._kernels.header cimport OF_DY, OF_WHERE, OF_X, OF_Y, VIEWS
-from normlib._kernels.plan cimport CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, I8, Plan, Span, size_of
+from normlib._kernels.header cimport OF_DY, OF_WHERE, OF_X, OF_Y
+from normlib._kernels.plan cimport ALL_VIEWS, CHANNEL_COLUMNS, CHANNEL_ROWS, FEATURE_COLUMNS, FEATURE_ROWS, I8, OF_BIAS, OF_WEIGHT, Plan, Span
+from normlib._kernels.plan cimport size_of, working_size
 
 cdef enum Member:           # of a Span, in its order
     SAMPLE_STRIDE, CHANNEL_STRIDE, SEGMENT_STRIDE, POSITION_STRIDE
@@ -10,14 +11,14 @@ cdef struct Axis:
     int kind
     int number
     Py_ssize_t n
-    Py_ssize_t strides[VIEWS]   # of each array that there is, in elements
+    Py_ssize_t strides[ALL_VIEWS]   # of each array that there is, in elements
 
 cdef struct Axes:
     # The axes that are not yet taken, as they lie in the memory of x; the arrays.
     int left, right, views
     Axis axis[AXES]
-    Span* spans[VIEWS]
-    Py_ssize_t sizes[VIEWS]     # of an element
+    Span* spans[ALL_VIEWS]
+    Py_ssize_t sizes[ALL_VIEWS]     # of an element
     bint by_rows                # columns will not do
 
 
@@ -26,10 +27,16 @@ cdef Span* span_of(Plan* p, int view) noexcept nogil:
         return &p.xs
     if view == OF_Y:
         return &p.ys
+    if view == OF_WEIGHT:
+        return &p.ws
+    if view == OF_BIAS:
+        return &p.bs
     return &p.ds if view == OF_DY else &p.companion[view].span
 
 
 cdef inline Py_ssize_t size_in(const Plan* p, int view) noexcept nogil:
+    if view == OF_WEIGHT or view == OF_BIAS:
+        return working_size(p.dtype)
     if view == OF_Y:
         return size_of(p.y_dtype)
     return p.itemsize if view == OF_X or view == OF_DY else size_of(p.companion[view].dtype)
@@ -128,13 +135,13 @@ cdef bint lay_out(Plan* p, const char* kinds, int ndim, const Py_ssize_t* shape,
     """Fill in form, sizes and strides; False where no family takes the layout. p.itemsize and p.y_dtype are given, and p.groups for
     channel norms; the strides of each view are in bytes, NULL for an array that there is not. Masks are for rows, or for whole positions of
     channels."""
-    cdef const Py_ssize_t* given[VIEWS]
+    cdef const Py_ssize_t* given[ALL_VIEWS]
     cdef Axes a
     cdef int v
     if ndim > AXES:
         return False
     a.views = 0
-    for v in range(VIEWS):
+    for v in range(ALL_VIEWS):
         if strides[v] != NULL:
             given[a.views], a.spans[a.views], a.sizes[a.views] = strides[v], span_of(p, v), size_in(p, v)
             a.views += 1

@@ -7,7 +7,7 @@ from cpython.contextvars cimport get_value
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 from libc.stdlib cimport getenv
-from normlib._kernels.plan cimport Plan, Run, Step
+from normlib._kernels.plan cimport Plan, Run, Step, Watch
 
 cdef extern from "team.h":
     ctypedef struct normlib_team:
@@ -54,6 +54,11 @@ cdef void parallel_for(Run run, Step step, const Plan* plan, Py_ssize_t tasks, i
     with parallel(num_threads=threads):
         share(run, step, plan, tasks, threadid(), omp_get_num_threads(), &team)
     normlib_end(&team)
+
+
+cdef bint stopped(Watch* watch) noexcept nogil:
+    """Whether a signal's handler has raised, asked by the calling thread between passes."""
+    return normlib_stopped(&watch.due, &watch.stopped, True)
 
 
 def guard(bint on):

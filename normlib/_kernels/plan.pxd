@@ -17,6 +17,11 @@ cdef enum:
     AGAIN = 1
     LAST = 2
 
+cdef enum:      # beside the arrays of the shape of x: parameters with leading axes
+    OF_WEIGHT = VIEWS
+    OF_BIAS
+    ALL_VIEWS
+
 cdef enum Dtype:
     F64, F32, F16, BF16, BOOL   # of which the last is for masks alone
     I8      # and this for quantized results
@@ -73,6 +78,8 @@ cdef struct Plan:
     char* y                 # dx in a backward pass
     const char* weight      # in the working type: float, or double for float64
     const char* bias
+    bint own                # of a forward pass: rows have parameters of their own, which begin where these spans say; in channel norms samples
+    Span ws, bs
     double* mean
     double* rstd
     const Py_ssize_t* inside    # how many elements of each row a mask lets in; NULL: all
@@ -140,6 +147,10 @@ cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:
 
 cdef inline Py_ssize_t y_bytes(const Plan* p) noexcept nogil:
     return p.bytes // p.itemsize * size_of(p.y_dtype)
+
+
+cdef inline Py_ssize_t working_size(int dtype) noexcept nogil:
+    return 8 if dtype == F64 else 4
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

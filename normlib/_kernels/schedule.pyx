@@ -134,7 +134,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         run(FEATURE_ROWS_FORWARD, p, 0)
         p.before = NULL
         return 0
-    if p.given and not backward:
+    if p.given and not backward and p.var != NULL:      # else it is rstd that is given
         run(ROOTS, p, 0)
     p.parameters = p.segments * p.length if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS else p.groups * p.channels
     if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:
@@ -351,7 +351,8 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
                 open = False
                 for sample in range(p.samples):
                     open |= p.state[sample] > SETTLED
-        parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, cut_evenly(&p, threads), threads)
+        if whole.y != NULL:     # else the statistics are all that is wanted
+            parallel_for(run, CHANNEL_COLUMNS_FORWARD, &p, cut_evenly(&p, threads), threads)
     free(p.sums)
     free(memory)
     free(p.state)

@@ -222,6 +222,9 @@ def _run(name, fused, *values):
     checked = Call(function, (given | _stand_ins(arrays)).values(), _stand_ins(beside), in_place=False)
     found, axis, ndim = checked.values, checked.axis, checked.x.ndim
     for key in op.parameters:
+        if arrays[key] is not None and arrays[key].shape != checked.parameter_shape:
+            words = f"expected {checked.parameter_shape}, {checked.words}, without leading axes"
+            raise ValueError(f"{name}: {key} has shape {arrays[key].shape}, {words}")
         arrays[key] = None if arrays[key] is None else arrays[key].astype(found[key].dtype)
     in_place = "where" not in beside  # no kernel goes through others in place, nor through columns with a mask
     if op.of_features:

@@ -21,6 +21,8 @@ AFFINE = ("both", "weight", "bias", "none")
 # "large" and "small" have squares beyond the type, 32 bits for 16; an outlier, and the one of a "one-hot" row, stands
 # at another place of each row; "sparse" rows have 1 % that is not 0, as after a ReLU; of "front" rows one large value
 # comes before many 1 and -1.
+# The axes that leading axes of weight and bias stand for; "both": others for each of them.
+LEADING = ("samples", "last", "all", "both")
 VALUES = ("normal", "large", "small", "outlier", "constant", "one-hot", "sparse", "front")
 UNEVEN = VALUES[-3:]
 _LARGE_VALUE = {"float16": 16384.0, "float64": 1e200}  # else 1e18
@@ -66,6 +68,8 @@ _SMALL = {
     "feature": [((3, 7), {"axis": -1}), ((2, 3, 4), {"axis": (0, 2)})],
     "channel": [((2, 4, 5), {"channel_axis": 1}), ((2, 3, 4), {"channel_axis": -1})],
 }
+# Kept and reduced axes by turns.
+_SPLIT = {"feature": [((2, 3, 2, 3, 2, 5), {"axis": -1}), ((2, 3, 4, 3, 5), {"axis": (2, 4)})]}
 # As many axes as NumPy has.
 _MANY = (1,) * 61
 _DEEP = {
@@ -135,6 +139,7 @@ def geometry(name, shape, options):
             _numbered(shape, axes),
             tuple(shape[a] for a in sorted(kept)),
             tuple(shape[a] for a in sorted(axes)),
+            tuple(sorted(kept)),
         )
     channel = options["channel_axis"] % ndim
     channels = shape[channel]
@@ -148,7 +153,7 @@ def geometry(name, shape, options):
     if samples:
         statistics_shape = (shape[samples[0]], *statistics_shape)
         row = _numbered(shape, set(samples)) * statistics_shape[1] + row
-    return Geometry(row, parameter, statistics_shape, (channels,))
+    return Geometry(row, parameter, statistics_shape, (channels,), (0 if channel else 1,))
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,7 @@ class Case:
     given: bool = False
     values: str = "normal"
     dy: str = "normal"
+    leading: str = ""
     fused: dict = field(default_factory=dict, hash=False)
     out_dtype: str | None = None
 
@@ -185,6 +191,8 @@ class Case:
             text += f", {self.values} values"
         if self.dy != "normal":
             text += f", {self.dy} dy"
+        if self.leading:
+            text += f", parameters along {self.leading}"
         if self.fused:
             text += f", {', '.join(map(str, (v for pair in self.fused.items() for v in pair if v is not True)))}"
         return text + (", statistics given)" if self.given else ")")
@@ -215,6 +223,14 @@ class Case:
         rows = int(np.prod(self.geometry.statistics_shape, dtype=int))
         return int(np.prod(self.shape, dtype=int)) // max(rows, 1)
 
+    @property
+    def parameter_shapes(self):
+        """Those of weight and bias."""
+        kept = tuple(self.shape[axis] for axis in self.geometry.kept)
+        leading = {"": (), "samples": kept[:1] + (1,) * len(kept[1:]), "last": kept[-1:], "all": kept}
+        names = ("samples", "" if len(kept) == 1 else "last") if self.leading == "both" else [self.leading] * 2
+        return [leading[name] + self.geometry.parameter_shape for name in names]
+
     def draw(self):
         """What the values of the case are drawn from; they do not depend on how the arrays lie in memory."""
         return Draw(str(replace(self, layout="contiguous", out="new", out_dtype=None)))
@@ -233,22 +249,22 @@ class Case:
         draw, layout = self.draw(), LAYOUTS[self.layout]
         dtype = dtype_named(self.dtype)
         parameter_dtype = dtype_named(self.parameter_dtype or self.dtype)
-        parameter_shape = self.geometry.parameter_shape
+        of_weight, of_bias = self.parameter_shapes
         outside = False if self.inside is None or self.layout.startswith("broadcast") else ~self.inside
         x = layout(np.where(outside, np.nan, self._values(draw)).astype(dtype))
         terms = np.full(self.shape, 0.1) if self.dy == "constant" else draw.bell(self.shape) + 0.25
         dy = layout(np.where(outside, np.nan, terms).astype(dtype))
         weight = bias = None
         if self.affine in ("both", "weight"):
-            weight = layout((draw.flat(parameter_shape) + 0.5).astype(parameter_dtype))
+            weight = layout((draw.flat(of_weight) + 0.5).astype(parameter_dtype))
         if self.affine in ("both", "bias") and "bias" in self.description.parameters:
-            bias = layout((draw.flat(parameter_shape) - 0.5).astype(parameter_dtype))
+            bias = layout((draw.flat(of_bias) - 0.5).astype(parameter_dtype))
         return x, weight, bias, dy
 
     def companions(self, backward=False):
         """What is computed in the same pass, as keywords of the forward function, or of the backward one."""
         typed = {"out_dtype": self.out_dtype} if self.out_dtype and not backward else {}
-        if not self.fused:
+        if not self.fused and not self.leading:
             return typed
         draw, layout, function = self.draw(), LAYOUTS[self.layout], FUNCTIONS[self.op]
         found = self.fused | typed
@@ -256,7 +272,8 @@ class Case:
             found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
         if "where" in found:
             found["where"] = self.inside
-        if backward and found.keys() & {"activation", "gate"} and (bias := self.inputs()[2]) is not None:
+        asked = self.leading or found.keys() & {"activation", "gate"}
+        if backward and asked and (bias := self.inputs()[2]) is not None:
             found["bias"] = bias
         if backward and "residual" in found:
             found["dsum"] = found.pop("residual")
@@ -339,7 +356,7 @@ def problems(name, which="all"):
     """(shape, options) pairs for an op: "all" borders and axes, or a few "typical", "small", "deep" or "large" ones."""
     op = ops.OPS[name]
     every = {"feature": _FEATURE, "channel": _CHANNEL}
-    few = {"typical": _TYPICAL, "small": _SMALL, "deep": _DEEP, "large": _LARGE}
+    few = {"split": _SPLIT, "typical": _TYPICAL, "small": _SMALL, "deep": _DEEP, "large": _LARGE}
     found = _grouped(op, {"all": every, **few}[which][op.kind])
     if op.mode is None:
         return found
@@ -414,6 +431,27 @@ def quantized_cases(name, *, quick=False):
             for case in (replace(base, dtype=d.name, layout=layout) for d in dtypes() for layout in LAYOUTS):
                 number += 1
                 if _possible(case) and (not fused or number % 37 == 0 or not quick):
+                    yield case
+
+
+def leading_cases(name, *, quick=False):
+    """Parameters with leading axes: one in seven of all dtypes, layouts and outputs, alone and with what is computed in
+    the same pass; quick: fewer."""
+    op, names, layouts = ops.OPS[name], [dtype.name for dtype in dtypes()], list(LAYOUTS)
+    fused = [{}, {"add": True}, {"activation": "silu", "residual": True}]
+    fused.append({"add": True, "activation": "relu", "gate": True})
+    number = 0
+    shapes = problems(name, "typical") + (problems(name, "split") if op.of_features else [])
+    for shape, options in shapes:
+        base = Case(name, shape, options)
+        for c in [base] if op.mode is None else [base, constant(base)]:
+            found = [replace(c, dtype=d, affine=affine) for d in names for affine in AFFINE[:3]]
+            found += [replace(c, dtype=d, parameter_dtype="float32") for d in names[2:]]
+            found += [replace(c, out=out) for out in OUTPUTS[1:]]
+            found = [replace(c, leading=leading, fused=f) for c in found for leading in LEADING for f in fused]
+            for case in (replace(case, layout=layout) for case in found for layout in layouts):
+                number += 1
+                if _possible(case) and number % (37 if quick else 7) == 0:
                     yield case
 
 

@@ -7,7 +7,9 @@ from functools import partial
 
 from .. import backends
 from ..ops import OPS
-from ._cases import Case, cases, constant, dtypes, fused_cases, independent, problems, quantized_cases, typed_cases
+from ._cases import (
+    Case, cases, constant, dtypes, fused_cases, independent, leading_cases, problems, quantized_cases, typed_cases,
+)
 from ._checks import (
     LIMITS,
     check_backward,
@@ -86,6 +88,9 @@ def _checks(name, quick):
         yield "another dtype", check_forward, case
     for case in quantized_cases(name, quick=quick):
         yield "quantized", check_quantized, case
+    for case in leading_cases(name, quick=quick):
+        yield "leading axes, forward", check_forward, case
+        yield "leading axes, backward", check_backward, case
     for case in (typical[0], replace(typical[0], affine="none")):
         for wanted in (True, False):
             yield "weight_grads", partial(check_backward, weight_grads=wanted), case

@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import ops
 from ..description import FUNCTIONS
-from ._cases import Case, constant, problems
+from ._cases import LEADING, Case, constant, problems
 from ._checks import _without_companions, call_backward, call_forward, ensure, running, with_statistics
 from ._fused import arrays, together
 
@@ -106,7 +106,7 @@ def check_gradients(case, limits=None):
     def gradients(dy, *values):
         now = dict(zip(given, values, strict=True))
         _, statistics = with_statistics(case, **now)
-        fused = case.fused.keys() & {"activation", "gate"}
+        fused = case.leading or case.fused.keys() & {"activation", "gate"}
         before = {"bias": now.pop("bias")} if fused and "bias" in now else {}
         now.pop("bias", None)
         if summed:
@@ -134,3 +134,7 @@ def gradient_cases(name):
             yield constant(Case(name, shape, options, "float64"))
     for fused in together(FUNCTIONS[name]):
         yield Case(name, *problems(name, "small")[0], "float64", fused=fused)
+    for leading in LEADING:
+        for shape, options in problems(name, "small"):
+            yield Case(name, shape, options, "float64", leading=leading)
+            yield Case(name, shape, options, "float64", leading=leading, fused={"add": True, "activation": "sigmoid"})

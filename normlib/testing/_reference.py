@@ -6,6 +6,7 @@ repeated here. The arithmetic is `numpy.longdouble` where that is wider than flo
 """
 
 import decimal
+import math
 from functools import cached_property
 from typing import NamedTuple
 
@@ -97,19 +98,16 @@ def ulp_error(actual, expected, *, axis=-1, scale=None):
 
 
 class Geometry:
-    """Which row and which parameter each element of x belongs to: `row` and `parameter` number them in x's shape."""
+    """Which row and which parameter each element of x belongs to: `row` and `parameter` number them in x's shape, in
+    which leading axes of parameters stand for the axes `kept`."""
 
-    def __init__(self, row, parameter, statistics_shape, parameter_shape):
-        self.row, self.parameter = row, parameter
+    def __init__(self, row, parameter, statistics_shape, parameter_shape, kept=()):
+        self.row, self.parameter, self.kept = row, parameter, kept
         self.statistics_shape, self.parameter_shape = statistics_shape, parameter_shape
 
     @cached_property
     def _by_row(self):
         return np.argsort(self.row, axis=None, kind="stable")
-
-    @cached_property
-    def _by_parameter(self):
-        return np.argsort(self.parameter, axis=None, kind="stable")
 
     def rows(self, a):
         """The elements of `a` gathered as (rows, elements of a row)."""
@@ -127,12 +125,26 @@ class Geometry:
 
     def per_element(self, parameter):
         """A parameter spread over the shape of x."""
-        return np.asarray(parameter).reshape(-1)[self.parameter]
+        parameter = np.asarray(parameter)
+        return parameter.reshape(-1)[self._numbered(parameter.shape)]
 
-    def parameter_sum(self, a):
-        """Sums of the elements of `a` that share a parameter."""
-        terms = np.asarray(a).reshape(-1)[self._by_parameter]
-        return terms.reshape(np.prod(self.parameter_shape, dtype=int), -1).sum(axis=1).reshape(self.parameter_shape)
+    def _numbered(self, shape):
+        """`parameter` for parameters of `shape`, which may have leading axes."""
+        leading, number = shape[: len(shape) - len(self.parameter_shape)], 0
+        for n, axis in zip(reversed(leading), reversed(self.kept), strict=False):
+            place = np.arange(self.row.shape[axis]).reshape([-1 if a == axis else 1 for a in range(self.row.ndim)])
+            number = number + place * (n > 1) * self._beyond(leading, axis)
+        return number * math.prod(self.parameter_shape) + self.parameter
+
+    def _beyond(self, leading, axis):
+        """How many values one leading axis steps over."""
+        return math.prod(leading[len(leading) - len(self.kept) + self.kept.index(axis) + 1 :])
+
+    def parameter_sum(self, a, shape=None):
+        """Sums of the elements of `a` that share a parameter of `shape`."""
+        shape = self.parameter_shape if shape is None else shape
+        terms = np.asarray(a).reshape(-1)[np.argsort(self._numbered(shape), axis=None, kind="stable")]
+        return terms.reshape(np.prod(shape, dtype=int), -1).sum(axis=1).reshape(shape)
 
 
 class Forward(NamedTuple):
@@ -198,8 +210,9 @@ def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=Non
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, inside=None, wide=WIDE):
-    """Gradients with the given statistics; `through` says whether these came from x itself.
+def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, inside=None, wide=WIDE, bias_shape=None):
+    """Gradients with the given statistics; `through` says whether these came from x itself. That of the bias has the
+    shape of the weight, if it has no other.
 
     With z = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - z mean(g z)), without mean(g) where the norm is
     not centered, and dx = rstd g where the statistics are constants.
@@ -221,11 +234,13 @@ def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, ins
     g, dx = np.where(rows, g * rstd, 0), np.where(rows, dx * rstd, 0)
     scale = np.max(np.abs(g), axis=1, keepdims=True)
     terms = dy * geometry.from_rows(z)
+    shape = None if weight is None else np.shape(weight)
+    bias_shape = shape if bias_shape is None else bias_shape
     return Backward(
         geometry.from_rows(dx),
-        geometry.parameter_sum(terms),
-        geometry.parameter_sum(dy),
+        geometry.parameter_sum(terms, shape),
+        geometry.parameter_sum(dy, bias_shape),
         scale,
-        np.sqrt(geometry.parameter_sum(terms * terms)),
-        np.sqrt(geometry.parameter_sum(dy * dy)),
+        np.sqrt(geometry.parameter_sum(terms * terms, shape)),
+        np.sqrt(geometry.parameter_sum(dy * dy, bias_shape)),
     )

@@ -277,7 +277,7 @@ cdef void channel_columns_statistics(const Plan* p, Py_ssize_t sample, work zero
     if work is double:
         for k in range(p.width):
             recenter(shift + k, delta + k)
-    complete_forward(p, sample, <const work*>p.weight, scaled)
+    complete_forward(p, sample, of_sample(p, p.weight, sample, <work>0), scaled)
 
 
 cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
@@ -295,7 +295,7 @@ cdef void channel_columns_given(const Plan* p, Py_ssize_t sample, work zero) noe
     if forward:
         p.state[sample] = SETTLED
         share_out(p, factor)
-        complete_forward(p, sample, <const work*>p.weight, scaled)
+        complete_forward(p, sample, of_sample(p, p.weight, sample, <work>0), scaled)
     else:
         complete(p, sample, <const work*>NULL, <const work*>p.weight, <work>1)
 

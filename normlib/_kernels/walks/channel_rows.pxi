@@ -48,6 +48,16 @@ cdef inline bint all_side_by_side(const Plan* p) noexcept nogil:
     return side_by_side(p, &p.xs) and side_by_side(p, &p.ys)
 
 
+cdef inline Py_ssize_t row_in(const Plan* p, Py_ssize_t r) noexcept nogil:
+    """The place of a group among those that parameters are for: all of a sample, or of all samples."""
+    return r if p.own else r % p.groups
+
+
+cdef inline Py_ssize_t entries_of(const Plan* p) noexcept nogil:
+    """How many values a parameter has."""
+    return p.samples * p.parameters if p.own else p.parameters
+
+
 cdef inline void spread(const Plan* p, Py_ssize_t m, const work* a, work* to) noexcept nogil:
     """What belongs to m groups, to each of their channels; to TOGETHER, if the one group has more."""
     cdef Py_ssize_t many = min(p.channels, <Py_ssize_t>TOGETHER), k, j
@@ -162,7 +172,7 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
     cdef work of_runs[TABLE * TOGETHER]
     cdef Affine c
     cdef Spot spot = row_spot(s, x, r), run
-    cdef Py_ssize_t channel = r % p.groups * p.channels, channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, k, i
+    cdef Py_ssize_t channel = row_in(p, r) * p.channels, last = entries_of(p), channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, k, i
     beside(&c, of_runs, TOGETHER)
     c.of_bias = of_runs + OFFSET * TOGETHER
     c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
@@ -175,7 +185,7 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
             if w != NULL:
                 of_runs[SCALE * TOGETHER + k] *= w[channel]
             of_runs[OFFSET * TOGETHER + k] = b[channel] if b != NULL else <work>NOTHING
-            channel = channel + 1 if channel + 1 < p.parameters else 0
+            channel = channel + 1 if channel + 1 < last else 0
         for i in range(p.segments):
             run = moved(s, x, &spot, first, i)
             for k in range(many if ahead > 0 else 0):
@@ -184,8 +194,8 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
 
 
 cdef inline bint products_normal(const Plan* p, Py_ssize_t g, Py_ssize_t m, const work* scale, const work* w) noexcept nogil:
-    """Whether scales times weights are numbers of the working type for m groups, from group g of a sample on."""
-    cdef Py_ssize_t c = g * p.channels, k, j
+    """Whether scales times weights are numbers of the working type for m groups, from group g of those on that parameters are for."""
+    cdef Py_ssize_t c = g * p.channels, last = entries_of(p), k, j
     cdef work least = 1, most = 1, product
     if w == NULL:
         return True
@@ -193,7 +203,7 @@ cdef inline bint products_normal(const Plan* p, Py_ssize_t g, Py_ssize_t m, cons
         for j in range(p.channels):
             product = abs(scale[k] * w[c + j]) if w[c + j] != 0 else 1
             least, most = min(least, product), max(most, product)
-        c = c + p.channels if c + p.channels < p.parameters else 0
+        c = c + p.channels if c + p.channels < last else 0
     return normal(least, most)
 
 
@@ -205,7 +215,7 @@ cdef void groups_scaled(Pass* s, Py_ssize_t r, Py_ssize_t m, work* table, const 
     cdef work factor, weight
     cdef Affine c
     cdef Spot spot, run
-    cdef Py_ssize_t channel = r % p.groups * p.channels, k, j, i
+    cdef Py_ssize_t channel = row_in(p, r) * p.channels, last = entries_of(p), k, j, i
     beside(&c, of_run, 1)
     c.of_bias = of_run + OFFSET
     c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
@@ -222,7 +232,7 @@ cdef void groups_scaled(Pass* s, Py_ssize_t r, Py_ssize_t m, work* table, const 
             for i in range(p.segments):
                 run = moved(s, &s.x, &spot, j, i)
                 normalize_pieces(s, &s.x, &run, p.length, &c, factor)
-            channel = channel + 1 if channel + 1 < p.parameters else 0
+            channel = channel + 1 if channel + 1 < last else 0
 
 
 cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
@@ -231,7 +241,7 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Py_ssize_t n = p.channels * p.segments * p.length, lot = max(<Py_ssize_t>1, TOGETHER // p.channels), m, k
     cdef bint whole = all_side_by_side(p)
     cdef const work* w = <const work*>p.weight
-    cdef bint far = w != NULL and far_from_1(w, p.parameters), scaled
+    cdef bint far = w != NULL and far_from_1(w, entries_of(p)), scaled
     cdef work table[TABLE * TOGETHER]
     cdef Residual residual
     cdef Inside inside
@@ -253,8 +263,10 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
             if not s.x.plain:
                 x = take_rows(&s.x, r, m, n, &taken, <work*>s.room, panel_of(zero))
             scaled = inside_statistics(p, x, &inside, r, m, table) if masked else rows_statistics(p, x, r, m, table)
-        if scaled or ((far or far_from_1(table + SCALE * TOGETHER, m))
-                      and not products_normal(p, r % p.groups, m, table + SCALE * TOGETHER, w)):
+        if p.y == NULL:     # the statistics are all that is wanted
+            pass
+        elif scaled or ((far or far_from_1(table + SCALE * TOGETHER, m))
+                        and not products_normal(p, row_in(p, r), m, table + SCALE * TOGETHER, w)):
             groups_scaled(&s, r, m, table, w, scaled)
         else:
             for k from 0 <= k < m by lot:

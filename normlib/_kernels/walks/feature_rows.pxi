@@ -22,7 +22,12 @@ cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if spot.beside[i] != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
-    return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and s.plan.groups == 1
+    return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
+
+
+cdef inline Py_ssize_t rows_apart(const Array* a) noexcept nogil:
+    """Bytes from one row to the next of a sample."""
+    return a.sample if a.groups == 1 else a.group
 
 
 cdef inline void follow_rows(const Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, work zero) noexcept nogil:
@@ -46,7 +51,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         return
     if in_place(s, x, r) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, 0
-        b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
+        b.x, b.y = rows_apart(x) // <Py_ssize_t>sizeof(work), rows_apart(&s.y) // <Py_ssize_t>sizeof(work)
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, table[0])
         return
@@ -54,6 +59,25 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         row = row_of(c, k, table[0])
         spot = row_spot(s, x, r + k)
         normalize_pieces(s, x, &spot, n, &row, table[FACTOR * TOGETHER + k] if scaled else <work>1)
+
+
+cdef inline const void* parameter_of(const Plan* p, const char* parameter, const Span* span, Py_ssize_t r, work zero) noexcept nogil:
+    return <const work*>parameter + r // p.groups * span.sample + r % p.groups * span.channel if parameter != NULL else NULL
+
+
+cdef void own_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const Affine* c, bint scaled) noexcept nogil:
+    """rows_normalize of rows with parameters of their own: at once those that share them."""
+    cdef const Plan* p = s.plan
+    cdef bint shared = p.groups > 1 and p.ws.channel == 0 and p.bs.channel == 0
+    cdef Py_ssize_t k = 0, n
+    cdef Affine some
+    while k < m:
+        n = min(m - k, p.groups - (r + k) % p.groups) if shared else 1
+        some = row_of(c, k, table[0])
+        some.of_weight = parameter_of(p, p.weight, &p.ws, r + k, table[0])
+        some.of_bias = parameter_of(p, p.bias, &p.bs, r + k, table[0])
+        rows_normalize(s, x, r + k, n, table + k, &some, scaled)
+        k += n
 
 
 cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
@@ -87,7 +111,10 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
             scaled = inside_statistics(p, x, &inside, r, m, table)
         else:
             scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
-        rows_normalize(&s, x, r, m, table, &c, scaled)
+        if p.own:
+            own_normalize(&s, x, r, m, table, &c, scaled)
+        else:
+            rows_normalize(&s, x, r, m, table, &c, scaled)
         r += m
     close_writer(&s.writer)
     if p.before != NULL:

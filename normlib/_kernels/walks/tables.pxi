@@ -97,6 +97,11 @@ cdef inline void add_blocks(const Plan* p, Py_ssize_t sample, work zero) noexcep
             sums[c] = regain(sums[c], lost[c - first], zero)
 
 
+cdef inline const work* of_sample(const Plan* p, const char* parameter, Py_ssize_t sample, work zero) noexcept nogil:
+    """The parameters of a sample, its own or those of all."""
+    return <const work*>parameter + (p.first + sample) * p.width if p.own and parameter != NULL else <const work*>parameter
+
+
 cdef void complete_forward(const Plan* p, Py_ssize_t sample, const work* w, bint scaled) noexcept nogil:
     """`complete`; the products of scales and weights may need factors of their own."""
     cdef work* scale = table_of(p, sample, SCALE, <work>0)
@@ -110,4 +115,4 @@ cdef void complete_forward(const Plan* p, Py_ssize_t sample, const work* w, bint
         for c in range(p.width):
             if factor[c] != 1 or beyond(scale[c], w[c] if w != NULL else 1):
                 balance(table_of(p, sample, SHIFT, <work>0) + c, table_of(p, sample, DELTA, <work>0) + c, scale + c, factor + c)
-    complete(p, sample, w, <const work*>p.bias, <work>NOTHING)
+    complete(p, sample, w, of_sample(p, p.bias, sample, <work>0), <work>NOTHING)
