@@ -72,7 +72,10 @@ def _sum_to(terms: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 # What the repr of a layer says beside sizes and eps: where the layer has it, and where it is not as usual.
 _ALWAYS_SHOWN = ("momentum", "affine", "track_running_stats")
-_USUAL = {"elementwise_affine": True, "channel_axis": 1, "unit_offset": False, **dict.fromkeys(_Fused.__annotations__)}
+_USUAL = {
+    **{"elementwise_affine": True, "channel_axis": 1, "unit_offset": False, "num_groups": 1},
+    **dict.fromkeys(_Fused.__annotations__),
+}
 
 
 class _Layer:
@@ -323,7 +326,7 @@ class _Layer:
             options |= self._beside(f"{type(self).__name__}.backward", x, dsum=dsum)
         if (saved.keys() & {"activation", "gate"} or modulation) and parameters.get("bias") is not None:
             options["bias"] = parameters["bias"]
-        dx, *more = self._op.backward(dy, weight=parameters["weight"], **options)
+        dx, *more = self._backward(dy, weight=parameters["weight"], **options)
         more, beside = more[: len(self._op.parameters)], more[len(self._op.parameters) :]
         gradients = dict(zip(self._op.parameters, more, strict=True))
         if modulation:
@@ -395,6 +398,10 @@ class _Layer:
         results = self._op.forward(x, **options)
         names = self._op.statistics
         return results[: -len(names)], dict(zip(names, results[-len(names) :], strict=True))
+
+    def _backward(self, dy: ArrayLike, x: NDArray[Any], **more: Any) -> tuple[Any, ...]:
+        """The gradients."""
+        return self._op.backward(dy, x, **more)
 
     def _options(self) -> dict[str, Any]:
         """The keywords that forward and backward function share."""
@@ -516,10 +523,12 @@ class _Layer:
     def __repr__(self) -> str:
         own = vars(self)
         size = self._shape if len(self._shape) > 1 else self._shape[0]
-        parts = [str(n) for n in (own.get("num_groups"), size) if n is not None]
+        first = own.get("num_groups") if "affine" in own else None
+        parts = [str(n) for n in (first, size) if n is not None]
         parts.append(f"eps={self.eps:g}")
         parts += [f"{name}={own[name]}" for name in _ALWAYS_SHOWN if name in own]
-        parts += [f"{name}={own[name]!r}" for name, usual in _USUAL.items() if own.get(name, usual) != usual]
+        usual = _USUAL if first is None else {**_USUAL, "num_groups": first}
+        parts += [f"{name}={own[name]!r}" for name, value in usual.items() if own.get(name, value) != value]
         if self.weight is not None and self.bias is None and "bias" in self._op.parameters:
             parts.append("bias=False")
         if self.dtype != np.float32:
@@ -614,6 +623,8 @@ class RMSNorm(_TrailingNorm):
         Whether there is a weight.
     unit_offset : bool
         Whether the normalized values are multiplied by 1 + weight, as in Gemma: the weight starts at 0.
+    num_groups : int
+        In how many groups the last axis falls, each with a mean square of its own, as in Mamba 2; a divisor of it.
     dtype : dtype
         Of the weight and its gradient, whatever `x` is in.
     activation : str, optional
@@ -636,6 +647,8 @@ class RMSNorm(_TrailingNorm):
     >>> norm = normlib.RMSNorm(2, unit_offset=True)
     >>> norm.weight.tolist(), norm(np.array([3, 4], dtype=np.float32)).round(3)
     ([0.0, 0.0], array([0.849, 1.131], dtype=float32))
+    >>> normlib.RMSNorm(4, num_groups=2)(np.array([3, 4, 5, 5], dtype=np.float32)).round(3)
+    array([0.849, 1.131, 1.   , 1.   ], dtype=float32)
     """
 
     _op = ops.OPS["rms_norm"]
@@ -648,13 +661,42 @@ class RMSNorm(_TrailingNorm):
         elementwise_affine: bool = True,
         *,
         unit_offset: bool = False,
+        num_groups: int = 1,
         dtype: DTypeLike = np.float32,
         **fused: Unpack[_Fused],
     ) -> None:
+        self.num_groups = _positive(self, "num_groups", num_groups)
         self.unit_offset = _arguments.flag("RMSNorm", "unit_offset", unit_offset)
         if self.unit_offset and not elementwise_affine:
             raise ValueError("RMSNorm: unit_offset is True, expected elementwise_affine=True beside it")
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False, dtype=dtype, **fused)
+        if self.num_groups > 1 and (len(self._shape) > 1 or self._shape[0] % self.num_groups):
+            expected = f"expected a divisor of the last axis alone, normalized_shape is {self._shape}"
+            raise ValueError(f"RMSNorm: num_groups is {num_groups}, {expected}")
+
+    def _grouped(self, a: NDArray[Any]) -> NDArray[Any]:
+        """The last axis as two: groups, and what they consist of."""
+        return a if self.num_groups == 1 else a.reshape(*a.shape[:-1], self.num_groups, -1)
+
+    def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
+        if self.num_groups == 1:
+            return super()._forward(x, **more)
+        results, saved = super()._forward(self._grouped(x), **self._all_grouped(more))
+        return tuple(result.reshape(x.shape) for result in results), saved
+
+    def _backward(self, dy: ArrayLike, x: NDArray[Any], **more: Any) -> tuple[Any, ...]:
+        if self.num_groups == 1:
+            return super()._backward(dy, x, **more)
+        more |= self._beside("RMSNorm.backward", x, dy=dy)
+        dx, dweight, *rest = super()._backward(x=self._grouped(x), **self._all_grouped(more))
+        dweight = None if dweight is None else dweight.reshape(*dweight.shape[:-2], -1)
+        return dx.reshape(x.shape), dweight, *(gradient.reshape(x.shape) for gradient in rest)
+
+    def _all_grouped(self, named: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with those grouped that have the last axis of x."""
+        like_x = ("dy", "residual", "dsum", "add", "gate", "weight")
+        grouped = {name: self._grouped(named[name]) for name in like_x if named.get(name) is not None}
+        return named | grouped
 
 
 class _ChannelNorm(_Layer):

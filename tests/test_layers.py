@@ -134,6 +134,29 @@ def test_a_layer_of_what_is_gated_first(name, gate_activation, rng):
         np.testing.assert_allclose(layer.gradients()[key], gradient, rtol=1e-5)
 
 
+@pytest.mark.parametrize("beside", [(), ("residual", "add", "gate")], ids="+".join)
+def test_groups_of_the_last_axis_are_norms_of_their_own(beside, rng):
+    layer = randomize(normlib.RMSNorm(12, num_groups=3, activation="silu"), rng)
+    x, dy = (rng.standard_normal((4, 5, 12)).astype(np.float32) for _ in range(2))
+    arrays = {key: rng.standard_normal((4, 5, 12)).astype(np.float32) for key in beside}
+    more = {"gate_first": True} if "gate" in arrays else {}
+    found = layer(x, **arrays, **more)
+    back = layer.backward(dy)
+    for first in (0, 4, 8):
+        part = np.s_[..., first : first + 4]
+        one = normlib.RMSNorm(4, activation="silu")
+        one.weight[...] = layer.weight[first : first + 4]
+        expected = one(x[part], **{key: a[part] for key, a in arrays.items()}, **more)
+        check_same([a[part] for a in found] if beside else [found[part]], expected if beside else [expected])
+        expected = one.backward(dy[part])
+        check_same([a[part] for a in back] if beside else [back[part]], expected if beside else [expected])
+        np.testing.assert_array_equal(layer.grad_weight[first : first + 4], one.grad_weight)
+    assert repr(layer) == "RMSNorm(12, eps=1e-06, num_groups=3, activation='silu')"
+    for wrong in (5, 24):
+        with pytest.raises(ValueError, match=f"^RMSNorm: num_groups is {wrong}, expected a divisor"):
+            normlib.RMSNorm(12, num_groups=wrong)
+
+
 def check_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
