@@ -109,7 +109,7 @@ class Role:
     @property
     def torch(self) -> str:
         """Its type in the schemas of torch, which return outputs."""
-        if self.name == "out":
+        if self.direction == "out":
             return ""
         return "Tensor?" if self.optional else "Tensor"
 
