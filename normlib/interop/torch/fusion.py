@@ -6,6 +6,7 @@ place of the method for as long as what the method looked at stays as it was: th
 attributes. For other arguments than tensors, and for more or fewer of them, the method itself runs.
 """
 
+import functools
 import inspect
 import operator
 import types
@@ -204,7 +205,7 @@ def _around(norm, owner, adds, order):
         else:
             found.why = "an add comes before, whose sum is used too soon"
     inputs = found.before.args if found.before else [x]
-    others = {u for t in inputs for u in t.users} - {found.before, norm}
+    others = {u for t in inputs for u in t.users} - {found.before, norm, found.after}
     if any(order[found.before or norm] < order.get(u, -1) < order[found.last] for u in others):
         return Found(norm, why="others use its input before all that is fused is there")
     return found
@@ -226,9 +227,8 @@ class Plan:
         """Whether the method would do the same."""
         if len(args) != self.count:
             return False
-        for a in args:
-            if type(a) not in PLAIN:
-                return False
+        if not all(map(_is_tensor, args)):
+            return False
         for name, value in self.read:
             if getattr(owner, name) is not value:
                 return False
@@ -259,26 +259,34 @@ def _merge(graph, found):
 def compute(norm, activation, options, x, residual=None, add=None):
     """A norm with what stands around it; in steps where it cannot be in one, or a hook wants to see them. `activation`
     is a module or, for a function, None."""
-    if not (_hooked(norm) or (activation is not None and _hooked(activation)) or _has_any_global_hook()):
-        fused = dict(options)
-        for key, t in (("residual", residual), ("add", add)):
-            if t is not None:
-                if not (type(t) in PLAIN and t.dtype is x.dtype and t.shape == x.shape and t.is_cpu):
-                    break
-                fused[key] = t
-        else:
-            y = norm.forward(x, fused)
-            if y is not NotImplemented:
-                return y
-    total = x if residual is None else x + residual
-    y = norm(total)
+    watched = _hooked(norm) or (activation is not None and _hooked(activation)) or _has_any_global_hook()
+    total = None
+    if residual is not None and (watched or not _alike(residual, x)):
+        x = total = x + residual
+        residual = None
+    if not watched and (add is None or _alike(add, x)):
+        beside = {"residual": residual, "add": add}
+        y = norm.forward(x, {**options, **{key: t for key, t in beside.items() if t is not None}})
+        if y is not NotImplemented:
+            return y if total is None else (y, total)
+    if residual is not None:
+        x = total = x + residual
+    y = norm(x)
     if add is not None:
         y = y + add
     if activation is not None:
         y = activation(y)
     elif options:
         y = ACTIVATIONS[options["activation"]][0](y, options.get("negative_slope"))
-    return y if residual is None else (y, total)
+    return y if total is None else (y, total)
+
+
+def _is_tensor(t):
+    return type(t) in PLAIN or (torch.compiler.is_compiling() and isinstance(t, torch.Tensor))
+
+
+def _alike(t, x):
+    return _is_tensor(t) and t.dtype is x.dtype and t.shape == x.shape and t.is_cpu
 
 
 def _hooked(module):
@@ -314,11 +322,18 @@ def _plan(owner, adds):
     if not any(words for words, _ in notes.values()):
         return None, notes
     code = graph.python_code("self")
-    names = dict(code.globals)
-    exec(code.src, names)
+    run = _function(code.src, tuple(code.globals.items()))
     modules = tuple((place, tuple(place.values())) for _, place in places(owner))
     count = sum(node.op == "placeholder" for node in graph.nodes)
-    return Plan(names["forward"], count, tuple(read.items()), modules), notes
+    return Plan(run, count, tuple(read.items()), modules), notes
+
+
+@functools.cache
+def _function(source, names):
+    """The function that the code of a graph defines; the same one for the same code, for torch.compile."""
+    names = dict(names)
+    exec(source, names)
+    return names["forward"]
 
 
 def plans(owner, adds):
@@ -338,6 +353,12 @@ def plans(owner, adds):
 class Planned:
     """A module whose forward method has a plan, one for training and one for evaluation."""
 
+
+def forward_of(cls):
+    """What takes the place of the forward method of a class, with its signature."""
+    own = cls.forward
+
+    @functools.wraps(own)
     def forward(self, *args, **kwargs):
         found = vars(self).get("_normlib_plans")
         if found is None and not torch.compiler.is_compiling():  # a copy
@@ -345,5 +366,7 @@ class Planned:
             self.__dict__["_normlib_plans"] = found
         plan = found and found[self.training]
         if plan is None or kwargs or not plan.holds(self, args):
-            return super().forward(*args, **kwargs)
+            return own(self, *args, **kwargs)
         return plan.run(self, *args)
+
+    return forward

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from .fusion import Planned, places, plans
+from .fusion import Planned, forward_of, places, plans
 from .modules import REPLACED, RMS_NORMS, Accelerated
 from .survey import Norm, Report, form_of_rms_norm, walk
 
@@ -207,7 +207,9 @@ def _accelerated(cls, form):
 @functools.cache
 def _planned(cls, adds):
     """The class that takes the place of that of a module which holds norms."""
-    return _mixed(Planned, cls, adds=adds)
+    changed = _mixed(Planned, cls, adds=adds)
+    changed.forward = forward_of(cls)
+    return changed
 
 
 def _mixed(mixin, cls, **how):
