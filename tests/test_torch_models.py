@@ -22,7 +22,9 @@ C = 8
 def seed(monkeypatch):
     torch.manual_seed(0)
     torch._dynamo.reset()
-    monkeypatch.setattr(modules, "_LEFT_TO_TORCH", (0, 0))  # small batch norms too
+    # What is small too, which torch would compute
+    monkeypatch.setattr(modules, "_LEFT_TO_TORCH", (0, 0))
+    monkeypatch.setattr(fusion, "_IN_CACHE", 0)
 
 
 class ConvLayer(nn.Module):
@@ -342,6 +344,27 @@ def test_what_the_kernels_do_not_take_goes_in_steps():
     reference, model, (h, other) = pair("post-norm")
     close(model(h, other[:1]), reference(h, other[:1]))  # broadcast
     close(model(h, input_tensor=other), reference(h, input_tensor=other))
+
+
+def test_what_is_in_cache_is_left_to_torch_where_that_is_faster(calls, monkeypatch):
+    monkeypatch.setattr(fusion, "_IN_CACHE", 2**23)
+    monkeypatch.setattr(modules, "_LEFT_TO_TORCH", (2**21, 2**17))
+    for name, (_, arguments, *_) in MODELS.items():
+        reference, model, _ = pair(name)
+        given = [argument() for argument in arguments]
+        for training in (True, False):
+            for found, expected in zip(
+                step(model.train(training), given), step(reference.train(training), given), strict=True
+            ):
+                close(found, expected, 1e-3)
+        with torch.inference_mode():
+            before = [t.clone() for t in given]
+            close(model(*given), reference(*given))
+            assert all(map(torch.equal, before, given))
+    assert "silu" not in calls
+    assert "relu" in calls  # with gradients
+    assert "gelu_tanh" in calls
+    assert "residual" in calls
 
 
 def test_symbols_trace_through():

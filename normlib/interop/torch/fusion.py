@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ._formulas import ACTIVATIONS
-from ._tensors import PLAIN
+from ._tensors import PLAIN, eager
 
 _ADDS = (operator.add, operator.iadd, torch.add)
 _FUNCTIONS = {
@@ -256,29 +256,64 @@ def _merge(graph, found):
         graph.erase_node(node)
 
 
+# Bytes of x up to which a pass of its own costs an activation or an add no more than a place in ours: they are in cache
+# then, torch's activations take no longer, and its gradients less, as they need not compute what they are gradients of.
+_IN_CACHE = 2**23
+_IN_PLACE = {
+    "relu": lambda y, _: y.relu_(),
+    "leaky_relu": lambda y, slope: F.leaky_relu_(y, slope),
+    "silu": lambda y, _: F.silu(y, inplace=True),
+    "sigmoid": lambda y, _: y.sigmoid_(),
+}
+
+
+def _pays(name, add, x):
+    """Whether what follows a norm of x is to be in its pass: by measurements on a core with caches of 2 and 32 MB."""
+    if x.nbytes > _IN_CACHE or name == "gelu_tanh" or torch.compiler.is_compiling():
+        return True
+    return torch.is_grad_enabled() and name in ("relu", "leaky_relu") and add is None and x.is_contiguous()
+
+
 def compute(norm, activation, options, x, residual=None, add=None):
-    """A norm with what stands around it; in steps where it cannot be in one, or a hook wants to see them. `activation`
-    is a module or, for a function, None."""
-    watched = _hooked(norm) or (activation is not None and _hooked(activation)) or _has_any_global_hook()
-    total = None
-    if residual is not None and (watched or not _alike(residual, x)):
+    """A norm with what stands around it: in one pass, as far as that can be and pays, and no hook wants to see the
+    steps. `activation` is a module or, for a function, None."""
+    if _hooked(norm) or (activation is not None and _hooked(activation)) or _has_any_global_hook():
+        total = x if residual is None else x + residual
+        y = _followed(norm(total), add, activation, options)
+        return y if residual is None else (y, total)
+    total, fused = None, {}
+    if residual is not None and _alike(residual, x):
+        fused["residual"] = residual
+    elif residual is not None:
         x = total = x + residual
-        residual = None
-    if not watched and (add is None or _alike(add, x)):
-        beside = {"residual": residual, "add": add}
-        y = norm.forward(x, {**options, **{key: t for key, t in beside.items() if t is not None}})
-        if y is not NotImplemented:
-            return y if total is None else (y, total)
-    if residual is not None:
-        x = total = x + residual
-    y = norm(x)
+    whole = (add is None or _alike(add, x)) and _pays(options.get("activation"), add, x)
+    if whole:
+        fused |= options if add is None else {**options, "add": add}
+    y = norm.forward(x, fused) if fused else norm.forward(x)
+    if y is NotImplemented:
+        if "residual" in fused:
+            x = total = x + residual
+        y, whole = norm.forward(x), False
+    elif "residual" in fused:
+        y, total = y
+    if not whole:
+        if torch.is_grad_enabled() or not eager(x):
+            y = _followed(y, add, activation, options)
+        else:  # nobody else has y
+            y = y if add is None else y.add_(add) if _alike(add, y) else y + add
+            if options:
+                name = options["activation"]
+                y = _IN_PLACE.get(name, ACTIVATIONS[name][0])(y, options.get("negative_slope"))
+    return y if total is None else (y, total)
+
+
+def _followed(y, add, activation, options):
+    """What follows a norm, in steps."""
     if add is not None:
         y = y + add
     if activation is not None:
-        y = activation(y)
-    elif options:
-        y = ACTIVATIONS[options["activation"]][0](y, options.get("negative_slope"))
-    return y if total is None else (y, total)
+        return activation(y)
+    return ACTIVATIONS[options["activation"]][0](y, options.get("negative_slope")) if options else y
 
 
 def _is_tensor(t):
