@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import random
 
 import pytest
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 import normlib.interop.torch as nt  # noqa: E402
-from normlib.interop.torch import fusion, modules  # noqa: E402
+from normlib.interop.torch import _graphs, fusion, modules  # noqa: E402
 from normlib.interop.torch._operators import OPERATORS  # noqa: E402
 
 C = 8
@@ -326,6 +327,9 @@ def test_hooks_see_what_they_saw(calls):
     close(seen[0], seen[1])
     assert seen[0].min() < 0
     assert calls == []
+    _, other, _ = pair("ReLU", fuse=False)
+    other.normalization.forward = lambda x: x + 5  # as wrappers do
+    close(other(x), F.relu(other.convolution(x) + 5))
 
 
 def test_a_norm_called_alone_is_a_norm():
@@ -422,6 +426,36 @@ class Between(TwoUsers):
         return self.act(y) + x
 
 
+class WithoutGradients(TwoUsers):
+    def inner(self, x):
+        with torch.no_grad():
+            return self.act(self.norm(x))
+
+    def forward(self, x):
+        return self.inner(x) + x
+
+
+class Drawing(TwoUsers):
+    def forward(self, x):
+        return self.act(self.norm(x)) if random.random() < 2 else x
+
+
+class Noisy(TwoUsers):
+    def forward(self, x):
+        return self.act(self.norm(x)) + 0 * torch.randn(C)
+
+
+class Decorated(TwoUsers):
+    @torch.no_grad()
+    def forward(self, x):
+        return self.act(self.norm(x))
+
+
+class AskingForGradients(TwoUsers):
+    def forward(self, x):
+        return self.act(self.norm(x)) if torch.is_grad_enabled() else x
+
+
 class TooSoon(TwoUsers):
     def forward(self, x):
         x = x + x.detach()
@@ -437,6 +471,11 @@ class TooSoon(TwoUsers):
         (Counting, "its forward changes attributes"),
         (Configured, "its forward reads config, a dict, which may change"),
         (Asking, "its forward calls isinstance"),
+        (AskingForGradients, "its forward calls is_grad_enabled"),
+        (WithoutGradients, "its forward calls no_grad"),
+        (Decorated, "its forward is no plain method"),
+        (Drawing, "its forward draws random numbers"),
+        (Noisy, "its forward draws random numbers"),
         (Between, "others use its input before all that is fused is there"),
         (TooSoon, "an add comes before, whose sum is used too soon"),
     ],
@@ -444,9 +483,11 @@ class TooSoon(TwoUsers):
 def test_a_report_says_why_not(cls, why):
     model = cls()
     x = torch.randn(3, C)
-    expected = model(x.clone())
+    expected, drawn = model(x.clone()), (random.getstate(), torch.get_rng_state())
     nt.accelerate(model, fuse=True)
     (norm,) = nt.report(model)
+    assert random.getstate() == drawn[0]
+    assert torch.equal(torch.get_rng_state(), drawn[1])
     assert norm.accelerated
     assert why in norm.apart
     assert why in str(nt.report(model))
@@ -474,10 +515,10 @@ def test_activations_are_known_by_what_they_do():
 
     known = [nn.ReLU(), nn.SiLU(True), nn.GELU(), nn.GELU("tanh"), nn.Sigmoid(), NewGELUActivation()]
     names = ["relu", "silu", "gelu", "gelu_tanh", "sigmoid", "gelu_tanh"]
-    assert [fusion.activation_of(m)["activation"] for m in known] == names
-    assert fusion.activation_of(nn.LeakyReLU(0.3)) == {"activation": "leaky_relu", "negative_slope": 0.3}
+    assert [_graphs.activation_of(m)["activation"] for m in known] == names
+    assert _graphs.activation_of(nn.LeakyReLU(0.3)) == {"activation": "leaky_relu", "negative_slope": 0.3}
     for other in (nn.ReLU6(), nn.ELU(), nn.PReLU(), nn.Tanh(), nn.GLU(), nn.Identity(), nn.RReLU()):
-        assert fusion.activation_of(other) is None
+        assert _graphs.activation_of(other) is None
 
 
 def test_blocks_of_real_models():
