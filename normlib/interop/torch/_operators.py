@@ -55,13 +55,23 @@ def _result(a, x, form):
     return t
 
 
+# How many arguments a call has where nothing is fused: all but x, out and return_stats
+_BARE = {name: len(FUNCTIONS[name].names) - 3 for name in OPS}
+_KEPT = {
+    name: [a.name for a in FUNCTIONS[f"{name}_backward"].options if a.name in FUNCTIONS[name].names] for name in OPS
+}
+
+
 def again(name, tensors, options):
     """What the backward function is given again: tensors beside x and weight, and options, where the mode says whether
     the statistics were those of x."""
-    function, mode = FUNCTIONS[f"{name}_backward"], OPS[name].mode
-    kept = {key: options[key] for key in function.names if key in options}
+    mode = OPS[name].mode
+    kept = {key: options[key] for key in _KEPT[name]}
     if mode is not None:
         kept[mode] = options[mode] or tensors["running_mean"] is None
+    if len(tensors) + len(options) == _BARE[name]:
+        return {}, kept
+    function = FUNCTIONS[f"{name}_backward"]
     fused = {key: value for key, value in options.items() if key in function.fused}
     beside = {key: t for key, t in tensors.items() if key in function.fused and t is not None}
     if not fused and beside.keys() <= {"bias", "add"}:  # of a sum, which has dy as its gradient
@@ -75,11 +85,14 @@ def compute_backward(name, dy, x, weight, statistics, options, weight_grads, bes
     op = f"{name}_backward"
     form = gradient_format(name, options, dy, x)
     given = [array(op, key, arranged(t, form)) for key, t in (("dy", dy), ("x", x))]
-    arrays = {key: array(op, key, t) for key, t in (("weight", weight), *beside.items())}
-    dx, *rest = OPS[name].backward(*given, **arrays, **statistics, **options, weight_grads=weight_grads)
-    dtype, count = (x if weight is None else weight).dtype, len(OPS[name].parameters)
-    of_parameters = (None if a is None else tensor(a, dtype) for a in rest[:count])
-    return _result(dx, x, form), *of_parameters, *(_result(a, x, form) for a in rest[count:])
+    arrays = {key: array(op, key, t) for key, t in beside.items()} if beside else beside
+    weight_ = array(op, "weight", weight)
+    dx, *rest = OPS[name].backward(*given, weight=weight_, **arrays, **statistics, **options, weight_grads=weight_grads)
+    more, count = (), len(OPS[name].parameters)
+    if len(rest) > count:
+        rest, more = rest[:count], [_result(a, x, form) for a in rest[count:]]
+    dtype = (x if weight is None else weight).dtype
+    return _result(dx, x, form), *(None if a is None else tensor(a, dtype) for a in rest), *more
 
 
 def gradients(name, dy, dsum, beside, computed):
@@ -109,7 +122,7 @@ class _Operators:
         forward, backward = self.functions = FUNCTIONS[name], FUNCTIONS[f"{name}_backward"]
         self.tensors, self.options = ([a.name for a in some if a.torch] for some in (forward.roles, forward.options))
         self.running = [role.name for role in forward.roles if role.kind == "running"]
-        self.kept = [option.name for option in backward.options if option.name in self.options]
+        self.kept = _KEPT[name]
         self.fused, self.fused_backward = ([a.name for a in f.fused.values() if a.torch] for f in self.functions)
         fused = (a for f in self.functions for a in f.fused.values())
         self.arrays = {*self.tensors, *(a.name for a in fused if isinstance(a, Role))}

@@ -352,30 +352,42 @@ class Normlib(torch.autograd.Function):
     def forward(ctx, name, options, keys, x, *tensors):
         tensors = dict(zip(keys, tensors, strict=True))
         y, *rest = compute(name, x, tensors, options, return_stats=True)
-        if fused := "residual" in tensors:
+        if with_sum := "residual" in tensors:
             x = rest.pop(0)
             ctx.set_materialize_grads(False)
         beside, ctx.options = again(name, tensors, options)
         ctx.save_for_backward(x, tensors["weight"], *beside.values())
-        ctx.name, ctx.keys, ctx.beside = name, keys, tuple(beside)
+        ctx.name = name
+        if fused := with_sum or beside or "add" in tensors:
+            ctx.keys, ctx.beside = keys, tuple(beside)
+        ctx.fused = fused
         ctx.statistics = dict(zip(OPS[name].statistics, rest, strict=True))
-        return (y, x) if fused else y
+        return (y, x) if with_sum else y
 
     @staticmethod
     def backward(ctx, dy, dsum=None):
         x, weight, *beside = ctx.saved_tensors
-        needed = dict(zip(("x", *ctx.keys), ctx.needs_input_grad[3:], strict=True))
+        needed = ctx.needs_input_grad[3:]  # x, then the tensors
+        if not ctx.fused:
+            grads = _computed(ctx, dy, x, weight, {})
+            wanted = (t if want else None for t, want in zip(grads, needed, strict=False))
+            return None, None, None, *wanted, *[None] * (len(needed) - len(grads))
 
         def computed(beside):
-            if not torch.is_grad_enabled():
-                try:
-                    weight_grads = needed["weight"] or needed.get("bias", False)
-                    statistics = ctx.statistics
-                    return compute_backward(ctx.name, dy, x, weight, statistics, ctx.options, weight_grads, beside)
-                except Closed:
-                    pass
-            statistics = {key: tensor(np.asarray(a)) for key, a in ctx.statistics.items()}
-            return _formulas.backward(ctx.name, dy, x, weight, {**ctx.options, **statistics}, beside)
+            return _computed(ctx, dy, x, weight, beside)
 
         found = gradients(ctx.name, dy, dsum, dict(zip(ctx.beside, beside, strict=True)), computed)
-        return None, None, None, *(found.get(key) if wanted else None for key, wanted in needed.items())
+        named = zip(("x", *ctx.keys), needed, strict=True)
+        return None, None, None, *(found.get(key) if wanted else None for key, wanted in named)
+
+
+def _computed(ctx, dy, x, weight, beside):
+    """What the backward function returns; where its own derivatives are wanted, the formula."""
+    if not torch.is_grad_enabled():
+        try:
+            weight_grads = any(ctx.needs_input_grad[4 : 4 + len(OPS[ctx.name].parameters)])
+            return compute_backward(ctx.name, dy, x, weight, ctx.statistics, ctx.options, weight_grads, beside)
+        except Closed:
+            pass
+    statistics = {key: tensor(np.asarray(a)) for key, a in ctx.statistics.items()}
+    return _formulas.backward(ctx.name, dy, x, weight, {**ctx.options, **statistics}, beside)
