@@ -618,13 +618,13 @@ def test_norms_of_real_models_of_language():
     norms = [
         modeling_llama.LlamaRMSNorm(8), T5LayerNorm(8), T5LayerNorm(8).bfloat16(), Gemma3RMSNorm(8),
         Gemma3RMSNorm(8).bfloat16(), Qwen3NextRMSNorm(8), Qwen3NextRMSNormGated(8), Qwen3NextRMSNormGated(8).bfloat16(),
-        MambaRMSNormGated(8, 4),
+        MambaRMSNormGated(8, 8), MambaRMSNormGated(8, 4), MambaRMSNormGated(8, 4).bfloat16(), SquareRMSNorm(8),
     ]  # fmt: skip
     model = nn.Sequential(*map(randomized, norms))
     expected = [copy.deepcopy(norm) for norm in norms]
-    with pytest.warns(UserWarning, match="1 of 9 norms are left alone .*1 MambaRMSNormGated: it computes something"):
+    with pytest.warns(UserWarning, match="1 of 12 norms are left alone .*1 SquareRMSNorm: it computes something"):
         nt.accelerate(model)
-    assert [n.accelerated for n in nt.report(model)] == [True] * 8 + [False]
+    assert [n.accelerated for n in nt.report(model)] == [True] * 11 + [False]
     for norm, own in zip(model, expected, strict=True):
         tensors = [torch.randn(3, 8).to(norm.weight.dtype).requires_grad_() for _ in range(1 + ("Gated" in str(norm)))]
         dy = torch.randn(3, 8).to(norm.weight.dtype)

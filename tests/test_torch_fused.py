@@ -52,6 +52,8 @@ def combinations():
     yield ("residual",), {}
     yield ("add",), {}
     yield ("gate",), {}
+    yield ("gate",), {"gate_first": True}
+    yield ("residual", "add", "gate"), {"activation": "silu", "gate_first": True, "gate_activation": "sigmoid"}
     yield ("residual", "add", "gate"), {"activation": "gelu", "gate_activation": "sigmoid"}
 
 
@@ -70,10 +72,12 @@ def apart(norm, given, options):
 
     def function(x, w, b, residual, add, gate):
         total = x + residual if "residual" in given else x
-        y = NORMS[norm](total, w, b)
+        opened = TORCH[options.get("gate_activation", "silu")](gate) if "gate" in given else None
+        first = options.get("gate_first")
+        y = NORMS[norm](total * opened if first else total, w, b)
         y = y + add if "add" in given else y
         y = TORCH[options["activation"]](y) if "activation" in options else y
-        y = y * TORCH[options.get("gate_activation", "silu")](gate) if "gate" in given else y
+        y = y * opened if "gate" in given and not first else y
         return (y, total) if "residual" in given else y
 
     return function
@@ -186,6 +190,7 @@ def test_opcheck_of_the_backward_operator(norm):
     for fused in (
         {"dsum": add},
         {"add": add, "activation": "silu"},
+        {"gate": gate, "gate_first": True},
         {"dsum": dy, "add": add, "gate": gate, "activation": "leaky_relu", "negative_slope": 0.3},
     ):
         if "bias" in op.parameters and "activation" in fused:

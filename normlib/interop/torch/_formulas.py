@@ -25,7 +25,9 @@ ACTIVATIONS = {
     ),
     "sigmoid": (lambda h, _: torch.sigmoid(h), lambda dy, h, _: _aten.sigmoid_backward(dy, torch.sigmoid(h))),
 }
-_KNOWN = {"residual", "dsum", "bias", "add", "gate", "activation", "negative_slope", "gate_activation"}
+_KNOWN = {
+    "residual", "dsum", "bias", "add", "gate", "activation", "negative_slope", "gate_activation", "gate_first",
+}  # fmt: skip
 
 
 def _refuse(name, given):
@@ -34,10 +36,10 @@ def _refuse(name, given):
         raise NotImplementedError(f"{name}: {unknown[0]} is given, which is not there {words}")
 
 
-def _activation(options, key="activation"):
-    """Both functions of an activation, and the slope."""
+def _activation(options):
+    """Both functions of the activation, and the slope."""
     slope = options.get("negative_slope")
-    return *ACTIVATIONS[options[key]], 0.01 if slope is None else slope
+    return *ACTIVATIONS[options["activation"]], 0.01 if slope is None else slope
 
 
 def forward(name, x, tensors, options):
@@ -46,16 +48,22 @@ def forward(name, x, tensors, options):
     base = {"axis", "channel_axis", "eps", "num_groups", "momentum", OPS[name].mode}
     _refuse(name, (tensors.keys() - own) | (options.keys() - base))
     total = x + tensors["residual"] if "residual" in tensors else x
-    y = _norm(name, total, own, options)
+    opened = _opened(tensors.get("gate"), options)
+    first = options.get("gate_first")
+    y = _norm(name, total * opened if first else total, own, options)
     if "add" in tensors:
         y = y + tensors["add"]
     if "activation" in options:
         function, _, slope = _activation(options)
         y = function(y, slope)
-    if "gate" in tensors:
-        function, *_ = _activation({"gate_activation": "silu", **options}, "gate_activation")
-        y = y * function(tensors["gate"], None)
+    if opened is not None and not first:
+        y = y * opened
     return (y, total) if "residual" in tensors else y
+
+
+def _opened(gate, options):
+    """What a gate multiplies by, or None."""
+    return None if gate is None else ACTIVATIONS[options.get("gate_activation", "silu")][0](gate, None)
 
 
 def _norm(name, x, tensors, options):
@@ -78,7 +86,7 @@ def backward(name, dy, x, weight, options, beside):
     """dx, dweight, dbias and the gradients of what stands `beside` x, differentiable in all of these. The statistics,
     among the options, are functions of x that have the given values, or constants where the mode says so."""
     op = OPS[name]
-    _refuse(name, beside.keys() | (options.keys() & {"activation", "negative_slope", "gate_activation"}))
+    _refuse(name, beside.keys() | (options.keys() - {op.axis_name, op.mode, "num_groups", "mean", "rstd"}))
     shape, reduced, statistic, parameter, summed = _frame(op, x.shape, options)
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     samples_second = op.per_sample and options["channel_axis"] in (0, -x.ndim)
@@ -87,6 +95,10 @@ def backward(name, dy, x, weight, options, beside):
         for t in (options.get("mean"), options["rstd"])
     )
     x_ = x.to(wide).reshape(shape)
+    gate = beside["gate"].to(wide).reshape(shape) if "gate" in beside else None
+    total, opened, first = x_, _opened(gate, options), options.get("gate_first")
+    if first:
+        x_ = total * opened
     given = op.mode is not None and not options[op.mode]
     if given:
         z = (x_ - mean) * rstd
@@ -98,12 +110,11 @@ def backward(name, dy, x, weight, options, beside):
     scale = None if weight is None else weight.to(wide).reshape(parameter)
     dy_ = dy.to(wide).reshape(shape)
     more = {}
-    if options.keys() & {"activation"} or "gate" in beside:
+    if "activation" in options or beside.keys() & {"add", "gate"}:
         h = z if scale is None else z * scale
         h = h + beside["bias"].to(wide).reshape(parameter) if "bias" in beside else h
         h = h + beside["add"].to(wide).reshape(shape) if "add" in beside else h
-        gate = beside["gate"].to(wide).reshape(shape) if "gate" in beside else None
-        dy_, more["gate"] = _upstream(dy_, h, gate, options)
+        dy_, more["gate"] = _upstream(dy_, h, None if first else gate, options)
         more["add"] = dy_
     g = dy_ if scale is None else dy_ * scale
     dx = g
@@ -111,7 +122,11 @@ def backward(name, dy, x, weight, options, beside):
         dx = dx - z * (g * z).mean(reduced, keepdim=True)
         if mean is not None:
             dx = dx - g.mean(reduced, keepdim=True)
-    dx = (dx * rstd).reshape(x.shape)
+    dx = dx * rstd
+    if first:
+        more["gate"] = _derivative_of_gate(dx * total, gate, options)
+        dx = dx * opened
+    dx = dx.reshape(x.shape)
     if "dsum" in beside:
         dx = dx + beside["dsum"].to(wide)
     dtype = x.dtype if weight is None else weight.dtype
@@ -128,8 +143,12 @@ def _upstream(dy, h, gate, options):
         function, derivative, slope = _activation(options)
     if gate is None:
         return derivative(dy, h, slope), None
-    open_, derivative_of_gate, _ = _activation({"gate_activation": "silu", **options}, "gate_activation")
-    return derivative(dy * open_(gate, None), h, slope), derivative_of_gate(dy * function(h, slope), gate, None)
+    before = derivative(dy * _opened(gate, options), h, slope)
+    return before, _derivative_of_gate(dy * function(h, slope), gate, options)
+
+
+def _derivative_of_gate(dy, gate, options):
+    return ACTIVATIONS[options.get("gate_activation", "silu")][1](dy, gate, None)
 
 
 def _frame(op, x_shape, options):

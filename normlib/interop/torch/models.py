@@ -22,8 +22,8 @@ def accelerate(model, fuse=False):
     ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.GroupNorm``, ``nn.InstanceNorm1d`` to ``3d``
     and their subclasses that keep the forward method; and the norms of the models of language: classes with Norm in
     their name, a ``weight``, a ``variance_epsilon`` or ``eps`` and nothing else, if they compute
-    ``rms_norm(x, weight)``, ``rms_norm(x, 1 + weight)`` (Gemma) or ``rms_norm(x, weight, gate=gate)`` (Qwen3-Next)
-    when tried, with other values than their own too.
+    ``rms_norm(x, weight)``, ``rms_norm(x, 1 + weight)`` (Gemma) or ``rms_norm(x, weight, gate=gate)``
+    (Qwen3-Next; with ``gate_first`` Mamba 2) when tried, with other values than their own too.
     Norms of other kinds are left alone; a warning says which and why, and :func:`report` lists them all.
     A module changes its class and nothing else: parameters, buffers, hooks, training mode and the names in
     ``state_dict()`` stay what they are. What the kernels do not take (another device, another dtype, transforms of

@@ -10,7 +10,7 @@ from torch import nn
 from ...ops import OPS
 from ._tensors import eager, fits
 from .functional import direct, joined, recorded
-from .survey import eps_name
+from .survey import eps_name, groups
 
 
 def _run(name, input, tensors, options, fused=None):
@@ -158,15 +158,27 @@ class _GatedRMSNorm(Accelerated):
     """That of Qwen3-Next: the norm times silu of a second tensor."""
 
     takes_fused = False
+    gate_first = False
 
     def forward(self, *args, **kwargs):
-        if len(args) == 2 and not kwargs:
+        if len(args) == 2 and not kwargs and args[1] is not None:
             (input, gate), weight = args, self.weight
             alike = input.dtype is weight.dtype is gate.dtype and input.shape == gate.shape
             if alike and fits(input, weight, gate) and input.is_contiguous():
                 options = {"axis": -1, "eps": getattr(self, eps_name(self))}
-                return _run("rms_norm", input, {"weight": weight}, options, {"gate": gate})
+                fused = {"gate": gate, "gate_first": self.gate_first}
+                if (count := groups(self)) == 1:
+                    return _run("rms_norm", input, {"weight": weight}, options, fused)
+                shape = (*input.shape[:-1], count, -1)
+                fused["gate"] = gate.reshape(shape)
+                return _run("rms_norm", input.view(shape), {"weight": None}, options, fused).view_as(input) * weight
         return super().forward(*args, **kwargs)
+
+
+class _GateFirstRMSNorm(_GatedRMSNorm):
+    """That of Mamba 2: the norm, over groups of channels, of what is multiplied by silu of a second tensor."""
+
+    gate_first = True
 
 
 def _in_order(input, weight, eps):
@@ -214,7 +226,12 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
 
 
 # By the forms that survey.py tells apart
-RMS_NORMS = {"weight": _ModelRMSNorm, "1 + weight": _OffsetRMSNorm, "gate": _GatedRMSNorm}
+RMS_NORMS = {
+    "weight": _ModelRMSNorm,
+    "1 + weight": _OffsetRMSNorm,
+    "gate": _GatedRMSNorm,
+    "gate first": _GateFirstRMSNorm,
+}
 # The class whose forward is replaced, the method that must be its own, and what replaces it
 REPLACED = (
     (nn.LayerNorm, "forward", _LayerNorm),

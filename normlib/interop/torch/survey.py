@@ -66,6 +66,12 @@ def eps_name(module: nn.Module) -> str | None:
     return next((name for name in ("variance_epsilon", "eps") if type(getattr(module, name, None)) is float), None)
 
 
+def groups(module: nn.Module) -> int:
+    """Into how many groups of channels a norm with a gate parts its rows."""
+    size = getattr(module, "group_size", None)
+    return len(module.weight) // size if type(size) is int and size > 0 else 1  # type: ignore[arg-type]
+
+
 def form_of_rms_norm(module: nn.Module) -> tuple[str, str]:
     """The form of the RMSNorm that a module of another class is, or nothing and why it is none.
 
@@ -85,7 +91,7 @@ def form_of_rms_norm(module: nn.Module) -> tuple[str, str]:
         return "", f"its weight is {weight.dtype} on {weight.device}".replace("torch.", "")
     gated = _is_gated(module)
     with torch.random.fork_rng(devices=[]):
-        for form in ("gate",) if gated else ("weight", "1 + weight"):
+        for form in ("gate", "gate first") if gated else ("weight", "1 + weight"):
             try:
                 if all(_agrees(module, form, *way) for way in product((True, False), (0, 1))):
                     return form, ""
@@ -116,12 +122,12 @@ def _agrees(module: nn.Module, form: str, training: bool, seed: int) -> bool:
     setattr(twin, str(eps_name(module)), eps)
     x = (drawn(2, 3, len(own)) * torch.tensor([1.0, 0.01, 30.0])[:, None]).to(own.dtype).requires_grad_()
     dy, gate = (drawn(2, 3, len(own)).to(own.dtype) for _ in range(2))
-    given = (x, weight, gate.requires_grad_()) if form == "gate" else (x, weight)
+    given = (x, weight, gate.requires_grad_()) if "gate" in form else (x, weight)
     wide = [t.detach().double().requires_grad_() for t in given]
-    expected = (wide[1] + (form == "1 + weight")) * wide[0]
-    expected = expected * torch.rsqrt(wide[0].square().mean(-1, keepdim=True) + eps)
-    if form == "gate":
-        expected = expected * nn.functional.silu(wide[2])
+    opened = nn.functional.silu(wide[2]) if "gate" in form else torch.ones(())
+    rows = (wide[0] * opened if form == "gate first" else wide[0]).unflatten(-1, (groups(module), -1))
+    normalized = (rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps)).flatten(-2)
+    expected = normalized * (wide[1] + (form == "1 + weight")) * (opened if form == "gate" else 1)
     with torch.enable_grad():
         found = type(module).forward(twin, x, *given[2:])  # type: ignore[operator]
         if not isinstance(found, torch.Tensor) or found.shape != x.shape or not found.requires_grad:
