@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 
 import normlib.interop.torch as nt  # noqa: E402
-from normlib.description import ACTIVATIONS, FUNCTIONS, OPS, Role  # noqa: E402
+from normlib.description import ACTIVATIONS, FUNCTIONS, OPS  # noqa: E402
 
 C = 4
 NORMS = {
@@ -255,6 +255,29 @@ def test_a_mask():
         torch.vmap(lambda x: nt.layer_norm(x, axis=1, where=where))(x.detach()[None])
 
 
+def test_a_result_of_another_dtype():
+    x, w, b, residual, *_ = (t.detach().requires_grad_() for t in problem(torch.bfloat16))
+    for dtype in ("float32", torch.float32):
+        y, total = nt.layer_norm(x, w, b, axis=1, residual=residual, out_dtype=dtype, activation="silu")
+        assert y.dtype is torch.float32
+        assert total.dtype is torch.bfloat16
+        expected = F.silu(nt.layer_norm(total.detach().float(), w.float(), b.float(), axis=1))
+        same([y], [expected])
+        assert [g.dtype for g in gradients((y, total), (x, w, residual))] == [torch.bfloat16] * 3
+    y = nt.rms_norm(x.float(), out_dtype="bfloat16")
+    assert torch.equal(y, nt.rms_norm(x.float()).bfloat16())
+    assert torch.vmap(lambda x: nt.rms_norm(x, out_dtype="float64"))(x).dtype is torch.float64
+    torch.library.opcheck(torch.ops.normlib.rms_norm.default, (x, w, [1], 1e-5), {"out_dtype": "float32"})
+
+
+def test_the_reference_code_of_llama_rounds_first():
+    x, w, *_ = problem(torch.bfloat16)
+    y = nt.rms_norm(x, w, axis=1, round_first=True)
+    expected = w[:, None] * nt.rms_norm(x, axis=1)
+    assert torch.equal(y, expected)
+    same(gradients(y, (x, w)), gradients(expected, (x, w)), 30)
+
+
 def test_signatures_and_schemas_name_all_that_has_a_type_in_torch():
     for name, function in FUNCTIONS.items():
         named = [a.name for a in function.fused.values() if a.torch]
@@ -263,7 +286,8 @@ def test_signatures_and_schemas_name_all_that_has_a_type_in_torch():
         if not function.backward:
             assert list(inspect.signature(getattr(nt, name)).parameters)[-len(named) :] == named
             assert all(f"    {key} : " in getattr(nt, name).__doc__ for key in named)
-    assert not any(a.torch for f in FUNCTIONS.values() for a in f.fused.values() if a.name == "residual_out")
+    without = {a.name for f in FUNCTIONS.values() for a in f.fused.values() if not a.torch}
+    assert without == {"residual_out", "quantize", "scale"}
 
 
 def test_errors_say_what_came():
@@ -278,4 +302,3 @@ def test_errors_say_what_came():
     ]:
         with pytest.raises(error, match=words):
             nt.layer_norm(x, **fused)
-    assert all(isinstance(a, Role) or a.torch for f in FUNCTIONS.values() for a in f.fused.values())

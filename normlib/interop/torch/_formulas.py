@@ -27,6 +27,7 @@ ACTIVATIONS = {
 }
 _KNOWN = {
     "residual", "dsum", "bias", "add", "gate", "activation", "negative_slope", "gate_activation", "gate_first",
+    "out_dtype",
 }  # fmt: skip
 
 
@@ -58,6 +59,8 @@ def forward(name, x, tensors, options):
         y = function(y, slope)
     if opened is not None and not first:
         y = y * opened
+    if "out_dtype" in options:
+        y = y.to(getattr(torch, options["out_dtype"]))
     return (y, total) if "residual" in tensors else y
 
 

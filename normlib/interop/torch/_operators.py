@@ -42,14 +42,23 @@ def compute(name, x, tensors, options, return_stats=False):
     form = result_format(name, options, x)
     arrays = {key: array(name, key, t) for key, t in tensors.items()}
     result = OPS[name].forward(array(name, "x", arranged(x, form)), **arrays, **options, return_stats=return_stats)
-    if "residual" in tensors:
-        return _result(result[0], x, form), _result(result[1], x, form), *result[2:]
+    if "out_dtype" in options or "residual" in tensors:
+        first, *rest = result if isinstance(result, tuple) else (result,)
+        y = _result(first, x, form, out_dtype(options, x))
+        rest = [_result(rest[0], x, form), *rest[1:]] if "residual" in tensors else rest
+        return (y, *rest) if rest else y
     return (_result(result[0], x, form), *result[1:]) if return_stats else _result(result, x, form)
 
 
-def _result(a, x, form):
+def out_dtype(options, x):
+    """That of y."""
+    name = options.get("out_dtype")
+    return x.dtype if name is None else getattr(torch, name)
+
+
+def _result(a, x, form, dtype=None):
     """y or dx as a tensor. Axes of one element need a look: torch judges formats by their strides too."""
-    t = tensor(a, x.dtype)
+    t = tensor(a, dtype or x.dtype)
     if 1 in t.shape and t.stride() != x.stride():
         return t.as_strided(t.shape, strides_of(t.shape, form)).data  # not a view to autograd
     return t
@@ -124,17 +133,18 @@ class _Operators:
         self.running = [role.name for role in forward.roles if role.kind == "running"]
         self.kept = _KEPT[name]
         self.fused, self.fused_backward = ([a.name for a in f.fused.values() if a.torch] for f in self.functions)
+        self.more = [role for role in backward.fused_results if role.of in self.fused]
         fused = (a for f in self.functions for a in f.fused.values())
         self.arrays = {*self.tensors, *(a.name for a in fused if isinstance(a, Role))}
-        self._define(forward, self.running, self.forward, self.forward_shapes)
-        self._define(backward, [], self.backward, self.backward_shapes)
+        count = len(forward.results) + len(self.running) + 1
+        self._define(forward, count, self.forward, self.forward_shapes)
+        self._define(backward, len(backward.results) + len(self.more), self.backward, self.backward_shapes)
         torch.library.register_autograd(f"normlib::{name}", self.gradients, setup_context=self.remember, lib=_library)
         _library.impl(f"{name}_backward", self.differentiable_backward, "Autograd", with_keyset=True)
         self.forward_operator = getattr(torch.ops.normlib, name).default
         self.backward_operator = getattr(torch.ops.normlib, f"{name}_backward").default
 
-    def _define(self, function, running, kernel, shapes):
-        count = len(function.results) + len(running) + len(function.fused_results)
+    def _define(self, function, count, kernel, shapes):
         name, results = function.name, ", ".join(["Tensor"] * count)
         _library.define(f"{name}({schema(function)}) -> ({results})", tags=(torch.Tag.pt2_compliant_tag,))
         _library.impl(name, kernel, "CPU")
@@ -178,7 +188,8 @@ class _Operators:
         moves = self.moves(tensors, options)
         moved = [torch.empty_like(tensors[key]) if moves else x.new_empty(0) for key in self.running]
         y = torch.empty_like(x, memory_format=result_format(self.name, options, x))
-        return y, *statistics, *moved, torch.empty_like(y) if "residual" in tensors else x.new_empty(0)
+        total = torch.empty_like(y) if "residual" in tensors else x.new_empty(0)
+        return y.to(out_dtype(options, x)), *statistics, *moved, total
 
     # ---- autograd of forward ----
 
@@ -198,14 +209,14 @@ class _Operators:
         if dy is None and others[-1] is None:
             return (None,) * len(needed)
         x, weight, *saved = ctx.saved_tensors
-        count = len(self.op.statistics)
+        count, dy = len(self.op.statistics), dy if dy is None else dy.to(x.dtype)
         weight_grads = any(needed[key] for key in self.op.parameters)
         kept = [ctx.options[key] for key in self.kept]
         fused = {key: value for key, value in ctx.options.items() if key not in self.kept}
 
         def computed(beside):
             results = self.backward_operator(dy, x, weight, *saved[:count], *kept, weight_grads, **fused, **beside)
-            roles = (*self.functions[1].results, *self.functions[1].fused_results)
+            roles = (*self.functions[1].results, *self.more)
             given = ("", *self.op.parameters, *beside)
             return [t for role, t in zip(roles, results, strict=True) if role.of in given]
 
@@ -233,7 +244,7 @@ class _Operators:
         """All results of the backward operator, without elements where `found` has none."""
         at = 1 + len(self.op.parameters)
         more = iter(found[at:])
-        found = *found[:at], *(next(more) if role.of in beside else None for role in self.functions[1].fused_results)
+        found = *found[:at], *(next(more) if role.of in beside else None for role in self.more)
         return tuple(x.new_empty(0) if t is None else t for t in found)
 
     def backward_shapes(self, dy, x, weight, *arguments):
@@ -242,7 +253,7 @@ class _Operators:
         dtype = x.dtype if weight is None else weight.dtype
         dx = torch.empty_like(x, memory_format=gradient_format(self.name, options, dy, x))
         parameters = (x.new_empty(shape, dtype=dtype) if weight_grads else None for _ in self.op.parameters)
-        more = (torch.empty_like(dx) for role in self.functions[1].fused_results if role.of in beside)
+        more = (torch.empty_like(dx) for role in self.more if role.of in beside)
         return self._all(x, (dx, *parameters, *more), beside)
 
     def differentiable_backward(self, keyset, dy, x, weight, *arguments):

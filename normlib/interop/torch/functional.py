@@ -309,9 +309,11 @@ def joined(name, tensors, options, fused):
     """Tensors and options, with what is fused among them."""
     function = FUNCTIONS[name]
     fused = wanted(function, fused)
+    if isinstance(fused.get("out_dtype"), torch.dtype):
+        fused["out_dtype"] = str(fused["out_dtype"]).removeprefix("torch.")
     for key in fused:
         if not function.fused[key].torch:
-            raise TypeError(f"{name}: {key} is given, which tensors with gradients cannot be written to")
+            raise TypeError(f"{name}: {key} is given, which functions with gradients do not have")
     roles = {key: value for key, value in fused.items() if isinstance(function.fused[key], Role)}
     return {**tensors, **roles}, {**options, **{key: value for key, value in fused.items() if key not in roles}}
 
@@ -358,7 +360,7 @@ class Normlib(torch.autograd.Function):
         beside, ctx.options = again(name, tensors, options)
         ctx.save_for_backward(x, tensors["weight"], *beside.values())
         ctx.name = name
-        if fused := with_sum or beside or "add" in tensors:
+        if fused := with_sum or beside or "add" in tensors or "out_dtype" in options:
             ctx.keys, ctx.beside = keys, tuple(beside)
         ctx.fused = fused
         ctx.statistics = dict(zip(OPS[name].statistics, rest, strict=True))
@@ -372,6 +374,8 @@ class Normlib(torch.autograd.Function):
             grads = _computed(ctx, dy, x, weight, {})
             wanted = (t if want else None for t, want in zip(grads, needed, strict=False))
             return None, None, None, *wanted, *[None] * (len(needed) - len(grads))
+
+        dy = dy if dy is None else dy.to(x.dtype)
 
         def computed(beside):
             return _computed(ctx, dy, x, weight, beside)
