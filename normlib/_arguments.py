@@ -31,9 +31,9 @@ def by_name(function, more=()):
     return function
 
 
-def fusible(function):
+def fusible(function, fused=None):
     """Shows in the signature and the docstring of a public function what `**fused` stands for."""
-    fused = FUNCTIONS[function.__name__].fused.values()
+    fused = FUNCTIONS[function.__name__].fused.values() if fused is None else fused
     by_name(function, [a.name for a in fused])
     if function.__doc__:
         text = "".join(f"    {a.name} : {a.documented}, optional\n        {a.words}\n" for a in fused)

@@ -108,8 +108,8 @@ class Role:
 
     @property
     def torch(self) -> str:
-        """Its type in the schemas of torch, which return outputs."""
-        if self.name == "out":
+        """Its type in the schemas of torch, which return outputs and have no integers without gradients."""
+        if self.direction == "out" or self.kind == "scale":
             return ""
         return "Tensor?" if self.optional else "Tensor"
 
@@ -239,7 +239,7 @@ SCALE = Role(
     optional=True, keyword=True, only="of_features",
 )  # fmt: skip
 OUT_DTYPE = Option(
-    "out_dtype", "The dtype of the result, one of the four; that of x by default.", "DTypeLike | None", "", "", None
+    "out_dtype", "The dtype of the result, one of the four; that of x by default.", "DTypeLike | None", "", "str?", None
 )
 ROUND_FIRST = Option(
     "round_first", "Whether the normalized values are rounded to the 16 bits of x before the weight.", "bool | None",

@@ -56,7 +56,7 @@ class LlamaRMSNorm(nn.Module):
 
 
 class GemmaRMSNorm(LlamaRMSNorm):
-    """A class with the same attributes and another meaning."""
+    """A class with the same attributes and another meaning, which is found by trying."""
 
     def forward(self, hidden_states):
         wide = hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
@@ -314,7 +314,7 @@ def test_recomputed_under_checkpoint():
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("module", ["", ".functional", ".modules"])
+@pytest.mark.parametrize("module", ["", ".functional", ".models"])
 def test_doctests(module):
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testmod(importlib.import_module(f"normlib.interop.torch{module}"), optionflags=flags)
@@ -394,6 +394,7 @@ MODULES = {
     "InstanceNorm2d, one sample": (lambda: nn.InstanceNorm2d(C, affine=True), (C, 5, 6)),
     "InstanceNorm3d, tracked": (lambda: nn.InstanceNorm3d(C, track_running_stats=True), (2, C, 2, 3, 4)),
     "LlamaRMSNorm": (lambda: LlamaRMSNorm(6), (2, 3, 6)),
+    "GemmaRMSNorm": (lambda: GemmaRMSNorm(6), (2, 3, 6)),
 }
 
 
@@ -501,18 +502,18 @@ def test_what_is_not_a_norm_that_it_knows_is_left_alone():
     class Named(nn.LayerNorm):
         pass
 
-    model = nn.Sequential(Own(4), GemmaRMSNorm(4), nn.LazyBatchNorm1d(), Named(4))
+    model = nn.Sequential(Own(4), SquareRMSNorm(4), nn.LazyBatchNorm1d(), Named(4))
     classes = [type(m) for m in model]
     with pytest.warns(UserWarning, match=r"^accelerate: 3 of 4 norms are left alone \(1 Own: "):
         nt.accelerate(model)
     assert [type(m) for m in model][:3] == classes[:3]
     assert "normlib" in str(model[3])
     assert [(n.name, n.kind, n.accelerated) for n in nt.report(model)] == [
-        ("0", "Own", False), ("1", "GemmaRMSNorm", False), ("2", "LazyBatchNorm1d", False), ("3", "Named", True),
+        ("0", "Own", False), ("1", "SquareRMSNorm", False), ("2", "LazyBatchNorm1d", False), ("3", "Named", True),
     ]  # fmt: skip
     lines = str(nt.report(model)).splitlines()
     assert lines[0] == "module  class"
-    assert lines[2] == "1       GemmaRMSNorm     it computes something else than weight * x / sqrt(mean(x^2) + eps)"
+    assert lines[2] == "1       SquareRMSNorm    it computes something else than weight * x / sqrt(mean(x^2) + eps)"
     assert lines[4] == "3       Named            accelerated"
 
 
@@ -610,17 +611,26 @@ def test_norms_of_real_models_of_language():
     pytest.importorskip("transformers")
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
     from transformers.models.llama import modeling_llama
+    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm, Qwen3NextRMSNormGated
     from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-    norms = [modeling_llama.LlamaRMSNorm(8), T5LayerNorm(8), T5LayerNorm(8).bfloat16(), Gemma3RMSNorm(8)]
+    norms = [
+        modeling_llama.LlamaRMSNorm(8), T5LayerNorm(8), T5LayerNorm(8).bfloat16(), Gemma3RMSNorm(8),
+        Gemma3RMSNorm(8).bfloat16(), Qwen3NextRMSNorm(8), Qwen3NextRMSNormGated(8), Qwen3NextRMSNormGated(8).bfloat16(),
+        MambaRMSNormGated(8, 8), MambaRMSNormGated(8, 4), MambaRMSNormGated(8, 4).bfloat16(), SquareRMSNorm(8),
+    ]  # fmt: skip
     model = nn.Sequential(*map(randomized, norms))
     expected = [copy.deepcopy(norm) for norm in norms]
-    with pytest.warns(UserWarning, match="1 of 4 norms are left alone .*1 Gemma3RMSNorm: it computes something else"):
+    with pytest.warns(UserWarning, match="1 of 12 norms are left alone .*1 SquareRMSNorm: it computes something"):
         nt.accelerate(model)
-    assert [n.accelerated for n in nt.report(model)] == [True, True, True, False]
+    assert [n.accelerated for n in nt.report(model)] == [True] * 11 + [False]
     for norm, own in zip(model, expected, strict=True):
-        x = torch.randn(3, 8).to(norm.weight.dtype)
-        torch.testing.assert_close(norm(x), own(x))
+        tensors = [torch.randn(3, 8).to(norm.weight.dtype).requires_grad_() for _ in range(1 + ("Gated" in str(norm)))]
+        dy = torch.randn(3, 8).to(norm.weight.dtype)
+        found, wanted = ([y, *torch.autograd.grad(y, tensors, dy)] for y in (norm(*tensors), own(*tensors)))
+        for a, e in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, e, rtol=0.02, atol=0.02) if a.dtype is torch.bfloat16 else close(a, e)
 
 
 def test_a_drop_in_module_stays_one_through_restore():

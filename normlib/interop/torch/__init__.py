@@ -12,6 +12,7 @@ Tensors and arrays share their memory both ways. The operators are ``torch.ops.n
 """
 
 from .functional import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from .models import accelerate, report, restore
 from .modules import (
     BatchNorm1d,
     BatchNorm2d,
@@ -22,9 +23,6 @@ from .modules import (
     InstanceNorm3d,
     LayerNorm,
     RMSNorm,
-    accelerate,
-    report,
-    restore,
 )
 
 __all__ = [

@@ -8,7 +8,7 @@ parameters that are not wanted, running statistics that do not move) is a tensor
 import numpy as np
 import torch
 
-from ...description import FUNCTIONS
+from ...description import FUNCTIONS, Role
 from ...ops import OPS
 from . import _formulas
 from ._tensors import arranged, array, memory_format, strides_of, tensor
@@ -17,8 +17,9 @@ _library = torch.library.Library("normlib", "DEF")
 
 
 def schema(function):
-    """The arguments of an operator: tensors first, then options."""
-    return ", ".join(f"{a.torch} {a.name}" for a in (*function.roles, *function.options) if a.torch)
+    """The arguments of an operator: tensors first, then options, then what is fused."""
+    given = [f"{a.torch} {a.name}" for a in (*function.roles, *function.options) if a.torch]
+    return ", ".join(given + [f"{a.torch} {a.name}=None" for a in function.fused.values() if a.torch])
 
 
 def result_format(name, options, like):
@@ -36,40 +37,82 @@ def _is_last(axis, ndim):
 
 
 def compute(name, x, tensors, options, return_stats=False):
-    """The forward function on the memory of the tensors: y, or y and the statistics, which are arrays."""
+    """The forward function on the memory of the tensors: y, then the sum with a residual, then the statistics, which
+    are arrays, where they are wanted."""
     form = result_format(name, options, x)
     arrays = {key: array(name, key, t) for key, t in tensors.items()}
     result = OPS[name].forward(array(name, "x", arranged(x, form)), **arrays, **options, return_stats=return_stats)
+    if "out_dtype" in options or "residual" in tensors:
+        first, *rest = result if isinstance(result, tuple) else (result,)
+        y = _result(first, x, form, out_dtype(options, x))
+        rest = [_result(rest[0], x, form), *rest[1:]] if "residual" in tensors else rest
+        return (y, *rest) if rest else y
     return (_result(result[0], x, form), *result[1:]) if return_stats else _result(result, x, form)
 
 
-def _result(a, x, form):
+def out_dtype(options, x):
+    """That of y."""
+    name = options.get("out_dtype")
+    return x.dtype if name is None else getattr(torch, name)
+
+
+def _result(a, x, form, dtype=None):
     """y or dx as a tensor. Axes of one element need a look: torch judges formats by their strides too."""
-    t = tensor(a, x.dtype)
+    t = tensor(a, dtype or x.dtype)
     if 1 in t.shape and t.stride() != x.stride():
         return t.as_strided(t.shape, strides_of(t.shape, form)).data  # not a view to autograd
     return t
 
 
-def backward_options(name, tensors, options):
-    """The options of the backward function, where the mode says whether the statistics were those of x."""
-    kept = {key: options[key] for key in FUNCTIONS[f"{name}_backward"].names if key in options}
+# How many arguments a call has where nothing is fused: all but x, out and return_stats
+_BARE = {name: len(FUNCTIONS[name].names) - 3 for name in OPS}
+_KEPT = {
+    name: [a.name for a in FUNCTIONS[f"{name}_backward"].options if a.name in FUNCTIONS[name].names] for name in OPS
+}
+
+
+def again(name, tensors, options):
+    """What the backward function is given again: tensors beside x and weight, and options, where the mode says whether
+    the statistics were those of x."""
     mode = OPS[name].mode
+    kept = {key: options[key] for key in _KEPT[name]}
     if mode is not None:
         kept[mode] = options[mode] or tensors["running_mean"] is None
-    return kept
+    if len(tensors) + len(options) == _BARE[name]:
+        return {}, kept
+    function = FUNCTIONS[f"{name}_backward"]
+    fused = {key: value for key, value in options.items() if key in function.fused}
+    beside = {key: t for key, t in tensors.items() if key in function.fused and t is not None}
+    if not fused and beside.keys() <= {"bias", "add"}:  # of a sum, which has dy as its gradient
+        beside = {}
+    return beside, kept | fused
 
 
-def compute_backward(name, dy, x, weight, statistics, options, weight_grads):
-    """The backward function on the memory of the tensors: dx and the gradients of the parameters, or None for these.
-    The statistics are arrays, by name."""
+def compute_backward(name, dy, x, weight, statistics, options, weight_grads, beside):
+    """The backward function on the memory of the tensors: dx, the gradients of the parameters, or None for these, and
+    those of the tensors `beside`, as it returns them. The statistics are arrays, by name."""
     op = f"{name}_backward"
     form = gradient_format(name, options, dy, x)
     given = [array(op, key, arranged(t, form)) for key, t in (("dy", dy), ("x", x))]
+    arrays = {key: array(op, key, t) for key, t in beside.items()} if beside else beside
     weight_ = array(op, "weight", weight)
-    dx, *rest = OPS[name].backward(*given, weight=weight_, **statistics, **options, weight_grads=weight_grads)
+    dx, *rest = OPS[name].backward(*given, weight=weight_, **arrays, **statistics, **options, weight_grads=weight_grads)
+    more, count = (), len(OPS[name].parameters)
+    if len(rest) > count:
+        rest, more = rest[:count], [_result(a, x, form) for a in rest[count:]]
     dtype = (x if weight is None else weight).dtype
-    return _result(dx, x, form), *(None if a is None else tensor(a, dtype) for a in rest)
+    return _result(dx, x, form), *(None if a is None else tensor(a, dtype) for a in rest), *more
+
+
+def gradients(name, dy, dsum, beside, computed):
+    """The gradients of a call by the names of its tensors: those of `computed`, which is given what stands beside x,
+    and those that are copies."""
+    if dy is None:
+        return {"x": dsum, "residual": dsum}
+    results = [role.of or "x" for role in FUNCTIONS[f"{name}_backward"].results]
+    results += [role.of for role in FUNCTIONS[f"{name}_backward"].fused_results if role.of in beside]
+    found = dict(zip(results, computed(beside if dsum is None else beside | {"dsum": dsum}), strict=True))
+    return {"residual": found["x"], "add": dy} | found
 
 
 def gradient_format(name, options, dy, x):
@@ -85,13 +128,17 @@ class _Operators:
 
     def __init__(self, name):
         self.name, self.op = name, OPS[name]
-        forward, backward = FUNCTIONS[name], FUNCTIONS[f"{name}_backward"]
+        forward, backward = self.functions = FUNCTIONS[name], FUNCTIONS[f"{name}_backward"]
         self.tensors, self.options = ([a.name for a in some if a.torch] for some in (forward.roles, forward.options))
         self.running = [role.name for role in forward.roles if role.kind == "running"]
-        self.kept = [option.name for option in backward.options if option.name in self.options]
-        count = len(forward.results) + len(self.running)
+        self.kept = _KEPT[name]
+        self.fused, self.fused_backward = ([a.name for a in f.fused.values() if a.torch] for f in self.functions)
+        self.more = [role for role in backward.fused_results if role.of in self.fused]
+        fused = (a for f in self.functions for a in f.fused.values())
+        self.arrays = {*self.tensors, *(a.name for a in fused if isinstance(a, Role))}
+        count = len(forward.results) + len(self.running) + 1
         self._define(forward, count, self.forward, self.forward_shapes)
-        self._define(backward, len(backward.results), self.backward, self.backward_shapes)
+        self._define(backward, len(backward.results) + len(self.more), self.backward, self.backward_shapes)
         torch.library.register_autograd(f"normlib::{name}", self.gradients, setup_context=self.remember, lib=_library)
         _library.impl(f"{name}_backward", self.differentiable_backward, "Autograd", with_keyset=True)
         self.forward_operator = getattr(torch.ops.normlib, name).default
@@ -103,11 +150,19 @@ class _Operators:
         _library.impl(name, kernel, "CPU")
         torch.library.register_fake(f"normlib::{name}", shapes, lib=_library)
 
+    def call(self, x, tensors, options):
+        """The forward operator with arguments by name."""
+        given = tensors | options
+        fused = {key: given[key] for key in self.fused if key in given}
+        return self.forward_operator(x, *(given[key] for key in (*self.tensors[1:], *self.options)), **fused)
+
     def _split(self, arguments):
-        """Arguments after x by name: tensors, options."""
-        given = len(self.tensors) - 1
-        tensors = dict(zip(self.tensors[1:], arguments[:given], strict=True))
-        return tensors, _canonical(dict(zip(self.options, arguments[given:], strict=True)))
+        """Arguments after x by name: tensors, options. What is fused is among them where it is given; torch leaves
+        out the last ones that are not."""
+        given = dict(zip((*self.tensors[1:], *self.options, *self.fused), arguments, strict=False))
+        given = {key: value for key, value in given.items() if value is not None or key not in self.fused}
+        tensors = {key: value for key, value in given.items() if key in self.arrays}
+        return tensors, _canonical({key: value for key, value in given.items() if key not in tensors})
 
     def moves(self, tensors, options):
         """Whether there are running statistics, which the call updates."""
@@ -122,8 +177,9 @@ class _Operators:
             moved = [tensors[key].detach().clone() for key in self.running]
             tensors |= dict(zip(self.running, moved, strict=True))
         y, *statistics = compute(self.name, x, tensors, options, return_stats=True)
+        total = statistics.pop(0) if "residual" in tensors else x.new_empty(0)
         moved = moved or [x.new_empty(0) for _ in self.running]
-        return y, *(tensor(np.asarray(a)) for a in statistics), *moved
+        return y, *(tensor(np.asarray(a)) for a in statistics), *moved, total
 
     def forward_shapes(self, x, *arguments):
         tensors, options = self._split(arguments)
@@ -131,59 +187,84 @@ class _Operators:
         statistics = [x.new_empty(shape, dtype=torch.float64) for _ in self.op.statistics]
         moves = self.moves(tensors, options)
         moved = [torch.empty_like(tensors[key]) if moves else x.new_empty(0) for key in self.running]
-        form = result_format(self.name, options, x)
-        return torch.empty_like(x, memory_format=form), *statistics, *moved
+        y = torch.empty_like(x, memory_format=result_format(self.name, options, x))
+        total = torch.empty_like(y) if "residual" in tensors else x.new_empty(0)
+        return y.to(out_dtype(options, x)), *statistics, *moved, total
 
     # ---- autograd of forward ----
 
     def remember(self, ctx, inputs, output):
         x, *arguments = inputs
         tensors, options = self._split(arguments)
-        statistics = output[1 : 1 + len(self.op.statistics)]
-        ctx.save_for_backward(x, tensors["weight"], *statistics)
-        ctx.options = backward_options(self.name, tensors, options)
-        ctx.mark_non_differentiable(*output[1:])
+        statistics, fused = output[1 : 1 + len(self.op.statistics)], "residual" in tensors
+        beside, ctx.options = again(self.name, tensors, options)
+        ctx.save_for_backward(output[-1] if fused else x, tensors["weight"], *statistics, *beside.values())
+        ctx.beside = tuple(beside)
+        ctx.mark_non_differentiable(*(output[1:-1] if fused else output[1:]))
         ctx.set_materialize_grads(False)
 
-    def gradients(self, ctx, dy, *_):
-        missing = [None] * (len(self.tensors) + len(self.options) - 1)
-        if dy is None:
-            return None, *missing
-        x, weight, *statistics = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1 : 1 + len(self.op.parameters)]
-        dx, *of_parameters = self.backward_operator(dy, x, weight, *statistics, *ctx.options.values(), any(wanted))
-        for i, needed in enumerate(wanted):
-            missing[i] = of_parameters[i] if needed else None
-        return dx, *missing
+    def gradients(self, ctx, dy, *others):
+        # Of those that were given: torch leaves out the last ones that were not
+        needed = dict(zip(("x", *self.tensors[1:], *self.options, *self.fused), ctx.needs_input_grad, strict=False))
+        if dy is None and others[-1] is None:
+            return (None,) * len(needed)
+        x, weight, *saved = ctx.saved_tensors
+        count, dy = len(self.op.statistics), dy if dy is None else dy.to(x.dtype)
+        weight_grads = any(needed[key] for key in self.op.parameters)
+        kept = [ctx.options[key] for key in self.kept]
+        fused = {key: value for key, value in ctx.options.items() if key not in self.kept}
+
+        def computed(beside):
+            results = self.backward_operator(dy, x, weight, *saved[:count], *kept, weight_grads, **fused, **beside)
+            roles = (*self.functions[1].results, *self.more)
+            given = ("", *self.op.parameters, *beside)
+            return [t for role, t in zip(roles, results, strict=True) if role.of in given]
+
+        found = gradients(self.name, dy, others[-1], dict(zip(ctx.beside, saved[count:], strict=True)), computed)
+        return tuple(found.get(key) if wanted else None for key, wanted in needed.items())
 
     # ---- backward ----
 
     def _split_backward(self, arguments):
-        """Arguments after weight: statistics, options, weight_grads."""
-        count = len(self.op.statistics)
-        statistics = dict(zip(self.op.statistics, arguments[:count], strict=True))
-        *options, weight_grads = arguments[count:]
-        return statistics, _canonical(dict(zip(self.kept, options, strict=True))), weight_grads
+        """Arguments after weight: statistics, options, weight_grads, what stands beside x."""
+        names = (*self.op.statistics, *self.kept, "weight_grads", *self.fused_backward)
+        given = dict(zip(names, arguments, strict=False))
+        statistics, weight_grads = {key: given.pop(key) for key in self.op.statistics}, given.pop("weight_grads")
+        given = {key: value for key, value in given.items() if value is not None}
+        beside = {key: given.pop(key) for key in self.fused_backward if key in given and key in self.arrays}
+        return statistics, _canonical(given), weight_grads, beside
 
     def backward(self, dy, x, weight, *arguments):
-        statistics, options, weight_grads = self._split_backward(arguments)
+        statistics, options, weight_grads, beside = self._split_backward(arguments)
         arrays = {key: array(f"{self.name}_backward", key, t) for key, t in statistics.items()}
-        dx, *rest = compute_backward(self.name, dy, x, weight, arrays, options, weight_grads)
-        return dx, *(x.new_empty(0) if t is None else t for t in rest)
+        found = compute_backward(self.name, dy, x, weight, arrays, options, weight_grads, beside)
+        return self._all(x, found, beside)
+
+    def _all(self, x, found, beside):
+        """All results of the backward operator, without elements where `found` has none."""
+        at = 1 + len(self.op.parameters)
+        more = iter(found[at:])
+        found = *found[:at], *(next(more) if role.of in beside else None for role in self.more)
+        return tuple(x.new_empty(0) if t is None else t for t in found)
 
     def backward_shapes(self, dy, x, weight, *arguments):
-        _, options, weight_grads = self._split_backward(arguments)
-        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name]) if weight_grads else 0
-        dtype = x.dtype if weight is None or not weight_grads else weight.dtype
+        _, options, weight_grads, beside = self._split_backward(arguments)
+        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name])
+        dtype = x.dtype if weight is None else weight.dtype
         dx = torch.empty_like(x, memory_format=gradient_format(self.name, options, dy, x))
-        return dx, *(x.new_empty(shape, dtype=dtype) for _ in self.op.parameters)
+        parameters = (x.new_empty(shape, dtype=dtype) if weight_grads else None for _ in self.op.parameters)
+        more = (torch.empty_like(dx) for role in self.more if role.of in beside)
+        return self._all(x, (dx, *parameters, *more), beside)
 
     def differentiable_backward(self, keyset, dy, x, weight, *arguments):
         """The operator; where its own derivatives are wanted, the formula."""
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (dy, x, weight)):
-            statistics, options, weight_grads = self._split_backward(arguments)
-            dx, *rest = _formulas.backward(self.name, dy, x, weight, options, **statistics)
-            return dx, *(t if weight_grads else x.new_empty(0) for t in rest)
+        tensors = [t for t in (dy, x, weight, *arguments) if isinstance(t, torch.Tensor)]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            statistics, options, weight_grads, beside = self._split_backward(arguments)
+            dx, *rest = _formulas.backward(self.name, dy, x, weight, options | statistics, beside)
+            count = len(self.op.parameters)
+            parameters = (t if weight_grads else None for t in rest[:count])
+            return self._all(x, (dx, *parameters, *rest[count:]), beside)
         with torch._C._AutoDispatchBelowAutograd():
             below = keyset & torch._C._after_autograd_keyset
             return self.backward_operator.redispatch(below, dy, x, weight, *arguments)

@@ -1,20 +1,32 @@
-"""The five norms on tensors, with gradients."""
+"""The five norms on tensors, with gradients.
+
+What stands around a norm is computed in the same pass:
+y = activation(norm(x + residual) + add) * gate_activation(gate). With a ``residual`` a function returns y and the sum.
+"""
 
 import numpy as np
 import torch
 
-from ..._arguments import by_name, misplaced
+from ..._arguments import fusible, misplaced, wanted
+from ...description import FUNCTIONS, Role
 from ...ops import OPS
 from . import _formulas
-from ._operators import OPERATORS, backward_options, compute, compute_backward
+from ._operators import OPERATORS, again, compute, compute_backward, gradients
 from ._tensors import Closed, array, eager, tensor, transformed
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
-_NARROW = (torch.float16, torch.bfloat16)
+
+def _fusible(function):
+    """Shows what `**fused` stands for: what has a type in the schemas of torch."""
+    fusible(function, [a for a in FUNCTIONS[function.__name__].fused.values() if a.torch])
+    if function.__doc__:
+        function.__doc__ = function.__doc__.replace("array_like", "torch.Tensor")
+    return function
 
 
-def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
+@_fusible
+def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, **fused):
     r"""Layer normalization of a tensor, with gradients: :func:`normlib.layer_norm`.
 
     .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
@@ -54,10 +66,11 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5):
     tensor([[-1.,  1.],
             [-1.,  1.]], grad_fn=<NormlibBackward>)
     """
-    return run("layer_norm", x, {"weight": weight, "bias": bias}, {"axis": axis, "eps": eps})
+    return run("layer_norm", x, {"weight": weight, "bias": bias}, {"axis": axis, "eps": eps}, fused)
 
 
-def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
+@_fusible
+def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, **fused):
     r"""Root mean square normalization of a tensor, with gradients: :func:`normlib.rms_norm`.
 
     .. math:: y = x \cdot \mathrm{rstd} \cdot \mathrm{weight}, \qquad
@@ -96,10 +109,10 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6):
     tensor([[ 0.2000,  1.4000],
             [-1.0000,  1.0000]])
     """
-    return run("rms_norm", x, {"weight": weight}, {"axis": axis, "eps": eps})
+    return run("rms_norm", x, {"weight": weight}, {"axis": axis, "eps": eps}, fused)
 
 
-@by_name
+@_fusible
 def batch_norm(
     x,
     *positional,
@@ -111,6 +124,7 @@ def batch_norm(
     momentum=0.1,
     eps=1e-5,
     channel_axis=1,
+    **fused,
 ):
     r"""Batch normalization of a tensor, with gradients: :func:`normlib.batch_norm`.
 
@@ -124,7 +138,7 @@ def batch_norm(
     weight, bias : torch.Tensor, optional
         One value a channel, in any of the float dtypes. By name alone, since torch.nn.functional has them elsewhere.
     running_mean, running_var : torch.Tensor, optional
-        One value a channel in float64 or float32; updated in place if `training`, used otherwise.
+        One value a channel, in any of the float dtypes; updated in place if `training`, used otherwise.
     training : bool, default False
         Whether to use the statistics of `x`.
     momentum : float, default 0.1
@@ -161,10 +175,11 @@ def batch_norm(
         raise misplaced("batch_norm", len(positional))
     tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     options = {"training": training, "momentum": momentum, "eps": eps, "channel_axis": channel_axis}
-    return run("batch_norm", x, tensors, options)
+    return run("batch_norm", x, tensors, options, fused)
 
 
-def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1):
+@_fusible
+def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1, **fused):
     r"""Group normalization of a tensor, with gradients: :func:`normlib.group_norm`.
 
     .. math:: y = (x - \mathrm{mean}) \cdot \mathrm{rstd} \cdot \mathrm{weight} + \mathrm{bias}, \qquad
@@ -205,10 +220,10 @@ def group_norm(x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=
     tensor([[-1.,  1., -1.,  1.]])
     """
     options = {"num_groups": num_groups, "eps": eps, "channel_axis": channel_axis}
-    return run("group_norm", x, {"weight": weight, "bias": bias}, options)
+    return run("group_norm", x, {"weight": weight, "bias": bias}, options, fused)
 
 
-@by_name
+@_fusible
 def instance_norm(
     x,
     *positional,
@@ -220,6 +235,7 @@ def instance_norm(
     momentum=0.1,
     eps=1e-5,
     channel_axis=1,
+    **fused,
 ):
     r"""Instance normalization of a tensor, with gradients: :func:`normlib.instance_norm`.
 
@@ -233,7 +249,7 @@ def instance_norm(
     weight, bias : torch.Tensor, optional
         One value a channel, in any of the float dtypes. By name alone, since torch.nn.functional has them elsewhere.
     running_mean, running_var : torch.Tensor, optional
-        One value a channel in float64 or float32; updated in place if `use_input_stats`, used otherwise.
+        One value a channel, in any of the float dtypes; updated in place if `use_input_stats`, used otherwise.
     use_input_stats : bool, default True
         Whether to use the statistics of `x`.
     momentum : float, default 0.1
@@ -270,11 +286,14 @@ def instance_norm(
         raise misplaced("instance_norm", len(positional))
     tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps, "channel_axis": channel_axis}
-    return run("instance_norm", x, tensors, options)
+    return run("instance_norm", x, tensors, options, fused)
 
 
-def run(name, x, tensors, options):
-    """A norm the shortest way that the moment allows. `tensors` and `options` are in the order of the operator."""
+def run(name, x, tensors, options, fused=None):
+    """A norm the shortest way that the moment allows. `tensors` and `options` are in the order of the operator; what
+    is fused joins them, each its own kind."""
+    if fused:
+        tensors, options = joined(name, tensors, options, fused)
     if torch.compiler.is_compiling():
         return recorded(name, x, tensors, options)
     if eager(x):
@@ -286,6 +305,19 @@ def run(name, x, tensors, options):
     return recorded(name, x, tensors, options)
 
 
+def joined(name, tensors, options, fused):
+    """Tensors and options, with what is fused among them."""
+    function = FUNCTIONS[name]
+    fused = wanted(function, fused)
+    if isinstance(fused.get("out_dtype"), torch.dtype):
+        fused["out_dtype"] = str(fused["out_dtype"]).removeprefix("torch.")
+    for key in fused:
+        if not function.fused[key].torch:
+            raise TypeError(f"{name}: {key} is given, which functions with gradients do not have")
+    roles = {key: value for key, value in fused.items() if isinstance(function.fused[key], Role)}
+    return {**tensors, **roles}, {**options, **{key: value for key, value in fused.items() if key not in roles}}
+
+
 def _floating(x):
     """Integers as what normlib's functions make of them."""
     if x.dtype.is_floating_point or x.dtype.is_complex:
@@ -295,9 +327,6 @@ def _floating(x):
 
 def direct(name, x, tensors, options):
     """Without torch's dispatcher, which takes longer than a short row."""
-    running = tensors.get("running_mean")
-    if running is not None and running.dtype in _NARROW:
-        return _widened(direct, name, x, tensors, options)
     if torch.is_grad_enabled() and torch._C._any_requires_grad(x, *tensors.values()):
         return Normlib.apply(name, options, tuple(tensors), x, *tensors.values())
     return compute(name, x, tensors, options)
@@ -307,29 +336,15 @@ def recorded(name, x, tensors, options):
     """Through torch's dispatcher, for whoever records or intercepts the call."""
     if x.device.type != "cpu":
         raise ValueError(f"{name}: x is on device {x.device}, expected cpu")
-    x = _floating(x)
-    running = tensors.get("running_mean")
-    if running is not None and running.dtype in _NARROW:
-        return _widened(recorded, name, x, tensors, options)
     if "axis" in options:
         axis = options["axis"]
         options = {**options, "axis": list(axis) if isinstance(axis, (tuple, list)) else [axis]}
     operators = OPERATORS[name]
-    y, *rest = operators.forward_operator(x, *tensors.values(), *options.values())
+    y, *rest = operators.call(_floating(x), tensors, options)
     if operators.moves(tensors, options):
-        for key, moved in zip(operators.running, rest[-2:], strict=True):
+        for key, moved in zip(operators.running, rest[len(operators.op.statistics) :], strict=False):
             tensors[key].copy_(moved)
-    return y
-
-
-def _widened(way, name, x, tensors, options):
-    """With running statistics of 16 bits, which models have that were cast as a whole."""
-    wide = {key: t.float() if key.startswith("running") else t for key, t in tensors.items()}
-    y = way(name, x, wide, options)
-    if OPERATORS[name].moves(tensors, options):
-        for key in OPERATORS[name].running:
-            tensors[key].copy_(wide[key])
-    return y
+    return (y, rest[-1]) if "residual" in tensors else y
 
 
 class Normlib(torch.autograd.Function):
@@ -338,25 +353,45 @@ class Normlib(torch.autograd.Function):
     @staticmethod
     def forward(ctx, name, options, keys, x, *tensors):
         tensors = dict(zip(keys, tensors, strict=True))
-        y, *statistics = compute(name, x, tensors, options, return_stats=True)
-        ctx.save_for_backward(x, tensors["weight"])
-        ctx.name, ctx.options = name, backward_options(name, tensors, options)
-        ctx.statistics = dict(zip(OPS[name].statistics, statistics, strict=True))
-        return y
+        y, *rest = compute(name, x, tensors, options, return_stats=True)
+        if with_sum := "residual" in tensors:
+            x = rest.pop(0)
+            ctx.set_materialize_grads(False)
+        beside, ctx.options = again(name, tensors, options)
+        ctx.save_for_backward(x, tensors["weight"], *beside.values())
+        ctx.name = name
+        if fused := with_sum or beside or "add" in tensors or "out_dtype" in options:
+            ctx.keys, ctx.beside = keys, tuple(beside)
+        ctx.fused = fused
+        ctx.statistics = dict(zip(OPS[name].statistics, rest, strict=True))
+        return (y, x) if with_sum else y
 
     @staticmethod
-    def backward(ctx, dy):
-        x, weight = ctx.saved_tensors
+    def backward(ctx, dy, dsum=None):
+        x, weight, *beside = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]  # x, then the tensors
-        grads = None
-        if not torch.is_grad_enabled():
-            try:
-                weight_grads = any(needed[1:])
-                grads = compute_backward(ctx.name, dy, x, weight, ctx.statistics, ctx.options, weight_grads)
-            except Closed:
-                pass
-        if grads is None:
-            statistics = {key: tensor(np.asarray(a)) for key, a in ctx.statistics.items()}
-            grads = _formulas.backward(ctx.name, dy, x, weight, ctx.options, **statistics)
-        dx, *rest = (t if wanted else None for t, wanted in zip(grads, needed, strict=False))
-        return None, None, None, dx, *rest, *[None] * (len(needed) - len(grads))
+        if not ctx.fused:
+            grads = _computed(ctx, dy, x, weight, {})
+            wanted = (t if want else None for t, want in zip(grads, needed, strict=False))
+            return None, None, None, *wanted, *[None] * (len(needed) - len(grads))
+
+        dy = dy if dy is None else dy.to(x.dtype)
+
+        def computed(beside):
+            return _computed(ctx, dy, x, weight, beside)
+
+        found = gradients(ctx.name, dy, dsum, dict(zip(ctx.beside, beside, strict=True)), computed)
+        named = zip(("x", *ctx.keys), needed, strict=True)
+        return None, None, None, *(found.get(key) if wanted else None for key, wanted in named)
+
+
+def _computed(ctx, dy, x, weight, beside):
+    """What the backward function returns; where its own derivatives are wanted, the formula."""
+    if not torch.is_grad_enabled():
+        try:
+            weight_grads = any(ctx.needs_input_grad[4 : 4 + len(OPS[ctx.name].parameters)])
+            return compute_backward(ctx.name, dy, x, weight, ctx.statistics, ctx.options, weight_grads, beside)
+        except Closed:
+            pass
+    statistics = {key: tensor(np.asarray(a)) for key, a in ctx.statistics.items()}
+    return _formulas.backward(ctx.name, dy, x, weight, {**ctx.options, **statistics}, beside)

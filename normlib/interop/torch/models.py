@@ -1,0 +1,230 @@
+"""Models whose norms change places.
+
+A module changes its class and nothing else, so that parameters, buffers, hooks, state and whoever holds the module
+stay as they are.
+"""
+
+import functools
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from .fusion import Planned, forward_of, places, plans
+from .modules import REPLACED, RMS_NORMS, Accelerated
+from .survey import Norm, Report, form_of_rms_norm, walk
+
+
+def accelerate(model, fuse=False):
+    """Let normlib compute the norms of a model, in place, and the activations that follow them in the same pass.
+
+    ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.GroupNorm``, ``nn.InstanceNorm1d`` to ``3d``
+    and their subclasses that keep the forward method; and the norms of the models of language: classes with Norm in
+    their name, a ``weight``, a ``variance_epsilon`` or ``eps`` and nothing else, if they compute
+    ``rms_norm(x, weight)``, ``rms_norm(x, 1 + weight)`` (Gemma) or ``rms_norm(x, weight, gate=gate)``
+    (Qwen3-Next; with ``gate_first`` Mamba 2) when tried, with other values than their own too.
+    Norms of other kinds are left alone; a warning says which and why, and :func:`report` lists them all.
+    A module changes its class and nothing else: parameters, buffers, hooks, training mode and the names in
+    ``state_dict()`` stay what they are. What the kernels do not take (another device, another dtype, transforms of
+    ``torch.func``, ``torch.jit.trace``) goes through the module's own forward, as before.
+
+    What stands around a norm is found by torch.fx, in the forward method of the module that holds it (a Sequential, a
+    block): the module gets a forward method in which norm and activation are one. It holds for calls with tensors and
+    nothing else, while the modules inside and the plain attributes that the method read stay the same; otherwise, or
+    where forward cannot be traced, the own method runs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or a norm.
+    fuse : bool, default False
+        Whether to fuse adds too: that of a residual before a norm, and what is added to a norm's output.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same `model`. ``print(model)`` marks what is accelerated.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module, or one of TorchScript.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import accelerate, restore
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    >>> accelerate(model)
+    Sequential(
+      (0): Linear(in_features=4, out_features=4, bias=True)
+      (1): LayerNorm((4,), eps=1e-05, elementwise_affine=True, ...normlib)
+    )
+    >>> type(restore(model)[1])
+    <class 'torch.nn.modules.normalization.LayerNorm'>
+    """
+    _checked("accelerate", model)
+    norms = Report()
+    for name, module in walk(model):
+        cls, why = _place(module)
+        norms.append(Norm(name, type(module).__name__, why))
+        if cls is not None:
+            module.__class__ = cls
+    for _, owner in _owners(model):
+        _own_class(owner, Planned)
+        found, _ = plans(owner, adds=fuse)
+        if any(found.values()):
+            owner.__class__ = _planned(type(owner), adds=fuse)
+            owner.__dict__["_normlib_plans"] = found
+    if summary := norms.summary():
+        warnings.warn(f"accelerate: {summary}; normlib.interop.torch.report(model) lists them", stacklevel=2)
+    return model
+
+
+def report(model):
+    """List the norms of a model: which are accelerated, with what in the same pass, and why the others are not, or
+    would not be.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, accelerated or not.
+
+    Returns
+    -------
+    Report
+        A list of norms with ``name``, ``kind`` (the class), ``accelerated`` and ``why`` not, ``fused`` (what is in the
+        same pass) and ``apart`` (why more is not); printed as a table.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module, or one of TorchScript.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from normlib.interop.torch import accelerate, report
+    >>> model = accelerate(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.SiLU()))
+    >>> print(report(model))
+    module  class
+    1       LayerNorm  accelerated, with silu
+    """
+    _checked("report", model)
+    notes = {}
+    for name, owner in _owners(model):
+        notes |= _notes(name, owner)
+    found = Report()
+    for name, module in walk(model):
+        cls, why = _place(module)
+        why = "not accelerated yet" if cls is not None else why
+        found.append(Norm(name, type(module).__name__, why, *(() if why else notes.get(name, ()))))
+    return found
+
+
+def _owners(model):
+    """The modules that hold norms with which something can be fused."""
+    for name, module in model.named_modules():
+        inside = (norm for _, place in places(module) for norm in place.values())
+        closed = isinstance(module, (nn.ModuleList, nn.ModuleDict, torch.jit.ScriptModule))
+        if not closed and any(getattr(norm, "takes_fused", False) for norm in inside):
+            yield name, module
+
+
+def _notes(name, owner):
+    """What is fused with the norms of a module and why not more, by their names in the model."""
+    planned = isinstance(owner, Planned)
+    _, notes = plans(owner, **owner._normlib_how) if planned else plans(owner, adds=True)
+    if isinstance(notes, str):
+        notes = {f"{place}{key}": ("", notes) for place, modules in places(owner) for key in modules}
+    elif not planned:
+        notes = {key: ("", f"{words}: with fuse=True" if words else why) for key, (words, why) in notes.items()}
+    return {f"{name}.{key}" if name else key: words for key, words in notes.items()}
+
+
+def _own_class(module, of=(Accelerated, Planned)):
+    """Give a module its own class back."""
+    if isinstance(module, of) and "_normlib_original" in vars(type(module)):
+        module.__class__ = type(module)._normlib_original
+        module.__dict__.pop("_normlib_plans", None)
+
+
+def _place(module):
+    """The class that takes the place of a norm's own, None where it has it or there is none; and why there is none."""
+    if isinstance(module, Accelerated):
+        return None, ""
+    if cls := _accelerated(type(module), form=""):
+        return cls, ""
+    form, why = form_of_rms_norm(module)
+    return (None, why) if why else (_accelerated(type(module), form=form), "")
+
+
+def restore(model):
+    """Undo :func:`accelerate`: every module gets its own class back.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, accelerated or not.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module, or one of TorchScript.
+    """
+    for module in _checked("restore", model).modules():
+        _own_class(module)
+    return model
+
+
+def _checked(function, model):
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model is a {type(model).__name__}, expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        words = "whose code is fixed, expected a torch.nn.Module that is not compiled yet"
+        raise TypeError(f"{function}: model is a {type(model).__name__}, {words}")
+    return model
+
+
+@functools.cache
+def _accelerated(cls, form):
+    """The class that takes the place of `cls`, or None; `form`: that of an RMSNorm of another class than torch's."""
+    if issubclass(cls, (Accelerated, LazyModuleMixin)):
+        return None
+    mixin = RMS_NORMS.get(form)
+    for original, method, replacement in REPLACED:
+        if issubclass(cls, original) and getattr(cls, method) is getattr(original, method):
+            mixin = replacement
+    return mixin and _mixed(mixin, cls, form=form)
+
+
+@functools.cache
+def _planned(cls, adds):
+    """The class that takes the place of that of a module which holds norms."""
+    changed = _mixed(Planned, cls, adds=adds)
+    changed.forward = forward_of(cls)
+    return changed
+
+
+def _mixed(mixin, cls, **how):
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    names |= {"_normlib_original": cls, "_normlib_how": how, "__reduce_ex__": _reduce}
+    return type(cls.__name__, (mixin, cls), names)
+
+
+def _reduce(self, protocol):
+    """For pickle and copy: as the original class would, and accelerated again. A plan is made again too."""
+    cls = type(self)
+    state = {key: value for key, value in self.__getstate__().items() if key != "_normlib_plans"}
+    return _remade, (cls._normlib_original, cls._normlib_how), state
+
+
+def _remade(cls, how):
+    changed = _planned(cls, **how) if "adds" in how else _accelerated(cls, **how)
+    return changed.__new__(changed)
