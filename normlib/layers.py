@@ -51,6 +51,7 @@ class _Beside(TypedDict, total=False):
     add: ArrayLike | None
     gate: ArrayLike | None
     gate_first: bool
+    where: ArrayLike | None
 
 
 def _fusible(init: _F) -> _F:
@@ -147,6 +148,7 @@ class _Layer:
         add: ArrayLike | None = None,
         gate: ArrayLike | None = None,
         gate_first: bool = False,
+        where: ArrayLike | None = None,
     ) -> Any:
         """Normalize `x`: ``activation(norm(x + residual) + add) * gate_activation(gate)``, in one pass.
 
@@ -165,6 +167,8 @@ class _Layer:
             The result times its activation, silu by default; of the shape and dtype of `x`.
         gate_first : bool
             Whether it is `x`, or its sum with the residual, that is gated, before the norm, as in Mamba 2.
+        where : array_like, optional
+            Which elements take part: booleans that broadcast against `x`. The others come out as 0.
 
         Returns
         -------
@@ -180,7 +184,7 @@ class _Layer:
         >>> norm([[1.0, 3.0]], residual=[[2.0, 4.0]], add=[[2.0, 0.0]])
         (array([[1.00000125, 0.99999875]]), array([[3., 7.]]))
         """
-        return self._step(x, {}, residual=residual, add=add, gate=gate, gate_first=gate_first)
+        return self._step(x, {}, residual=residual, add=add, gate=gate, gate_first=gate_first, where=where)
 
     def modulated(
         self,
@@ -204,7 +208,7 @@ class _Layer:
         scale, shift : array_like
             Of the shape of the weight, or with leading axes that broadcast to the axes of `x` that are not normalized
             over: ``(N, 1, D)`` for an `x` of shape ``(N, T, D)``; ``(N, C)`` for channels. An RMSNorm takes no shift.
-        residual, add, gate, gate_first : optional
+        residual, add, gate, gate_first, where : optional
             As in :meth:`forward`.
 
         Returns
@@ -246,6 +250,7 @@ class _Layer:
         add: ArrayLike | None = None,
         gate: ArrayLike | None = None,
         gate_first: bool = False,
+        where: ArrayLike | None = None,
     ) -> Any:
         name = type(self).__name__
         array: NDArray[Any] = as_array(name, "x", x)
@@ -257,6 +262,8 @@ class _Layer:
             fused |= self._beside(name, array, add=add, residual=residual, gate=gate)
         if gate is not None or gate_first:
             fused |= {"gate_activation": self.gate_activation, "gate_first": gate_first}
+        if where is not None:
+            fused["where"] = _arguments.mask(name, "where", numpy_of(name, "where", where), array)
         self._saved = None
         parameters = self._parameters(array, modulation)
         results, saved = self._forward(array, **parameters, **fused)
@@ -694,7 +701,7 @@ class RMSNorm(_TrailingNorm):
 
     def _all_grouped(self, named: dict[str, Any]) -> dict[str, Any]:
         """The arguments, with those grouped that have the last axis of x."""
-        like_x = ("dy", "residual", "dsum", "add", "gate", "weight")
+        like_x = ("dy", "residual", "dsum", "add", "gate", "where", "weight")
         grouped = {name: self._grouped(named[name]) for name in like_x if named.get(name) is not None}
         return named | grouped
 

@@ -200,3 +200,18 @@ def test_what_stands_outside_does_not_come_through_a_gate_before_the_norm(backen
         y = checks.call_forward(case, x, weight, bias, **more)
         found = [y, *checks.call_backward(case, dy, x, weight, **statistics, **more, dsum=dsum)]
         assert all(map(checks.same_bits, found, expected)), case
+
+
+@each_op
+def test_layers_take_masks(backend, op):
+    x, inside, dy = drawn((4, 6, 8)), mask((4, 1, 8)), drawn((8, 6, 4)).T.copy()
+    layers = {"layer_norm": normlib.LayerNorm(8), "rms_norm": normlib.RMSNorm(8, num_groups=2),
+              "group_norm": normlib.GroupNorm(3, 6),
+              "batch_norm": normlib.BatchNorm(6), "instance_norm": normlib.InstanceNorm(6)}  # fmt: skip
+    layer = layers[op]
+    found = layer(np.where(inside, x, np.float32(np.nan)), where=inside)
+    dx = layer.backward(np.where(inside, dy, np.float32(np.nan)))
+    assert not np.any(found[~np.broadcast_to(inside, x.shape)])
+    assert np.isfinite(dx).all()
+    assert checks.same_bits(found, layer(x, where=inside))
+    assert checks.same_bits(dx, layer.backward(dy))
