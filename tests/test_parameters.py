@@ -55,6 +55,21 @@ def test_masks_and_gates_before_the_norm(op, leading, fused):
             checks.check_backward(case)
 
 
+@pytest.mark.parametrize("shape", [(4, 33), (3, 1, 1, 33), (5, 1, 33)])
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (2, 0, 1, 3), (3, 0, 1, 2)])
+def test_results_of_another_type(shape, axes):
+    x = draw(3, 5, 4, 33).transpose(axes).copy().transpose(np.argsort(axes))
+    weight = draw(*shape)
+    y = normlib.rms_norm(x, weight)
+    assert checks.same_bits(normlib.rms_norm(x, weight, out_dtype=np.float16), y.astype(np.float16))
+    q, scale = normlib.rms_norm(x, weight, quantize="int8")
+    close(scale, np.abs(y).max(-1) / 127)
+    assert np.abs(normlib.dequantize(q, scale) - y).max() <= 0.51 * scale.max()
+    narrow = x.astype(np.float16)
+    found = normlib.rms_norm(narrow, weight, round_first=True)
+    close(found.astype(np.float32), (normlib.rms_norm(narrow) * weight).astype(np.float16).astype(np.float32))
+
+
 @kernels
 @each_op
 @pytest.mark.parametrize("leading", LEADING)

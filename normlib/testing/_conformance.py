@@ -8,7 +8,16 @@ from functools import partial
 from .. import backends
 from ..ops import OPS
 from ._cases import (
-    Case, cases, constant, dtypes, fused_cases, independent, leading_cases, problems, quantized_cases, typed_cases,
+    Case,
+    cases,
+    constant,
+    dtypes,
+    fused_cases,
+    independent,
+    leading_cases,
+    problems,
+    quantized_cases,
+    typed_cases,
 )
 from ._checks import (
     LIMITS,
