@@ -180,8 +180,12 @@ def _fused_at(layout, axis, block, fused):
     """The arguments for the same pass of one block."""
     i, s, part = block
     places = dict.fromkeys(fused, i) | {"scale": s, "new_scale": s}
-    arrays = {key: value[places[key]] for key, value in fused.items() if isinstance(value, np.ndarray) and key != "bias"}
-    return fused | arrays | ({"bias": _parameter_at(layout, axis, part, fused["bias"])} if "bias" in fused else {})
+    found = {
+        key: _parameter_at(layout, axis, part, value) if key == "bias" else value[places[key]]
+        for key, value in fused.items()
+        if isinstance(value, np.ndarray)
+    }
+    return fused | found
 
 
 def _times(factor, values):
