@@ -420,6 +420,18 @@ def test_options_reach_the_kernels():
         same_bits(interop.rms_norm(x, **fused), normlib.rms_norm(np.asarray(x), **plain))
 
 
+@pytest.mark.parametrize("options", [{"out_dtype": "float32"}, {"round_first": True}])
+def test_results_of_another_dtype_and_roundings(options):
+    x, weight = draw(4, 9, dtype="bfloat16"), draw(9, seed=1)
+    function = functools.partial(interop.rms_norm, activation="silu", **options)
+    expected = normlib.rms_norm(np.asarray(x), np.asarray(weight), activation="silu", **options)
+    same_bits(function(x, weight), expected)
+    gradients = jax.jit(jax.grad(lambda *values: function(*values).astype("float32").sum(), (0, 1)))(x, weight)
+    assert [g.dtype.name for g in gradients] == ["bfloat16", "float32"]
+    plain = jax.grad(lambda *values: interop.rms_norm(*values, activation="silu").astype("float32").sum())(x, weight)
+    np.testing.assert_allclose(gradients[0].astype("float32"), plain.astype("float32"), rtol=0.05, atol=0.05)
+
+
 def test_an_option_that_the_handler_has_not_heard_of_goes_through_python(monkeypatch):
     x = draw(3, 8)
     expected = normlib.rms_norm(np.asarray(x), activation="silu")
@@ -496,6 +508,7 @@ def test_an_empty_batch_is_fine():
         (lambda x: interop.layer_norm(x, residual=x.astype("float16")), "TypeError: layer_norm: residual has dtype"),
         (lambda x: interop.rms_norm(x, activation="swish"), "ValueError: rms_norm: activation is 'swish', expected"),
         (lambda x: interop.rms_norm(x, gate_activation="silu"), "ValueError: rms_norm: gate_activation is given"),
+        (lambda x: interop.rms_norm(x, quantize="int8"), "TypeError: rms_norm() got an unexpected keyword argument 'q"),
         (lambda x: interop.group_norm(x, 3, act=1), "TypeError: group_norm() got an unexpected keyword argument 'act'"),
     ],
 )

@@ -147,6 +147,7 @@ def fused_problems(draw):
     """A case with any of the arguments for the same pass that go together, in some layout and output."""
     case = draw(problems())
     offered = choices(FUNCTIONS[case.op])
+    offered.pop("round_first", None)  # which has tests and a reference of its own
     names = draw(st.sets(st.sampled_from(list(offered)), min_size=1).filter(sensible))
     fused = {name: draw(st.sampled_from(offered[name])) for name in offered if name in names}
     case = replace(case, fused=fused, layout=draw(st.sampled_from(list(LAYOUTS))), out=draw(st.sampled_from(OUTPUTS)))

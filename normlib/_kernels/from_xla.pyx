@@ -108,6 +108,7 @@ cdef struct Spec:
     int64_t gate_activation
     double negative_slope
     int64_t gate_first
+    int64_t round_first
 
 
 cdef void fill(Call* call, const Buffers* buffers, int64_t given) noexcept nogil:
@@ -140,7 +141,7 @@ cdef int run(Frame* frame) noexcept nogil:
     call.axis, call.axes, call.num_groups, call.mode = <int>s.axis, <uint64_t>s.axes, s.num_groups, <int>s.mode
     call.momentum, call.eps = s.momentum, s.eps
     call.activation, call.gate_activation, call.negative_slope = s.activation, s.gate_activation, s.negative_slope
-    call.gate_first = s.gate_first
+    call.gate_first, call.round_first = s.gate_first, s.round_first
     return perform(&call)
 
 
@@ -167,7 +168,7 @@ cdef void* handle(Frame* frame) noexcept nogil:
     return frame.api.new_error(&message)
 
 
-OPTIONS = "activation", "gate_activation", "negative_slope", "gate_first"   # of the same pass: the last members of Spec
+OPTIONS = "activation", "gate_activation", "negative_slope", "gate_first", "round_first"   # of the same pass: the last members of Spec
 VERSIONS = 3, 2, 1                          # minor versions that have these structures
 cdef int declared = 3
 

@@ -33,10 +33,12 @@ except ImportError:  # there are no compiled kernels
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
 
+_OMITTED = ("residual_out", "quantize", "scale")  # nothing is written in place, and int8 has no gradient
+
+
 def _fusible(function):
-    """Shows in the signature what `**fused` stands for: what there is but places for results."""
-    fused = FUNCTIONS[function.__name__].fused
-    return a.by_name(function, [name for name, argument in fused.items() if not argument.canonical])
+    """Shows in the signature what `**fused` stands for."""
+    return a.by_name(function, [name for name in FUNCTIONS[function.__name__].fused if name not in _OMITTED])
 
 
 @_fusible
@@ -218,6 +220,8 @@ def _run(name, fused, *values):
     given = dict(zip(function.names, (*values, None, False), strict=True))  # without out and return_stats
     arrays = {role.name: _array(name, role.name, given[role.name]) for role in function.roles}
     beside = a.wanted(function, fused)
+    for key in beside.keys() & set(_OMITTED):
+        raise TypeError(f"{name}() got an unexpected keyword argument {key!r}")
     beside |= {key: _array(name, key, value) for key, value in beside.items() if isinstance(function.fused[key], Role)}
     checked = Call(function, (given | _stand_ins(arrays)).values(), _stand_ins(beside), in_place=False)
     found, axis, ndim = checked.values, checked.axis, checked.x.ndim
@@ -234,6 +238,8 @@ def _run(name, fused, *values):
     else:
         source, to = axis, (axis if axis in (1, ndim - 1) and in_place else 1) - ndim  # the samples come first
     options = {key: value for key, value in checked.fused.items() if isinstance(function.fused[key], Option)}
+    if "out_dtype" in options:
+        options["out_dtype"] = jax.dtypes.canonicalize_dtype(options["out_dtype"]).name
     mode, momentum = found.get("mean") is None, found.get("momentum", 0.0)
     spec = _Spec(name, to, found["eps"], found.get("num_groups"), mode, momentum, tuple(sorted(options.items())))
     arrays |= {key: jnp.broadcast_to(value, checked.x.shape) for key, value in beside.items() if key not in options}
@@ -280,8 +286,10 @@ def _norm_forward(spec, arrays):
 def _norm_backward(spec, saved, cotangents):
     arrays, statistics = saved
     function = FUNCTIONS[f"{spec.op}_backward"]
+    spec = spec._replace(fused=tuple(option for option in spec.fused if option[0] in function.fused))
+    dy = cotangents[0].astype(arrays["x"].dtype)
     taken = {"x", "weight", *function.fused} - ({"bias"} if not spec.fused else set())  # none without an activation
-    given = {name: value for name, value in arrays.items() if name in taken} | {"dy": cotangents[0], **statistics}
+    given = {name: value for name, value in arrays.items() if name in taken} | {"dy": dy, **statistics}
     if "residual" in arrays:
         given["dsum"] = cotangents[1]
     wanted = [f"d{name}" for name in OPS[spec.op].parameters] if "weight" in arrays else []
@@ -400,12 +408,13 @@ def _shapes(spec, operands):
             yield jax.ShapeDtypeStruct((*shape, 2), np.uint32)
         else:
             like = given[_LIKE.get(name, name)]
-            yield jax.ShapeDtypeStruct(like.shape, like.dtype)
+            dtype = dict(spec.fused).get("out_dtype", like.dtype) if name == "y" else like.dtype
+            yield jax.ShapeDtypeStruct(like.shape, dtype)
 
 
 def _call(spec, operands):
     results = tuple(_shapes(spec, operands))
-    if _has_handler() and dict(spec.fused).keys() <= set(xla.OPTIONS):
+    if _has_handler() and dict(spec.fused).keys() <= {"out_dtype", *xla.OPTIONS}:  # which the result has
         return _through_xla(spec, operands, results)
     return jax.pure_callback(functools.partial(_on_the_host, spec), results, *operands)
 
