@@ -79,44 +79,31 @@ class DiT:
     def __init__(self, rng, samples=3, tokens=7, width=16):
         self.mixing, self.mlp = matrix(rng, tokens, tokens), matrix(rng, width, width)
         self.gates = rng.normal(size=(2, samples, 1, width))
-        modulation = [rng.normal(0, 0.3, (2, samples, width)) for _ in range(2)]
+        modulation = [rng.normal(0, 0.3, (2, samples, 1, width)) for _ in range(2)]
         self.inputs = (rng.normal(size=(samples, tokens, width)), *modulation)
 
     def forward(self, x, scale, shift):
-        h, *first = adaptive(x, 1 + scale[0], shift[0])
-        h, stream, *second = adaptive(self.gates[0] * (self.mixing @ h), 1 + scale[1], shift[1], residual=x)
+        h, *first = normlib.layer_norm(x, 1 + scale[0], shift[0], return_stats=True)
+        h = self.gates[0] * (self.mixing @ h)
+        h, stream, *second = normlib.layer_norm(h, 1 + scale[1], shift[1], residual=x, return_stats=True)
         self.saved = x, stream, 1 + scale, first, second
         return stream + self.gates[1] * (h @ self.mlp)
 
     def backward(self, dy):
         x, stream, weight, first, second = self.saved
         dh = (dy * self.gates[1]) @ self.mlp.T
-        dstream, *of_second = adaptive_backward(dh, stream, weight[1], second, dsum=dy)  # of both that were added
-        dx, *of_first = adaptive_backward(self.mixing.T @ (dstream * self.gates[0]), x, weight[0], first)
-        return dstream + dx, *map(np.stack, zip(of_first, of_second, strict=True))
+        mean, rstd = second
+        dsum, *of_second = normlib.layer_norm_backward(dh, stream, weight[1], mean=mean, rstd=rstd, dsum=dy)
+        mean, rstd = first
+        dh = self.mixing.T @ (dsum * self.gates[0])
+        dx, *of_first = normlib.layer_norm_backward(dh, x, weight[0], mean=mean, rstd=rstd)
+        return dsum + dx, *map(np.stack, zip(of_first, of_second, strict=True))
 
     def separate(self, x, scale, shift):
-        scale, shift = scale[:, :, None], shift[:, :, None]
         h = normalized(x, -1) * (1 + scale[0]) + shift[0]
         x = x + self.gates[0] * (self.mixing @ h)
         h = normalized(x, -1) * (1 + scale[1]) + shift[1]
         return x + self.gates[1] * (h @ self.mlp)
-
-
-def adaptive(x, weight, bias, residual=None):
-    """The layer norm with a weight and a bias for each sample: y, with a residual the sum, and the statistics."""
-    residual = [None] * len(x) if residual is None else residual
-    each = zip(x, weight, bias, residual, strict=True)
-    results = [normlib.layer_norm(x, w, b, residual=r, return_stats=True) for x, w, b, r in each]
-    return [np.stack(parts) for parts in zip(*results, strict=True)]
-
-
-def adaptive_backward(dy, x, weight, statistics, dsum=None):
-    """dx, and the gradients of the weights and biases."""
-    dsum = [None] * len(x) if dsum is None else dsum
-    each = zip(dy, x, weight, *statistics, dsum, strict=True)
-    results = [normlib.layer_norm_backward(dy, x, w, mean=m, rstd=r, dsum=d) for dy, x, w, m, r, d in each]
-    return [np.stack(parts) for parts in zip(*results, strict=True)]
 
 
 def check(block, rng, step=1e-6):
