@@ -249,7 +249,7 @@ class _Operators:
 
     def backward_shapes(self, dy, x, weight, *arguments):
         _, options, weight_grads, beside = self._split_backward(arguments)
-        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name])
+        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name]) if weight is None else weight.shape
         dtype = x.dtype if weight is None else weight.dtype
         dx = torch.empty_like(x, memory_format=gradient_format(self.name, options, dy, x))
         parameters = (x.new_empty(shape, dtype=dtype) if weight_grads else None for _ in self.op.parameters)
