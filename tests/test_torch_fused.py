@@ -278,6 +278,32 @@ def test_the_reference_code_of_llama_rounds_first():
     same(gradients(y, (x, w)), gradients(expected, (x, w)), 30)
 
 
+LEADING = {  # calls whose weight has leading axes, beside a bias that has some or none
+    "layer_norm": (lambda x, w, b, **f: nt.layer_norm(x, w, b, axis=2, **f), (2, 1, 3), (3,)),
+    "rms_norm": (lambda x, w, b, **f: nt.rms_norm(x, w, axis=1, **f), (1, 3, C), (C,)),
+    "batch_norm": (lambda x, w, b, **f: nt.batch_norm(x, weight=w, bias=b, training=True, **f), (2, C), (2, C)),
+    "group_norm": (lambda x, w, b, **f: nt.group_norm(x, 2, w, b, **f), (2, C), (1, C)),
+    "instance_norm": (
+        lambda x, w, b, **f: nt.instance_norm(x, weight=w, bias=b, channel_axis=0, **f), (C, 2), (2,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*its axis 1 is taken")
+@pytest.mark.parametrize("norm", LEADING)
+def test_parameters_a_sample(norm):
+    function, *shapes = LEADING[norm]
+    x, w, b = (torch.randn(s).double().requires_grad_() for s in ((2, C, 3), *shapes))
+    for fused in ({}, {"activation": "silu"}):
+        assert gradcheck(lambda *t, fused=fused: function(*t, **fused), (x, w, b))
+        assert gradgradcheck(lambda *t, fused=fused: function(*t, **fused), (x, w, b))
+        mapped = torch.vmap(lambda x, fused=fused: function(x, w, b, **fused))(x[None])
+        same([mapped[0]], [function(x, w, b, **fused)])
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    found, expected = (gradients(f(x, w, b), (x, w, b)) for f in (compiled, function))
+    assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True) if e is not None)
+
+
 def test_signatures_and_schemas_name_all_that_has_a_type_in_torch():
     for name, function in FUNCTIONS.items():
         named = [a.name for a in function.fused.values() if a.torch]

@@ -70,8 +70,16 @@ def _opened(gate, options):
 
 
 def _norm(name, x, tensors, options):
-    """The result of torch's own function, with the axes where that wants them."""
+    """The result of torch's own function, with the axes where that wants them; parameters with leading axes, of which
+    that has not heard, come after it."""
     op, axis = OPS[name], options[OPS[name].axis_name]
+    size = op.parameter_shape(x.shape, axis)
+    later = {key: tensors[key] for key in op.parameters if tensors[key] is not None and tensors[key].shape != size}
+    if later:
+        y = _norm(name, x, {**tensors, **dict.fromkeys(op.parameters)}, options)
+        weight, bias = (tensors.get(key) for key in ("weight", "bias"))
+        y = y if weight is None else y * _laid(op, x.ndim, axis, weight)
+        return y if bias is None else y + _laid(op, x.ndim, axis, bias)
     order = op.reduced_axes(x.ndim, axis) if op.kind == "feature" else (axis,)
     to = tuple(range(x.ndim - len(order), x.ndim)) if op.kind == "feature" else (1,)
     eps, x = options["eps"], x.movedim(order, to)
@@ -90,7 +98,7 @@ def backward(name, dy, x, weight, options, beside):
     among the options, are functions of x that have the given values, or constants where the mode says so."""
     op = OPS[name]
     _refuse(name, beside.keys() | (options.keys() - {op.axis_name, op.mode, "num_groups", "mean", "rstd"}))
-    shape, reduced, statistic, parameter, summed = _frame(op, x.shape, options)
+    shape, reduced, statistic, parameter = _frame(op, x.shape, options)
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     samples_second = op.per_sample and options["channel_axis"] in (0, -x.ndim)
     mean, rstd = (
@@ -110,12 +118,18 @@ def backward(name, dy, x, weight, options, beside):
         var = (centered * centered).mean(reduced, keepdim=True)
         rstd = (var + (rstd**-2 - var).detach()).rsqrt()
         z = centered * rstd
-    scale = None if weight is None else weight.to(wide).reshape(parameter)
+    axis, size = options[op.axis_name], op.parameter_shape(x.shape, options[op.axis_name])
+
+    def beside_x(t):
+        laid = _laid(op, x.ndim, axis, t.to(wide))
+        return laid.expand(x.shape).reshape(shape) if t.shape != size else laid.reshape(parameter)
+
+    scale = None if weight is None else beside_x(weight)
     dy_ = dy.to(wide).reshape(shape)
     more = {}
     if "activation" in options or beside.keys() & {"add", "gate"}:
         h = z if scale is None else z * scale
-        h = h + beside["bias"].to(wide).reshape(parameter) if "bias" in beside else h
+        h = h + beside_x(beside["bias"]) if "bias" in beside else h
         h = h + beside["add"].to(wide).reshape(shape) if "add" in beside else h
         dy_, more["gate"] = _upstream(dy_, h, None if first else gate, options)
         more["add"] = dy_
@@ -133,10 +147,12 @@ def backward(name, dy, x, weight, options, beside):
     if "dsum" in beside:
         dx = dx + beside["dsum"].to(wide)
     dtype = x.dtype if weight is None else weight.dtype
-    size = op.parameter_shape(x.shape, options[op.axis_name])
-    sums = [(dy_ * z).sum(summed), dy_.sum(summed)][: len(op.parameters)]
+    sizes = {"weight": size if weight is None else weight.shape}
+    sizes["bias"] = beside["bias"].shape if "bias" in beside else sizes["weight"]
+    products = {"weight": dy_ * z, "bias": dy_}
+    sums = [_summed(op, axis, products[key].reshape(x.shape), sizes[key]) for key in op.parameters]
     more = [more[key].reshape(x.shape).to(x.dtype) for key in ("add", "gate") if key in beside]
-    return dx.to(x.dtype), *(t.reshape(size).to(dtype) for t in sums), *more
+    return dx.to(x.dtype), *(t.to(dtype) for t in sums), *more
 
 
 def _upstream(dy, h, gate, options):
@@ -155,8 +171,7 @@ def _derivative_of_gate(dy, gate, options):
 
 
 def _frame(op, x_shape, options):
-    """The shape of x with the groups apart, the reduced axes, the shape of statistics and of parameters beside it,
-    and the axes that the gradient of a parameter sums over."""
+    """The shape of x with the groups apart, the reduced axes, and the shapes of statistics and parameters beside it."""
     shape, ndim, axis = list(x_shape), len(x_shape), options[op.axis_name]
     reduced = set(op.reduced_axes(ndim, axis))
     own = reduced if op.kind == "feature" else {axis % ndim}
@@ -167,4 +182,22 @@ def _frame(op, x_shape, options):
         own = {c, c + 1}
     statistic = [1 if i in reduced else n for i, n in enumerate(shape)]
     parameter = [n if i in own else 1 for i, n in enumerate(shape)]
-    return shape, sorted(reduced), statistic, parameter, [i for i in range(len(shape)) if i not in own]
+    return shape, sorted(reduced), statistic, parameter
+
+
+def _order(op, ndim, axis):
+    """The axes of x in the order in which parameters have them: the kept ones before, or samples and channels last."""
+    own = op.reduced_axes(ndim, axis) if op.of_features else (0 if axis % ndim else 1, axis % ndim)
+    return [*(a for a in range(ndim) if a not in own), *own]
+
+
+def _laid(op, ndim, axis, t):
+    """A parameter as it broadcasts against x."""
+    order = _order(op, ndim, axis)
+    return t.reshape((1,) * (ndim - t.ndim) + tuple(t.shape)).permute([order.index(a) for a in range(ndim)])
+
+
+def _summed(op, axis, t, size):
+    """The gradient of a parameter of the shape `size`, from what reaches each of its copies along x."""
+    t = t.permute(_order(op, t.ndim, axis))
+    return t.sum_to_size((1,) * (t.ndim - len(size)) + tuple(size)).reshape(size)

@@ -78,13 +78,15 @@ def again(name, tensors, options):
     kept = {key: options[key] for key in _KEPT[name]}
     if mode is not None:
         kept[mode] = options[mode] or tensors["running_mean"] is None
-    if len(tensors) + len(options) == _BARE[name]:
+    weight, bias = tensors["weight"], tensors.get("bias")
+    alike = bias is None or (weight is not None and bias.shape == weight.shape)
+    if alike and len(tensors) + len(options) == _BARE[name]:
         return {}, kept
     function = FUNCTIONS[f"{name}_backward"]
     fused = {key: value for key, value in options.items() if key in function.fused}
     beside = {key: t for key, t in tensors.items() if key in function.fused and t is not None}
     if not fused and beside.keys() <= {"bias", "add"}:  # of a sum, which has dy as its gradient
-        beside = {}
+        beside = {} if alike else {"bias": bias}
     return beside, kept | fused
 
 
@@ -249,10 +251,11 @@ class _Operators:
 
     def backward_shapes(self, dy, x, weight, *arguments):
         _, options, weight_grads, beside = self._split_backward(arguments)
-        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name])
+        shape = self.op.parameter_shape(x.shape, options[self.op.axis_name]) if weight is None else weight.shape
         dtype = x.dtype if weight is None else weight.dtype
         dx = torch.empty_like(x, memory_format=gradient_format(self.name, options, dy, x))
-        parameters = (x.new_empty(shape, dtype=dtype) if weight_grads else None for _ in self.op.parameters)
+        sizes = {"weight": shape, "bias": beside["bias"].shape if "bias" in beside else shape}
+        parameters = (x.new_empty(sizes[key], dtype=dtype) if weight_grads else None for key in self.op.parameters)
         more = (torch.empty_like(dx) for role in self.more if role.of in beside)
         return self._all(x, (dx, *parameters, *more), beside)
 

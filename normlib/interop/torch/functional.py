@@ -371,25 +371,24 @@ class Normlib(torch.autograd.Function):
         x, weight, *beside = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]  # x, then the tensors
         if not ctx.fused:
-            grads = _computed(ctx, dy, x, weight, {})
+            grads = _computed(ctx, dy, x, weight, {}, any(needed[1:]))
             wanted = (t if want else None for t, want in zip(grads, needed, strict=False))
             return None, None, None, *wanted, *[None] * (len(needed) - len(grads))
 
         dy = dy if dy is None else dy.to(x.dtype)
 
         def computed(beside):
-            return _computed(ctx, dy, x, weight, beside)
+            return _computed(ctx, dy, x, weight, beside, any(needed[1 : 1 + len(OPS[ctx.name].parameters)]))
 
         found = gradients(ctx.name, dy, dsum, dict(zip(ctx.beside, beside, strict=True)), computed)
         named = zip(("x", *ctx.keys), needed, strict=True)
         return None, None, None, *(found.get(key) if wanted else None for key, wanted in named)
 
 
-def _computed(ctx, dy, x, weight, beside):
+def _computed(ctx, dy, x, weight, beside, weight_grads):
     """What the backward function returns; where its own derivatives are wanted, the formula."""
     if not torch.is_grad_enabled():
         try:
-            weight_grads = any(ctx.needs_input_grad[4 : 4 + len(OPS[ctx.name].parameters)])
             return compute_backward(ctx.name, dy, x, weight, ctx.statistics, ctx.options, weight_grads, beside)
         except Closed:
             pass

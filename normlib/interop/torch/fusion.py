@@ -58,7 +58,6 @@ def _merge(graph, found):
     if found.before:
         found.before.replace_all_uses_with(total)
         old.append(found.before)
-        result.args = (norm, activation, found.options, x, residual, add)
     for node in old:
         graph.erase_node(node)
 

@@ -171,7 +171,8 @@ class _GatedRMSNorm(Accelerated):
                     return _run("rms_norm", input, {"weight": weight}, options, fused)
                 shape = (*input.shape[:-1], count, -1)
                 fused["gate"] = gate.reshape(shape)
-                return _run("rms_norm", input.view(shape), {"weight": None}, options, fused).view_as(input) * weight
+                y = _run("rms_norm", input.view(shape), {"weight": weight.view(count, -1)}, options, fused)
+                return y.view_as(input)
         return super().forward(*args, **kwargs)
 
 
