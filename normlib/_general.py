@@ -110,7 +110,7 @@ def _move(checked, mean, rstd, var):
     try:
         for array, old, new in zip(running, before, batch, strict=True):
             moved = _moved(old, checked.values["momentum"], np.ma.getdata(new), array.dtype)
-            np.copyto(array, moved, where=~np.ma.getmaskarray(new))
+            array[...] = np.where(np.ma.getmaskarray(new), old, moved)
     except BaseException:  # an interrupt may come between the two
         for array, old in zip(running, before, strict=True):
             array[...] = old

@@ -262,8 +262,8 @@ cdef void learn(Call* call) noexcept nogil:
         return
     samples = call.statistic.count // channels
     n = call.count // call.statistic.count
-    move(_run, &call.plan, mean.dtype, mean.data, call.plan.mean, samples, channels, call.momentum, 1, 1)
-    move(_run, &call.plan, var.dtype, var.data, call.plan.var, samples, channels, call.momentum, <double>n / (n - 1), 2)
+    move(_run, &call.plan, mean, call.plan.mean, samples, channels, call.momentum, 1, 1)
+    move(_run, &call.plan, var, call.plan.var, samples, channels, call.momentum, <double>n / (n - 1), 2)
 
 
 cdef void finish(Call* call) noexcept nogil:

@@ -1,6 +1,7 @@
 """Parameters, gradients and running statistics between the dtypes of their arrays and those that the kernels work in."""
 
 from libc.string cimport memcpy
+from normlib._kernels.header cimport normlib_array
 from normlib._kernels.plan cimport F64, MOVE, NARROW, WIDEN, Dtype, Plan, Run
 
 
@@ -34,13 +35,13 @@ cdef inline void repeat(int dtype, const void* running, Py_ssize_t samples, Py_s
                 to[n * channels + c] = (<const float*>running)[c]
 
 
-cdef inline void move(Run run, const Plan* done, int dtype, void* running, const double* statistic, Py_ssize_t samples, Py_ssize_t channels,
+cdef inline void move(Run run, const Plan* done, const normlib_array* running, const double* statistic, Py_ssize_t samples, Py_ssize_t channels,
                       double momentum, double factor, Py_ssize_t least) noexcept nogil:
     """running = (1 - momentum) * running + momentum * the mean over the samples of factor * statistic, of those that have at least so many
     elements inside; a variance, that of more than one, has the factor of its own count."""
     cdef Plan p
     p.inside, p.least = done.inside, least
-    p.dtype, p.mean, p.y, p.samples, p.length = <Dtype>dtype, <double*>statistic, <char*>running, samples, channels
+    p.dtype, p.mean, p.y, p.samples, p.length = <Dtype>running.dtype, <double*>statistic, <char*>running.data, samples, channels
     p.momentum, p.factor = momentum, factor
     p.x = p.weight = NULL
     run(MOVE, &p, 0)

@@ -30,6 +30,7 @@ include "walks/channel_rows.pxi"
 include "walks/beside.pxi"
 include "walks/feature_columns.pxi"
 include "walks/channel_columns.pxi"
+include "walks/position_masks.pxi"
 include "walks/parameters.pxi"
 include "walks/memory.pxi"
 

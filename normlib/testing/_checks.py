@@ -82,8 +82,7 @@ def expected_forward(case, x, weight, bias, fused=True):
     x = case.normalized(x)
     if case.given:
         mean, var = (np.broadcast_to(s, case.geometry.statistics_shape) for s in case.given_statistics())
-    truth = forward(case.geometry, x, weight, bias, eps=case.eps, centered=case.centered, mean=mean, var=var,
-                    inside=case.inside)  # fmt: skip
+    truth = forward(case.geometry, x, weight, bias, eps=case.eps, centered=case.centered, mean=mean, var=var)
     return _fused.forward(case.geometry, truth, case.companions()) if fused else truth
 
 
@@ -187,7 +186,7 @@ def expected_backward(case, dy, x, weight, truth, **statistics):
     upstream, dgate = _fused.upstream(case.geometry, truth, dy, case.companions())
     u = case.gated(x)
     bias = case.companions(backward=True).get("bias")
-    options = statistics | {"through": not case.given, "inside": case.inside}
+    options = statistics | {"through": not case.given}
     options["bias_shape"] = None if bias is None else bias.shape
     expected = backward(case.geometry, upstream, u, weight, **options)
     if case.fused:  # measured by the terms of a bare norm

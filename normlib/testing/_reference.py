@@ -5,6 +5,7 @@ which element belongs to which row and to which parameter, by index arrays, so t
 repeated here. The arithmetic is `numpy.longdouble` where that is wider than float64, else `decimal` with 40 digits.
 """
 
+import copy
 import decimal
 import math
 from functools import cached_property
@@ -101,9 +102,24 @@ class Geometry:
     """Which row and which parameter each element of x belongs to: `row` and `parameter` number them in x's shape, in
     which leading axes of parameters stand for the axes `kept`."""
 
+    inside = None  # which elements take part, in x's shape; None: all
+
     def __init__(self, row, parameter, statistics_shape, parameter_shape, kept=()):
         self.row, self.parameter, self.kept = row, parameter, kept
         self.statistics_shape, self.parameter_shape = statistics_shape, parameter_shape
+
+    def among(self, inside):
+        """The same, of the elements inside a mask."""
+        masked = copy.copy(self)
+        masked.inside = np.broadcast_to(inside, self.row.shape)
+        return masked
+
+    def taking_part(self):
+        """Which elements of the rows take part, and how many of each."""
+        if self.inside is None:
+            return True, self.row.size // np.prod(self.statistics_shape, dtype=int)
+        rows = self.rows(self.inside)
+        return rows, rows.sum(axis=1, keepdims=True)
 
     @cached_property
     def _by_row(self):
@@ -174,18 +190,10 @@ class Backward(NamedTuple):
     dbias_scale: np.ndarray
 
 
-def _inside(geometry, inside):
-    """Which elements of the rows take part, and how many of each."""
-    if inside is None:
-        return True, geometry.row.size // np.prod(geometry.statistics_shape, dtype=int)
-    rows = geometry.rows(np.broadcast_to(inside, geometry.row.shape))
-    return rows, rows.sum(axis=1, keepdims=True)
-
-
 @np.errstate(divide="ignore", invalid="ignore")  # of a row with nothing inside
-def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=None, var=None, inside=None, wide=WIDE):
+def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=None, var=None, wide=WIDE):
     """``(x - mean) / sqrt(var + eps) * weight + bias``, with the statistics of each row or with given ones."""
-    rows, n = _inside(geometry, inside)
+    rows, n = geometry.taking_part()
     z = np.where(rows, geometry.rows(extended(x, wide)), 0)
     if mean is not None:
         mean, var = (geometry.per_row(extended(s, wide)) for s in (mean, var))
@@ -210,7 +218,7 @@ def forward(geometry, x, weight=None, bias=None, *, eps, centered=True, mean=Non
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, inside=None, wide=WIDE, bias_shape=None):
+def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, wide=WIDE, bias_shape=None):
     """Gradients with the given statistics; `through` says whether these came from x itself. That of the bias has the
     shape of the weight, if it has no other.
 
@@ -222,9 +230,9 @@ def backward(geometry, dy, x, weight=None, *, mean=None, rstd, through=True, ins
     z = geometry.rows(extended(x, wide))
     if mean is not None:
         z = z - geometry.per_row(extended(mean, wide))
-    rows, n = _inside(geometry, inside)
+    rows, n = geometry.taking_part()
     z = np.where(rows, z * rstd, 0)
-    dy = np.where(True if inside is None else inside, dy, 0)
+    dy = np.where(True if geometry.inside is None else geometry.inside, dy, 0)
     g = geometry.rows(dy if weight is None else dy * geometry.per_element(extended(weight, wide)))
     dx = g
     if through:

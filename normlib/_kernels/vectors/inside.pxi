@@ -5,6 +5,7 @@ cdef enum:
     WORDS = LINE // 8   # of 8 bytes
 
 cdef struct Inside:
+    const Plan* plan
     Array mask
     const Array* of         # the array whose elements it lets in
     const char* row         # of the mask, which is that at hand
@@ -16,7 +17,7 @@ cdef struct Inside:
 cdef inline bint open_inside(Inside* s, const Plan* p, const Array* of, bint filled, work zero) noexcept nogil:
     """Whether there is a mask that the statistics go by."""
     cdef const View* mask = &p.companion[OF_WHERE]
-    s.of, s.filled = of, filled
+    s.plan, s.of, s.filled = p, of, filled
     if p.inside != NULL:
         open_array(&s.mask, p, mask.data, &mask.span, BOOL, zero)
     return p.inside != NULL
@@ -26,9 +27,9 @@ cdef inline void begin_row(Inside* s, const char* row) noexcept nogil:
     s.row, s.passed, s.taken = row, 0, 0
 
 
-cdef inline const Array* by_mask(const Plan* p, const Array* x, Inside* s, Py_ssize_t r, Py_ssize_t channel, double fill, Array* filled) noexcept nogil:
+cdef inline const Array* by_mask(const Array* x, Inside* s, Py_ssize_t r, Py_ssize_t channel, double fill, Array* filled) noexcept nogil:
     """x, where a row has elements outside as it is to be taken from a channel on: with `fill` in their place."""
-    if p.inside == NULL or p.inside[r] == x.channels * x.segments * x.length:
+    if s.plan.inside == NULL or s.plan.inside[r] == x.channels * x.segments * x.length:
         return x
     begin_row(s, row_at(&s.mask, r) + channel * s.mask.channel)
     s.of, s.fill = x, fill

@@ -291,17 +291,19 @@ cdef void channel_slopes(const Array* x, Array* dy, const char* row, const char*
     row_slopes(&c, x, dy, row, drow, x.segments * x.length, sums, products, table[0])
 
 
-cdef void channels_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t first, Py_ssize_t m, const work* table,
-                          double* s, double* q) noexcept nogil:
+cdef void channels_slopes(Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t first, Py_ssize_t m, const work* table, double* s,
+                          double* q) noexcept nogil:
     """s = sum dy and q = sum dy * z of m <= TOGETHER channels, the first of which is `first` from that of group r."""
     cdef const char* row = row_at(x, r) + first * x.channel
     cdef const char* drow = row_at(dy, r) + first * dy.channel
     cdef Array filled
+    cdef const Array* taken
     cdef Rows rows
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, channel
     for k in range(m):
-        channel_slopes(by_mask(p, x, inside, r + (first + k) // p.channels, (first + k) % p.channels, table[SHIFT * TOGETHER + k], &filled), dy,
-                       row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
+        channel = first + k
+        taken = by_mask(x, inside, r + channel // x.channels, channel % x.channels, table[SHIFT * TOGETHER + k], &filled)
+        channel_slopes(taken, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
@@ -404,7 +406,7 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_s
     if not p.given or p.weight_grads:
         for c from first <= c < stop by TOGETHER:
             many = min(<Py_ssize_t>TOGETHER, stop - c)
-            channels_slopes(p, x, dy, inside, r, c - first, many, of_runs, s, q)
+            channels_slopes(x, dy, inside, r, c - first, many, of_runs, s, q)
             if p.weight_grads:
                 add_gradients(p, part * p.parameters + c, q, s, many, zero)
             if w != NULL:

@@ -208,7 +208,7 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
         look_ahead_of(dy, p, r + k)
         c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
         c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
-        taken = by_mask(p, x, inside, r + k, 0, c.shift, &filled)
+        taken = by_mask(x, inside, r + k, 0, c.shift, &filled)
         feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
         if p.round_first and dw != NULL:
             rounded_gradients(p, taken, dy, row_at(x, r + k), row_at(dy, r + k), table + k, dw, at(dw, n, p.centered))
