@@ -291,18 +291,6 @@ cdef inline void split_scaled(double mean, double rstd, work* shift, work* delta
     scale[0], factor[0] = <work>(rstd / f), <work>f
 
 
-cdef inline bint ordinary(const double* mean, const double* rstd, Py_ssize_t n, work zero) noexcept nogil:
-    """Whether no statistic asks for a factor."""
-    cdef double most = ldexp(1, FAR_F32 if work is float else FAR_F64), least = 1 / most
-    cdef bint far = False
-    cdef Py_ssize_t k
-    for k in range(n):
-        far |= (not (least <= rstd[k])) | (not (rstd[k] <= most))
-    for k in range(n if mean != NULL else 0):
-        far |= not (abs(mean[k]) <= most)
-    return not far
-
-
 cdef bint split_given(const double* mean, const double* rstd, Py_ssize_t n, work* table, Py_ssize_t entry, bint forward) noexcept nogil:
     """n statistics that are given, to a table whose entries are so many values apart; mean NULL: 0. Whether one has a factor, which none
     has in a backward pass."""
@@ -310,25 +298,26 @@ cdef bint split_given(const double* mean, const double* rstd, Py_ssize_t n, work
     cdef work* delta = table + DELTA * entry
     cdef work* scale = table + SCALE * entry
     cdef work* factor = table + FACTOR * entry
-    cdef bint scaled = False
+    cdef double most = ldexp(1, FAR_F32 if work is float else FAR_F64), least = 1 / most, m
+    cdef bint far = False
     cdef Py_ssize_t k
-    if forward and not ordinary(mean, rstd, n, table[0]):
-        for k in range(n):
-            split_scaled(mean[k] if mean != NULL else 0, rstd[k], shift + k, delta + k, scale + k, factor + k)
-            scaled |= factor[k] != 1
-        return scaled
     for k in range(n):
+        m = mean[k] if mean != NULL else 0
+        shift[k] = <work>m
+        delta[k] = <work>(m - shift[k])
         scale[k] = <work>rstd[k]
-    for k in range(n if forward else 0):
-        factor[k] = 1
-    if mean == NULL:
-        memset(shift, 0, n * sizeof(work))
-        memset(delta, 0, n * sizeof(work))
+        far |= (not (least <= rstd[k])) | (not (rstd[k] <= most)) | (not (abs(m) <= most))
+    if not forward:
         return False
     for k in range(n):
-        shift[k] = <work>mean[k]
-        delta[k] = <work>(mean[k] - shift[k])
-    return False
+        factor[k] = 1
+    if not far:
+        return False
+    far = False
+    for k in range(n):
+        split_scaled(mean[k] if mean != NULL else 0, rstd[k], shift + k, delta + k, scale + k, factor + k)
+        far |= factor[k] != 1
+    return far
 
 
 cdef inline bint far_from_1(const work* a, Py_ssize_t n) noexcept nogil:
