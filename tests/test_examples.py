@@ -137,7 +137,7 @@ def test_batch_norm_meets_columns_of_zero_variance():
     assert (y[:, x.var(axis=0) == 0] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["ResNet", "UNet", "DiT"])
+@pytest.mark.parametrize("kind", ["ResNet", "UNet", "DiT", "Padded"])
 def test_blocks_are_their_separate_steps(kind):
     from normlib.examples import blocks
 
@@ -152,7 +152,7 @@ def test_blocks_print_a_line_each(capsys):
     from normlib.examples import blocks
 
     blocks.main()
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["ResNet", "UNet", "DiT"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["ResNet", "UNet", "DiT", "Padded"]
 
 
 @pytest.mark.parametrize("page", ["guide.md", "backends.md"])

@@ -1,4 +1,4 @@
-"""Blocks of three networks in NumPy, forward and backward: each norm takes what stands around it into its own pass.
+"""Blocks of networks in NumPy, forward and backward: each norm takes what stands around it into its own pass.
 
     python docs/examples/blocks.py
 
@@ -106,6 +106,26 @@ class DiT:
         return x + self.gates[1] * (h @ self.mlp)
 
 
+class Padded:
+    """Sequences of different lengths in one batch: batch norm, by what is there alone, and ReLU."""
+
+    def __init__(self, rng, lengths=(9, 2, 6), channels=5):
+        self.inside = np.arange(max(lengths))[:, None] < np.array(lengths)[:, None, None]  # sample, time, channel
+        self.norm = normlib.BatchNorm(channels, channel_axis=-1, activation="relu")
+        self.inputs = (rng.normal(size=(len(lengths), max(lengths), channels)),)
+
+    def forward(self, x):
+        return self.norm(x, where=self.inside)
+
+    def backward(self, dy):
+        return (self.norm.backward(dy),)
+
+    def separate(self, x):
+        y, there = np.zeros_like(x), self.inside[..., 0]
+        y[there] = np.maximum(normalized(x[there], 0), 0)
+        return y
+
+
 def check(block, rng, step=1e-6):
     """The largest difference from the separate steps, and how far the gradient in some direction is from theirs."""
     y = block.forward(*block.inputs)
@@ -123,7 +143,7 @@ def check(block, rng, step=1e-6):
 
 def main():
     print("block     from the separate steps    their gradient, relative")
-    for kind in (ResNet, UNet, DiT):
+    for kind in (ResNet, UNet, DiT, Padded):
         rng = np.random.default_rng(0)
         print("{:6} {:26.1e} {:27.1e}".format(kind.__name__, *check(kind(rng), rng)))
 
