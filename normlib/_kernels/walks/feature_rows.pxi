@@ -193,7 +193,7 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
     cdef Rows rows
     cdef Slopes c
     cdef Array filled
-    cdef Array* taken
+    cdef const Array* taken
     cdef double s[TOGETHER]
     cdef double q[TOGETHER]
     cdef work* shift = table + SHIFT * TOGETHER

@@ -122,3 +122,4 @@ cdef void cut_inside(Cut* s, Affine* c, const Plan* p, const work* table, bint s
         else:
             cut_descend(s, c, &rest, table, i, m, s.width)
         i += m
+    s.beside.plan = p
