@@ -7,6 +7,7 @@ from tools import Unavailable, built, found, suite
 
 # What loads a framework or another Python, whose own code the sanitizers would watch, or measures time and memory.
 ELSEWHERE = ["test_torch.py", "test_interop_onnx.py", "test_interop_jax.py", "test_interop_torch.py", "test_arrays.py",
+             "test_torch_fused.py", "test_torch_models.py",
              "test_examples.py", "test_models.py", "test_bench.py", "test_cli.py", "test_embedding.py", "test_views.py",
              "test_memory.py", "test_allocation_failures.py", "test_growth.py", "test_large.py",
              "test_interrupts.py"]  # fmt: skip
