@@ -1,5 +1,6 @@
 """The norms as functions of JAX: the bits of the NumPy functions, gradients, jit and vmap."""
 
+import contextlib
 import doctest
 import functools
 import re
@@ -353,6 +354,17 @@ def test_fused_results_have_the_bits_of_the_numpy_functions(op, fused):
                 same_bits(a, b)
 
 
+@contextlib.contextmanager
+def float64():
+    """For all threads: without the kernels XLA calls Python from one of its own."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with jax.enable_x64(True):
+            yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
 @each_pair
 def test_fused_gradients_are_those_of_the_formula(op, fused):
     """Of all arguments at once, and of each member of a batch, which share parameters."""
@@ -367,7 +379,7 @@ def test_fused_gradients_are_those_of_the_formula(op, fused):
         gradient = jax.grad(loss_of_all(function), every)
         return gradient(*values), jax.vmap(function, axes)(*batch), jax.vmap(gradient, axes)(*batch)
 
-    with jax.enable_x64(True):
+    with float64():
         close(results(ours, values, batch), results(steps, values, batch))
 
 

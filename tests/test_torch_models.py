@@ -231,10 +231,10 @@ def test_compile_and_export(name):
     model.eval(), reference.eval()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     expected = model(*arguments)
-    assert torch.equal(compiled(*arguments), expected)
+    close(compiled(*arguments), expected, 1e-6)
     close(expected, reference(*arguments))
     program = torch.export.export(model, tuple(arguments))
-    assert torch.equal(program.module()(*arguments), expected)
+    close(program.module()(*arguments), expected, 1e-6)
     nodes = [node for node in program.graph.nodes if str(node.target).startswith("normlib.")]
     assert len(nodes) == len(nt.report(model))
     bare = [len(OPERATORS[node.target._opname].tensors) + len(OPERATORS[node.target._opname].options) for node in nodes]
