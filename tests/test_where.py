@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -215,3 +216,16 @@ def test_layers_take_masks(backend, op):
     assert np.isfinite(dx).all()
     assert checks.same_bits(found, layer(x, where=inside))
     assert checks.same_bits(dx, layer.backward(dy))
+
+
+@each_op
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+def test_masks_broadcast_along_any_axes(backend, op, layout):
+    for shape, options in problems(op, "typical"):
+        case = Case(op, shape, options, layout=layout)
+        x, weight, bias, _ = case.inputs()
+        for axes in product((True, False), repeat=len(shape)):
+            inside = mask([n if own else 1 for n, own in zip(shape, axes, strict=True)])
+            found = checks.call_forward(case, x, weight, bias, where=inside)
+            dense = checks.call_forward(case, x, weight, bias, where=np.broadcast_to(inside, shape).copy())
+            np.testing.assert_allclose(found, dense, rtol=1e-5, atol=1e-6)

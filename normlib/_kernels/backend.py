@@ -53,6 +53,15 @@ def _copy(a, to):
     return to
 
 
+def _spread(mask, x, shared):
+    """A mask in the order of x's memory, broadcast along `shared` axes at most: then axes that are one in x are one in
+    the mask."""
+    one = tuple(slice(1 if i in shared and mask.strides[i] == 0 else None) for i in range(x.ndim))
+    spread = np.empty_like(x[one], bool)
+    spread[...] = mask[one]
+    return np.broadcast_to(spread, x.shape)
+
+
 def _arranged(op, run, arrays, axis, in_place):
     """What `run(arrays, axis)` returns beside the arrays that it fills, by name: those as they are, or copies, of which
     that of x becomes the output where it may be computed in place."""
@@ -60,6 +69,10 @@ def _arranged(op, run, arrays, axis, in_place):
     kinds = _kinds(op, x.ndim, axis)
     if _takes(kinds, x) and (result := run(arrays, axis)) is not NotImplemented:
         return result
+    if "where" in arrays:
+        arrays |= {"where": _spread(arrays["where"], x, axis if op.of_channels else ())}
+        if _takes(kinds, x) and (result := run(arrays, axis)) is not NotImplemented:
+            return result
     for order, memory in _orders(op, x, axis):
         views = {name: a.transpose(order) for name, a in arrays.items()}
         target = memory(views["x"])
@@ -73,7 +86,8 @@ def _arranged(op, run, arrays, axis, in_place):
         for name in moved.keys() - OUTPUTS:
             _copy(views[name], moved[name])
         if "where" in views:
-            moved["where"] = views["where"]
+            shared = [order.index(i) for i in axis] if op.of_channels else ()
+            moved["where"] = _spread(views["where"], target, shared)
         if in_place:
             moved["out"] = moved["x"]
         result = run(moved, tuple(map(order.index, axis)))
