@@ -100,7 +100,7 @@ def test_the_bits_are_those_of_the_separate_steps(op, fused, dtype):
 @each_set
 def test_the_bits_do_not_depend_on_threads_or_on_the_other_rows(op, fused):
     for shape, options in problems(op, "large")[:1]:
-        checks.check_threads(Case(op, shape, options, fused=fused))
+        checks.check_threads(Case(op, shape, options, fused=fused), threads=(1, 3))
     for case in typical(op, fused=fused):
         if independent(case):
             checks.check_row_position(case)
@@ -171,11 +171,13 @@ def past_the_caches(op, dtype, **fused):
 
 
 @each_op
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_large_arrays(op, dtype):
-    for case in past_the_caches(op, dtype, add=True, activation="relu"):
-        checks.check_forward(case)
-        checks.check_backward(case)
+@pytest.mark.parametrize("turn", [0, 1])
+def test_large_arrays(op, turn):
+    """Each layout in one of two dtypes, by turns."""
+    dtypes = ("float32", "float16") if OPS[op].has_groups or OPS[op].mode else ("float16", "float32")
+    case = past_the_caches(op, dtypes[turn], add=True, activation="relu")[turn]
+    checks.check_forward(case)
+    checks.check_backward(case)
 
 
 @pytest.mark.skipif(_kernels.backend is None, reason="the kernels keep this promise")
