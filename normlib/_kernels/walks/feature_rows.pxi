@@ -253,7 +253,7 @@ cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept
 
 cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
     cdef Py_ssize_t n = p.parameters, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
-    cdef Py_ssize_t most = together(2 * n, p.streaming), step = round_up(n, LINE // sizeof(work))
+    cdef Py_ssize_t most = together(2 * n, p.streaming), step = round_up(n, LINE // sizeof(work)), ready = r
     cdef work table[TABLE * TOGETHER]
     cdef const work* w = <const work*>p.weight
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, True) if p.weight_grads else NULL
@@ -269,10 +269,12 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     memset(table, 0, sizeof(table))
     while r < stop:
         m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES), n)
-        if p.before != NULL and p.before.upstream:
-            feature_rows_from(p.before, r, r + m, zero)
-        elif p.before != NULL:
-            rows_before(p.before, r, r + m, zero)
+        if p.before != NULL and ready < r + m:
+            ready = min(stop, r + max(m, 2 * PANEL // n))   # more than a lot: to begin takes as long as some hundred elements
+            if p.before.upstream:
+                feature_rows_from(p.before, r, ready, zero)
+            else:
+                rows_before(p.before, r, ready, zero)
         x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
         dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
         rows_slopes(p, x, dy, &inside, r, m, w, dw, table)
