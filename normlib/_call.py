@@ -133,10 +133,10 @@ class Call:
         """Whether elements of an array may be read after the same ones of an output were written."""
         if output == "sum":  # which is the x of what follows
             return name not in ("x", "residual")
-        once_more = self.op.mode and not self.op.per_sample and self.values[self.op.mode] and self._leading
         if not self.function.backward:
             return name == "add" and "gate_first" in self.fused  # y has the gated x
         first = {"activation", "gate", "where"}  # with one of these dx holds what reaches the norm until x is read
+        once_more = self.op.mode and not self.op.per_sample and self.values[self.op.mode] and self._leading
         later = ("x", "dsum", "gate") if "gate_first" in self.fused else ("x", "dsum")
         return name in later and bool(once_more or self.fused.keys() & first)
 

@@ -74,17 +74,12 @@ cdef void wide_inside(const Plan* p, const Array* x, Py_ssize_t sample, Py_ssize
 
 cdef void nothing_inside(const Plan* p, Py_ssize_t sample, work zero) noexcept nogil:
     """The table and the statistics, unknown, of a sample whose positions are all outside."""
-    cdef Py_ssize_t g, c, i = sample * p.groups
+    cdef Py_ssize_t g, c
     memset(table_of(p, sample, 0, zero), 0, TABLE * p.padded * sizeof(work))
     for c in range(p.padded):
         table_of(p, sample, FACTOR, zero)[c] = 1
     for g in range(p.groups):
-        if p.mean != NULL:
-            p.mean[i + g] = NAN
-        if p.var != NULL:
-            p.var[i + g] = NAN
-        if p.rstd != NULL:
-            p.rstd[i + g] = NAN
+        unknown(p, sample * p.groups + g)
 
 
 cdef void cut_nothing(Cut* s, Py_ssize_t first, Py_ssize_t positions, work zero) noexcept nogil:

@@ -195,9 +195,8 @@ cdef inline Py_ssize_t alike_rows(const Plan* p, Py_ssize_t r, Py_ssize_t m, Py_
     return k
 
 
-cdef void unknown_statistics(const Plan* p, Py_ssize_t r, work* table) noexcept nogil:
-    """Those of a row with nothing inside."""
-    table[SHIFT * TOGETHER] = table[DELTA * TOGETHER] = table[SCALE * TOGETHER] = 0
+cdef void unknown(const Plan* p, Py_ssize_t r) noexcept nogil:
+    """The statistics of a row with nothing inside."""
     if p.mean != NULL:
         p.mean[r] = NAN
     if p.var != NULL:
@@ -224,7 +223,8 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
         many = 1
         shorter.length = front_of(&inside.mask, r + k, p.inside[r + k])
         if p.inside[r + k] == 0:
-            unknown_statistics(p, r + k, found)
+            found[SHIFT * TOGETHER] = found[DELTA * TOGETHER] = found[SCALE * TOGETHER] = 0
+            unknown(p, r + k)
         elif shorter.length > 0:
             many = min(m - k, p.groups - (r + k) % p.groups) if inside.mask.group == 0 else 1
             scaled |= rows_statistics(p, &shorter, r + k, many, found)
