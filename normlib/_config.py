@@ -31,7 +31,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         With ``mode="dicts"``: "normlib", "python", "numpy" (versions), "backend" (in use), "backends" (all),
         "compiled" (whether the extension is there, or why it is not), "isa" and "isa_available" (ISA
         levels of the extension), "openmp" (its runtime), "threads", "cores" (those that this process may use), "busy"
-        (how many of them other programs kept busy for a moment, None where the system does not tell) and "dtypes".
+        (how many of them other programs kept busy for a moment, None where the system does not tell), "dtypes" and
+        "torch" (how torch's tensors reach the kernels, None where it is not installed).
 
     Examples
     --------
@@ -91,4 +92,15 @@ def _config():
         "cores": cores(),
         "busy": others.busy(),
         "dtypes": [name for name in DTYPES if name != "bfloat16" or find_spec("ml_dtypes")],
+        "torch": _torch(),
     }
+
+
+def _torch():
+    if find_spec("torch") is None:
+        return None
+    try:
+        from .interop.torch import _bridge
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    return _bridge.state()

@@ -1,4 +1,4 @@
-"""The command line: ``normlib info``, ``check``, ``demo`` and ``bench``."""
+"""The command line: ``normlib info``, ``check``, ``demo``, ``bridge`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("name", nargs="?", choices=list(DEMOS), default="minilm")
     demo.set_defaults(run=_demo)
 
+    bridge = commands.add_parser("bridge", help="compile the bridge to torch now, not at its first use")
+    bridge.set_defaults(run=_bridge)
+
     commands.add_parser("bench", help="measure the norms against copying the same bytes", add_help=False)
     return parser
 
@@ -112,6 +115,18 @@ def _bench(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     normlib.show_config()
     return 0
+
+
+def _bridge(args: argparse.Namespace) -> int:
+    if find_spec("torch") is None:
+        print("normlib bridge: torch is not installed", file=sys.stderr)
+        return 2
+    from normlib.interop.torch import _bridge
+
+    _bridge.forget_failures()
+    found = _bridge.load(build=True)
+    print(_bridge.state())
+    return 0 if found else 1
 
 
 def _check(args: argparse.Namespace) -> int:

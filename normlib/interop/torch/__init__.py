@@ -12,6 +12,7 @@ Tensors and arrays share their memory both ways. The operators are ``torch.ops.n
 """
 
 from .functional import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from .install import install, uninstall
 from .models import accelerate, report, restore
 from .modules import (
     BatchNorm1d,
@@ -38,9 +39,11 @@ __all__ = [
     "accelerate",
     "batch_norm",
     "group_norm",
+    "install",
     "instance_norm",
     "layer_norm",
     "report",
     "restore",
     "rms_norm",
+    "uninstall",
 ]

@@ -10,7 +10,7 @@ import torch
 from ..._arguments import fusible, misplaced, wanted
 from ...description import FUNCTIONS, Role
 from ...ops import OPS
-from . import _formulas
+from . import _bridge, _formulas
 from ._operators import OPERATORS, again, compute, compute_backward, gradients
 from ._tensors import Closed, array, eager, tensor, transformed
 
@@ -327,6 +327,10 @@ def _floating(x):
 
 def direct(name, x, tensors, options):
     """Without torch's dispatcher, which takes longer than a short row."""
+    if (compiled := _bridge.compiled) is not None:
+        y = compiled.run(name, x, tensors, options)
+        if y is not NotImplemented:
+            return y
     if torch.is_grad_enabled() and torch._C._any_requires_grad(x, *tensors.values()):
         return Normlib.apply(name, options, tuple(tensors), x, *tensors.values())
     return compute(name, x, tensors, options)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules.module import _has_any_global_hook
 
 from ._formulas import ACTIVATIONS
@@ -39,7 +40,7 @@ class Plan:
         for name, value in self.read:
             if getattr(owner, name) is not value:
                 return False
-        return torch.compiler.is_compiling() or all(tuple(now.values()) == then for now, then in self.modules)
+        return all(tuple(now.values()) == then for now, then in self.modules)
 
 
 def _merge(graph, found):
@@ -75,7 +76,7 @@ _IN_PLACE = {
 
 def _pays(name, add, x):
     """Whether what follows a norm of x is to be in its pass: by measurements on a core with caches of 2 and 32 MB."""
-    if name == "gelu_tanh" or torch.compiler.is_compiling():
+    if name == "gelu_tanh":
         return True
     if not x.is_contiguous():  # in channels-last memory a place in ours costs more
         return False
@@ -125,7 +126,7 @@ def _followed(y, add, activation, options):
 
 
 def _is_tensor(t):
-    return type(t) in PLAIN or (torch.compiler.is_compiling() and isinstance(t, torch.Tensor))
+    return type(t) in PLAIN
 
 
 def _alike(t, x):
@@ -202,8 +203,10 @@ def forward_of(cls):
 
     @functools.wraps(own)
     def forward(self, *args, **kwargs):
+        if is_dynamo_compiling():
+            return own(self, *args, **kwargs)
         found = vars(self).get("_normlib_plans")
-        if found is None and not torch.compiler.is_compiling():  # a copy
+        if found is None:  # a copy
             found, _ = plans(self, **self._normlib_how)
             self.__dict__["_normlib_plans"] = found
         plan = found and found[self.training]

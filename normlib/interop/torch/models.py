@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from . import _bridge
 from .fusion import Planned, forward_of, places, plans
 from .modules import REPLACED, RMS_NORMS, Accelerated
 from .survey import Norm, Report, form_of_rms_norm, walk
@@ -65,6 +66,7 @@ def accelerate(model, fuse=False):
     <class 'torch.nn.modules.normalization.LayerNorm'>
     """
     _checked("accelerate", model)
+    _bridge.load(build=True)
     norms = Report()
     for name, module in walk(model):
         cls, why = _place(module)

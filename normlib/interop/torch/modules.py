@@ -1,23 +1,26 @@
 """torch's norm modules on normlib's kernels: what replaces their forward methods, and drop-in classes.
 
 The methods take a dict of what is fused, by the keywords of the functions. Where that is given and the kernels do not
-take the call, NotImplemented comes back: who fused knows the separate steps.
+take the call, NotImplemented comes back: who fused knows the separate steps. What compiles, exports or traces a model
+meets torch's own methods.
 """
 
 import torch
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 
+from ...backends import active
 from ...ops import OPS
-from ._tensors import eager, fits
-from .functional import direct, joined, recorded
+from . import _bridge
+from ._tensors import fits
+from .functional import direct, joined
 from .survey import eps_name, groups
 
 
 def _run(name, input, tensors, options, fused=None):
     if fused:
         tensors, options = joined(name, tensors, options, fused)
-    way = recorded if torch.compiler.is_compiling() else direct
-    return way(name, input, tensors, options)
+    return direct(name, input, tensors, options)
 
 
 def _run_moving(name, module, input, running, mode, momentum, fused):
@@ -27,17 +30,15 @@ def _run_moving(name, module, input, running, mode, momentum, fused):
     return _run(name, input, tensors, options, fused)
 
 
-# Elements up to which torch's batch norm in evaluation takes less time than the way into ours, for each of its
-# threads: of contiguous input, and of other. It is elementwise, and a network of images has many small ones.
-_LEFT_TO_TORCH = (2**21, 2**17)
-
-
-def _small(input):
-    """Whether torch's kernel is the faster one, and nothing records gradients or the whole computation. It is called at
-    once then: the functions of torch.nn.functional in between take as long as this question."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not (input.is_cpu and eager(input)):
-        return False
-    return input.numel() <= _LEFT_TO_TORCH[not input.is_contiguous()] * torch.get_num_threads()
+def _computed(op, slowly, module, input, fused):
+    """What the kernels compute, or NotImplemented: by the bridge, or by a function of Python."""
+    if is_dynamo_compiling():
+        return NotImplemented
+    compiled = _bridge.compiled
+    y = NotImplemented if compiled is None else getattr(compiled, op)(module, input, fused)
+    if y is NotImplemented and (compiled is None or active().name != "cython"):
+        return slowly(module, input, fused)
+    return y
 
 
 class Accelerated:
@@ -53,54 +54,69 @@ def _trailing(shape):
 
 class _LayerNorm(Accelerated):
     def forward(self, input, fused=None):
-        shape, weight, bias = self.normalized_shape, self.weight, self.bias
-        if not fits(input, weight, bias) or (weight is None and input.shape[-len(shape) :] != shape):
-            return super().forward(input) if fused is None else NotImplemented
-        options = {"axis": _trailing(shape), "eps": self.eps}
-        return _run("layer_norm", input, {"weight": weight, "bias": bias}, options, fused)
+        y = _computed("layer_norm", _layer_norm, self, input, fused)
+        return super().forward(input) if y is NotImplemented and fused is None else y
+
+
+def _layer_norm(self, input, fused):
+    shape, weight, bias = self.normalized_shape, self.weight, self.bias
+    if not fits(input, weight, bias) or (weight is None and input.shape[-len(shape) :] != shape):
+        return NotImplemented
+    options = {"axis": _trailing(shape), "eps": self.eps}
+    return _run("layer_norm", input, {"weight": weight, "bias": bias}, options, fused)
 
 
 class _RMSNorm(Accelerated):
     def forward(self, input, fused=None):
-        shape, weight, eps = self.normalized_shape, self.weight, self.eps
-        if weight is None:
-            taken = input.shape[-len(shape) :] == shape
-        else:  # torch's takes any two dtypes
-            taken = weight.dtype is input.dtype or (weight.dtype is torch.float32 and input.dtype.itemsize == 2)
-        if not (taken and fits(input, weight)):
-            return super().forward(input) if fused is None else NotImplemented
-        if eps is None:
-            eps = torch.finfo(torch.float64 if input.dtype is torch.float64 else torch.float32).eps
-        return _run("rms_norm", input, {"weight": weight}, {"axis": _trailing(shape), "eps": eps}, fused)
+        y = _computed("rms_norm", _rms_norm, self, input, fused)
+        return super().forward(input) if y is NotImplemented and fused is None else y
+
+
+def _rms_norm(self, input, fused):
+    shape, weight, eps = self.normalized_shape, self.weight, self.eps
+    if weight is None:
+        taken = input.shape[-len(shape) :] == shape
+    else:  # torch's takes any two dtypes
+        taken = weight.dtype is input.dtype or (weight.dtype is torch.float32 and input.dtype.itemsize == 2)
+    if not (taken and fits(input, weight)):
+        return NotImplemented
+    if eps is None:
+        eps = torch.finfo(torch.float64 if input.dtype is torch.float64 else torch.float32).eps
+    return _run("rms_norm", input, {"weight": weight}, {"axis": _trailing(shape), "eps": eps}, fused)
 
 
 class _BatchNorm(Accelerated):
     def forward(self, input, fused=None):
-        running = self.running_mean, self.running_var
-        if not self.training and running[0] is not None and _small(input):
-            if fused is not None:
-                return NotImplemented
-            self._check_input_dim(input)
-            return torch.batch_norm(input, self.weight, self.bias, *running, False, 0.0, self.eps, False)
-        if not fits(input, self.weight, self.bias, *running):
-            return super().forward(input) if fused is None else NotImplemented
         self._check_input_dim(input)
-        momentum = self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        if self.training and not self.track_running_stats:
-            running = None, None
-        return _run_moving("batch_norm", self, input, running, self.training or running[0] is None, momentum, fused)
+        y = _computed("batch_norm", _batch_norm, self, input, fused)
+        return super().forward(input) if y is NotImplemented and fused is None else y
+
+
+def _batch_norm(self, input, fused):
+    running = self.running_mean, self.running_var
+    if not fits(input, self.weight, self.bias, *running):
+        return NotImplemented
+    momentum = self.momentum
+    if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+        self.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(self.num_batches_tracked)
+    if self.training and not self.track_running_stats:
+        running = None, None
+    return _run_moving("batch_norm", self, input, running, self.training or running[0] is None, momentum, fused)
 
 
 class _GroupNorm(Accelerated):
     def forward(self, input, fused=None):
-        if not fits(input, self.weight, self.bias):
-            return super().forward(input) if fused is None else NotImplemented
-        options = {"num_groups": self.num_groups, "eps": self.eps, "channel_axis": 1}
-        return _run("group_norm", input, {"weight": self.weight, "bias": self.bias}, options, fused)
+        y = _computed("group_norm", _group_norm, self, input, fused)
+        return super().forward(input) if y is NotImplemented and fused is None else y
+
+
+def _group_norm(self, input, fused):
+    if not fits(input, self.weight, self.bias):
+        return NotImplemented
+    options = {"num_groups": self.num_groups, "eps": self.eps, "channel_axis": 1}
+    return _run("group_norm", input, {"weight": self.weight, "bias": self.bias}, options, fused)
 
 
 class _InstanceNorm(Accelerated):
@@ -115,11 +131,16 @@ class _InstanceNorm(Accelerated):
         return self._apply_instance_norm(input, fused)
 
     def _apply_instance_norm(self, input, fused=None):  # what forward calls after its checks
-        running = self.running_mean, self.running_var
-        if not fits(input, self.weight, self.bias, *running):
-            return super()._apply_instance_norm(input) if fused is None else NotImplemented
-        mode = self.training or not self.track_running_stats
-        return _run_moving("instance_norm", self, input, running, mode, self.momentum, fused)
+        y = _computed("instance_norm", _instance_norm, self, input, fused)
+        return super()._apply_instance_norm(input) if y is NotImplemented and fused is None else y
+
+
+def _instance_norm(self, input, fused):
+    running = self.running_mean, self.running_var
+    if not fits(input, self.weight, self.bias, *running):
+        return NotImplemented
+    mode = self.training or not self.track_running_stats
+    return _run_moving("instance_norm", self, input, running, mode, self.momentum, fused)
 
 
 class _ModelRMSNorm(Accelerated):
