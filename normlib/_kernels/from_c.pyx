@@ -42,13 +42,13 @@ cdef int call_of(const normlib_call* given) noexcept nogil:
 
 
 cdef inline bint plain(const normlib_call* c) noexcept nogil:
-    """Whether this is the everyday call: rows without gaps, nothing wrong, nothing asked for but y. All others, and all that is
-    wrong, go the way of `check`, which takes longer than a row should wait."""
+    """Whether this is the everyday call: rows without gaps, nothing wrong, nothing asked for but y and statistics. All others, and all
+    that is wrong, go the way of `check`, which takes longer than a row should wait."""
     cdef const normlib_array* x = c.x
     cdef const normlib_array* y = c.y
-    if c.op != NORMLIB_LAYER_NORM and (c.op != NORMLIB_RMS_NORM or c.bias != NULL):
+    if c.op != NORMLIB_LAYER_NORM and (c.op != NORMLIB_RMS_NORM or c.bias != NULL or c.mean != NULL):
         return False
-    if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.mean | <size_t>c.rstd | <size_t>c.dx | <size_t>c.dsum
+    if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.dx | <size_t>c.dsum
             | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.residual | <size_t>c.sum | <size_t>c.gate
             | <size_t>c.dgate | <size_t>c.where | <size_t>c.scale | <size_t>c.new_scale | c.axes | <size_t>c.activation | <size_t>c.gate_first
             | <size_t>c.round_first) or x == NULL or y == NULL:
@@ -64,7 +64,9 @@ cdef inline bint plain(const normlib_call* c) noexcept nogil:
     if not 0 <= c.eps < INFINITY or c.threads < 0:
         return False
     return ((x.data == y.data or apart(y, x, x.shape[0] * x.shape[1] * size_of(x.dtype)))
-            and plain_parameter(c.weight, x, y) and plain_parameter(c.bias, x, y))
+            and plain_parameter(c.weight, x, y) and plain_parameter(c.bias, x, y)
+            and plain_statistic(c.mean, c) and plain_statistic(c.rstd, c)
+            and (c.mean == NULL or c.rstd == NULL or apart(c.mean, c.rstd, x.shape[0] * sizeof(double))))
 
 
 cdef inline bint plain_parameter(const normlib_array* a, const normlib_array* x, const normlib_array* y) noexcept nogil:
@@ -74,10 +76,24 @@ cdef inline bint plain_parameter(const normlib_array* a, const normlib_array* x,
                          and apart(y, a, x.shape[1] * size_of(working)))
 
 
+cdef inline bint plain_statistic(const normlib_array* a, const normlib_call* c) noexcept nogil:
+    """Where a statistic goes: apart from x and the parameters; where y is x, that is told from y."""
+    cdef Py_ssize_t row = c.x.shape[1] * size_of(c.x.dtype)
+    if a == NULL:
+        return True
+    if (a.dtype != F64 or a.ndim != 1 or a.strides != NULL or a.shape == NULL or a.shape[0] != c.x.shape[0]
+            or a.data == NULL or <size_t>a.data & (sizeof(double) - 1)):
+        return False
+    return (apart(a, c.x, c.x.shape[0] * row) and apart(a, c.y, c.x.shape[0] * row)
+            and (c.weight == NULL or apart(a, c.weight, c.x.shape[1] * sizeof(double)))
+            and (c.bias == NULL or apart(a, c.bias, c.x.shape[1] * sizeof(double))))
+
+
 cdef inline bint apart(const normlib_array* y, const normlib_array* a, Py_ssize_t bytes) noexcept nogil:
+    """Whether an output, an array of rows or of a value a row, and so many bytes of another share nothing."""
     cdef const char* to = <const char*>y.data
-    return (<const char*>a.data + bytes <= to
-            or to + y.shape[0] * y.shape[1] * size_of(y.dtype) <= <const char*>a.data)
+    cdef Py_ssize_t own = y.shape[0] * (y.shape[1] if y.ndim == 2 else 1) * size_of(y.dtype)
+    return <const char*>a.data + bytes <= to or to + own <= <const char*>a.data
 
 
 cdef int one_pass(const normlib_call* c) noexcept nogil:
@@ -93,6 +109,10 @@ cdef int one_pass(const normlib_call* c) noexcept nogil:
         p.weight = <const char*>c.weight.data
     if c.bias != NULL:
         p.bias = <const char*>c.bias.data
+    if c.mean != NULL:
+        p.mean = <double*>c.mean.data
+    if c.rstd != NULL:
+        p.rstd = <double*>c.rstd.data
     return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, &p, c.threads if c.threads else default_threads()) else 0
 
 

@@ -142,28 +142,36 @@ public:
     {
         if (!t.defined())
             return nullptr;
-        return add(t, shape, dense_ ? nullptr : strides(t));
+        return add(t.data_ptr(), dtype_of(t), shape.size(), shape.data(), dense_ ? nullptr : strides(t));
     }
 
     /* A mask: any strides, 0 where it is broadcast. */
-    const normlib_array *of_mask(const Tensor &t) { return t.defined() ? add(t, shape, strides(t)) : nullptr; }
+    const normlib_array *of_mask(const Tensor &t)
+    {
+        return t.defined() ? add(t.data_ptr(), NORMLIB_BOOL, shape.size(), shape.data(), strides(t)) : nullptr;
+    }
 
     const normlib_array *of_statistics(const Tensor &t)
     {
-        return t.defined() ? add(t.data_ptr(), dtype_of(t), statistics, nullptr) : nullptr;
+        return t.defined() ? add(t.data_ptr(), dtype_of(t), statistics.size(), statistics.data(), nullptr) : nullptr;
     }
 
-    const normlib_array *of_statistics(double *data) { return data ? add(data, NORMLIB_F64, statistics, nullptr) : nullptr; }
+    const normlib_array *of_statistics(double *data)
+    {
+        return data ? add(data, NORMLIB_F64, statistics.size(), statistics.data(), nullptr) : nullptr;
+    }
 
     const normlib_array *of_parameter(const Tensor &t)
     {
         if (!t.defined())
             return nullptr;
-        auto &own = shapes_[used_];
-        own.assign(t.sizes().begin(), t.sizes().end());
-        if (rows_)
-            own = {static_cast<ptrdiff_t>(t.numel())};
-        return add(t, own, nullptr);
+        ptrdiff_t *own = room_[used_][0];
+        if (rows_) {
+            *own = t.numel();
+            return add(t.data_ptr(), dtype_of(t), 1, own, nullptr);
+        }
+        std::copy(t.sizes().begin(), t.sizes().end(), own);
+        return add(t.data_ptr(), dtype_of(t), t.dim(), own, nullptr);
     }
 
     int call_axis;
@@ -171,7 +179,6 @@ public:
     c10::SmallVector<ptrdiff_t, MOST_AXES> shape, statistics;
 
 private:
-    using Sizes = c10::SmallVector<ptrdiff_t, MOST_AXES>;
     static constexpr int MOST_ARRAYS = 16;
 
     static bool trailing(uint64_t axes, int n)
@@ -182,28 +189,23 @@ private:
 
     const ptrdiff_t *strides(const Tensor &t)
     {
-        auto &own = strides_[used_];
-        for (const auto stride : t.strides())
-            own.push_back(stride * t.element_size());
-        return own.data();
+        ptrdiff_t *own = room_[used_][1];
+        for (int64_t i = 0; i < t.dim(); ++i)
+            own[i] = t.stride(i) * t.element_size();
+        return own;
     }
 
-    const normlib_array *add(void *data, int dtype, const Sizes &sizes, const ptrdiff_t *strides)
+    const normlib_array *add(void *data, int dtype, int64_t ndim, const ptrdiff_t *sizes, const ptrdiff_t *strides)
     {
         auto &a = arrays_[used_++];
-        a = {data, dtype, static_cast<int>(sizes.size()), sizes.data(), strides};
+        a = {data, dtype, static_cast<int>(ndim), sizes, strides};
         return &a;
-    }
-
-    const normlib_array *add(const Tensor &t, const Sizes &sizes, const ptrdiff_t *strides)
-    {
-        return add(t.data_ptr(), dtype_of(t), sizes, strides);
     }
 
     bool dense_, rows_ = false;     /* no array has gaps; the axes are those of rows */
     int used_ = 0;
     normlib_array arrays_[MOST_ARRAYS];
-    Sizes shapes_[MOST_ARRAYS], strides_[MOST_ARRAYS];
+    ptrdiff_t room_[MOST_ARRAYS][2][MOST_AXES];     /* sizes and strides */
 };
 
 /* As many threads as torch takes, and as normlib takes: whoever says one means it. */

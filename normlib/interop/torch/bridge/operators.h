@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <tuple>
@@ -168,6 +169,17 @@ inline Norm of_channels(bool training, double momentum, double eps)
     return norm;
 }
 
+/* 1 / sqrt(var + eps), where var is given. */
+inline Tensor given_rstd(const Tensor &var, double eps)
+{
+    const Tensor given = var.scalar_type() == at::kFloat || var.scalar_type() == at::kDouble ? var.contiguous() : var.to(at::kDouble);
+    const Tensor rstd = empty({var.numel()}, at::kDouble);
+    double *to = rstd.mutable_data_ptr<double>();
+    for (int64_t i = 0; i < var.numel(); ++i)
+        to[i] = 1 / std::sqrt((given.scalar_type() == at::kFloat ? given.const_data_ptr<float>()[i] : given.const_data_ptr<double>()[i]) + eps);
+    return rstd;
+}
+
 inline Three aten_batch_norm(const Tensor &input, const Maybe &weight, const Maybe &bias, const Maybe &running_mean, const Maybe &running_var,
                                bool training, double momentum, double eps)
 {
@@ -193,8 +205,8 @@ inline Three aten_batch_norm_backward(const Tensor &dy, const Tensor &input, con
 {
     Tensor mean = value(save_mean), rstd = value(save_invstd);
     if (!training && running_mean && running_var) {
-        mean = running_mean->to(at::kDouble);
-        rstd = running_var->to(at::kDouble).add(eps).sqrt().reciprocal();
+        mean = running_mean->contiguous();
+        rstd = given_rstd(*running_var, eps);
     }
     Gradients result;
     if (mean.defined() && rstd.defined() && gradients(of_channels(training, 0, eps), dy, input, weight, mean, rstd, mask, result))
