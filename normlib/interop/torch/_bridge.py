@@ -55,7 +55,7 @@ def _load(build: bool) -> ModuleType:
     failure = path.with_suffix(".txt")
     if not path.exists():
         if failure.exists():
-            raise _Missing(f"it could not be compiled, see {failure}; `normlib bridge` tries again")
+            raise _Missing(f"the compiler failed, see {failure}; `normlib bridge` tries again")
         if not build:
             raise _Missing(reason)
         _compile(command, path, failure)
