@@ -201,7 +201,8 @@ def test_a_model_gains_without_a_change():
 
 def test_no_python_between_torch_and_the_kernels():
     """Of normlib's functions, the forward method of a module is all that runs."""
-    model = nt.accelerate(nn.Sequential(*(made(name)[0] for name in ("LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm"))))
+    names = ("LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm")
+    model = nt.accelerate(nn.Sequential(*(made(name)[0] for name in names)))
     x, seen = torch.randn(3, 4, 5, 6, requires_grad=True), []
 
     def watch(frame, event, argument):
