@@ -181,6 +181,12 @@ def keep(bint on):
         give_back()
 
 
+def allocator():
+    """For results that are no arrays: the addresses of `take` and `give`, and the bytes from which on they are worth it; 0 where nothing
+    is kept."""
+    return (<size_t><void*>take, <size_t><void*>give, LARGE if _keeps else 0)
+
+
 cdef inline cnp.ndarray allocate(cnp.ndarray x, int type_number):
     if cnp.PyArray_IS_C_CONTIGUOUS(x):
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), type_number, 0)

@@ -67,9 +67,10 @@ def _load(build: bool) -> ModuleType:
         spec.loader.exec_module(module)
     except ImportError as error:
         raise _Missing(f"it cannot be loaded: {error}") from None
+    from ..._kernels import outputs
     from ...capi import table_address
 
-    module.use(table_address(), backends._active)
+    module.use(table_address(), backends._active, *outputs.allocator())
     return module
 
 

@@ -296,6 +296,10 @@ def run(name, x, tensors, options, fused=None):
         tensors, options = joined(name, tensors, options, fused)
     if torch.compiler.is_compiling():
         return recorded(name, x, tensors, options)
+    if (compiled := _bridge.compiled) is not None:
+        y = compiled.run(name, x, tensors, options)
+        if y is not NotImplemented:
+            return y
     if eager(x):
         return direct(name, x, tensors, options)
     if not isinstance(x, torch.Tensor):
@@ -327,10 +331,6 @@ def _floating(x):
 
 def direct(name, x, tensors, options):
     """Without torch's dispatcher, which takes longer than a short row."""
-    if (compiled := _bridge.compiled) is not None:
-        y = compiled.run(name, x, tensors, options)
-        if y is not NotImplemented:
-            return y
     if torch.is_grad_enabled() and torch._C._any_requires_grad(x, *tensors.values()):
         return Normlib.apply(name, options, tuple(tensors), x, *tensors.values())
     return compute(name, x, tensors, options)

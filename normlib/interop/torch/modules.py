@@ -20,6 +20,10 @@ from .survey import eps_name, groups
 def _run(name, input, tensors, options, fused=None):
     if fused:
         tensors, options = joined(name, tensors, options, fused)
+    if (compiled := _bridge.compiled) is not None:
+        y = compiled.run(name, input, tensors, options)
+        if y is not NotImplemented:
+            return y
     return direct(name, input, tensors, options)
 
 

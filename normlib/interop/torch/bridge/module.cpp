@@ -393,8 +393,10 @@ PyObject *instance_norm(PyObject *, PyObject *const *arguments, Py_ssize_t count
 PyObject *use(PyObject *, PyObject *arguments)
 {
     PyObject *address;
-    if (!PyArg_ParseTuple(arguments, "OO", &address, &backends))
+    unsigned long long take, give, least;
+    if (!PyArg_ParseTuple(arguments, "OOKKK", &address, &backends, &take, &give, &least))
         return nullptr;
+    Kept::of_process().use(reinterpret_cast<Kept::Take>(take), reinterpret_cast<Kept::Give>(give), least);
     Py_INCREF(backends);
     void *table = PyLong_AsVoidPtr(address);
     if (PyErr_Occurred())
@@ -425,7 +427,8 @@ PyObject *uninstall_operators(PyObject *, PyObject *)
 #define FAST(f) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)), METH_FASTCALL
 
 PyMethodDef methods[] = {
-    {"use", use, METH_VARARGS, "use(address, backends): take the table of normlib.h, and the ContextVar of the backends."},
+    {"use", use, METH_VARARGS, 
+     "use(address, backends, take, give, least): the table of normlib.h, the ContextVar of the backends, the memory of large results."},
     {"run", FAST(run), "run(name, x, tensors, options): a norm by name."},
     {"layer_norm", FAST(layer_norm), "layer_norm(module, input, fused): the forward method of LayerNorm."},
     {"rms_norm", FAST(rms_norm), "rms_norm(module, input, fused): the forward method of RMSNorm."},

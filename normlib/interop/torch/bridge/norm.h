@@ -262,8 +262,49 @@ inline bool takes(const Norm &norm, const Tensors &given)
     return !where.defined() || (is_plain(where) && where.scalar_type() == at::kBool);
 }
 
+/* The memory of large results, which normlib keeps for the next: the pages of a new one cost more than its numbers. */
+class Kept : public c10::Allocator {
+public:
+    using Take = void *(*)(void *, size_t);
+    using Give = void (*)(void *, void *, size_t);
+
+    static Kept &of_process()
+    {
+        static Kept kept;
+        return kept;
+    }
+
+    void use(Take take, Give give, size_t least)
+    {
+        take_ = take;
+        give_ = give;
+        least_ = least;
+    }
+
+    bool pays(size_t bytes) const { return least_ && bytes >= least_; }
+
+    c10::DataPtr allocate(size_t bytes) override
+    {
+        void *data = bytes ? take_(nullptr, bytes) : nullptr;
+        TORCH_CHECK(data || !bytes, "normlib: no memory for a result of ", bytes, " bytes");
+        return {data, data, free, at::Device(at::kCPU)};
+    }
+
+    c10::DeleterFnPtr raw_deleter() const override { return free; }
+    void copy_data(void *to, const void *from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+private:
+    static void free(void *data) { of_process().give_(nullptr, data, 0); }
+
+    Take take_ = nullptr;
+    Give give_ = nullptr;
+    size_t least_ = 0;
+};
+
 inline Tensor empty(at::IntArrayRef shape, at::ScalarType dtype, at::MemoryFormat format = at::MemoryFormat::Contiguous)
 {
+    if (Kept::of_process().pays(c10::multiply_integers(shape) * c10::elementSize(dtype)))
+        return at::detail::empty_generic(shape, &Kept::of_process(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, format);
     return at::detail::empty_cpu(shape, dtype, false, format);
 }
 
