@@ -5,11 +5,14 @@ What an operator returns may not depend on its options: statistics always come, 
 parameters that are not wanted, running statistics that do not move) is a tensor without elements.
 """
 
+import functools
+
 import numpy as np
 import torch
 
 from ...description import FUNCTIONS, Role
 from ...ops import OPS
+from ...threads import get_num_threads, num_threads
 from . import _formulas
 from ._tensors import arranged, array, memory_format, strides_of, tensor
 
@@ -36,6 +39,21 @@ def _is_last(axis, ndim):
     return axis == -1 or not {-1, ndim - 1}.isdisjoint(axis if isinstance(axis, (tuple, list)) else (axis,))
 
 
+def _as_many_threads(function):
+    """On no more threads than torch takes."""
+
+    @functools.wraps(function)
+    def limited(*args, **kwargs):
+        threads = torch.get_num_threads()
+        if threads >= get_num_threads():
+            return function(*args, **kwargs)
+        with num_threads(threads):
+            return function(*args, **kwargs)
+
+    return limited
+
+
+@_as_many_threads
 def compute(name, x, tensors, options, return_stats=False):
     """The forward function on the memory of the tensors: y, then the sum with a residual, then the statistics, which
     are arrays, where they are wanted."""
@@ -90,6 +108,7 @@ def again(name, tensors, options):
     return beside, kept | fused
 
 
+@_as_many_threads
 def compute_backward(name, dy, x, weight, statistics, options, weight_grads, beside):
     """The backward function on the memory of the tensors: dx, the gradients of the parameters, or None for these, and
     those of the tensors `beside`, as it returns them. The statistics are arrays, by name."""
