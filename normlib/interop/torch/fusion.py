@@ -86,7 +86,8 @@ def _pays(name, add, x):
 def compute(norm, activation, options, x, residual=None, add=None):
     """A norm with what stands around it: in one pass, as far as that can be and pays, and no hook wants to see the
     steps. `activation` is a module or, for a function, None."""
-    if _hooked(norm) or (activation is not None and _hooked(activation)) or _has_any_global_hook():
+    alone = _hooked(norm) or not getattr(norm, "takes_fused", False)  # it may have been restored
+    if alone or (activation is not None and _hooked(activation)) or _has_any_global_hook():
         total = x if residual is None else x + residual
         y = _followed(norm(total), add, activation, options)
         return y if residual is None else (y, total)
