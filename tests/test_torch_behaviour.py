@@ -581,6 +581,38 @@ def test_compile(worker, way, name, compiler):
     worker.submit(compiled, way, name, compiler).result()
 
 
+class OwnRMSNorm(nn.Module):
+    """As models of language bring it along."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = 1e-6
+
+    def forward(self, hidden_states):
+        return self.weight * (hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+def graphs_of_own_norms(way):
+    """The same where a model brings its norms along, compiled and exported."""
+    torch._dynamo.reset()
+    x = given("RMSNorm")
+
+    def compiled(module):
+        return step(module, x, torch.compile(module, fullgraph=True, backend="aot_eager"))
+
+    def exported(module):
+        program = torch.export.export(module, (x,))
+        return [str(node.target) for node in program.graph.nodes if node.op == "call_function"], program.module()(x)
+
+    for action in (compiled, exported):
+        agree(way, OwnRMSNorm(C), action)
+
+
+def test_norms_that_models_bring_along(worker, way):
+    worker.submit(graphs_of_own_norms, way).result()
+
+
 def test_inductor(tmp_path):
     paths = [support.__file__.rpartition("/")[0], __file__.rpartition("/")[0]]
     code = f"import sys; sys.path[:0] = {paths}; import test_torch_behaviour as t"
