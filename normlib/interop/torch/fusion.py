@@ -99,7 +99,7 @@ def compute(norm, activation, options, x, residual=None, add=None):
     whole = (add is None or _alike(add, x)) and _pays(options.get("activation"), add, x)
     if whole:
         fused |= options if add is None else {**options, "add": add}
-    y = norm.forward(x, fused) if fused else norm.forward(x)
+    y = norm.forward(x, fused=fused) if fused else norm.forward(x)
     if y is NotImplemented:
         if "residual" in fused:
             x = total = x + residual
