@@ -244,7 +244,7 @@ def test_restore_gives_the_very_same_model_back(name):
     reference, model, arguments = pair(name)
     model(*arguments)
     nt.restore(model)
-    assert [type(m) for m in model.modules()] == [type(m) for m in reference.modules()]
+    assert all(type(m) is type(r) for m, r in zip(model.modules(), reference.modules(), strict=True))
     assert [vars(m).keys() for m in model.modules()] == [vars(m).keys() for m in reference.modules()]
     model.eval(), reference.eval()
     model.load_state_dict(reference.state_dict())

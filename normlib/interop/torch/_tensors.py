@@ -34,15 +34,17 @@ def transformed():
 
 
 def fits(x, *parameters):
-    """Whether the kernels may compute with these tensors of a module (or None) now, or when what is compiled runs."""
-    if not (x.is_cpu and x.dtype in DTYPES and x.layout is torch.strided):
+    """Whether the kernels may compute with these tensors of a module (or None) here and now, as torch would: with
+    parameters of the dtype of x, or float32 ones beside 16 bits."""
+    if torch.compiler.is_compiling() or not eager(x):
         return False
-    if torch.compiler.is_compiling():
-        return all(t is None or t.is_cpu for t in parameters)
-    if not eager(x):
+    dtype = x.dtype
+    if not (x.is_cpu and dtype in DTYPES and x.layout is torch.strided and x.numel()):
         return False
-    for t in parameters:  # noqa: SIM110 (a generator takes longer, and this comes before every short row)
+    for t in parameters:
         if t is not None and not (type(t) in PLAIN and t.is_cpu):
+            return False
+        if t is not None and t.dtype is not dtype and not (t.dtype is torch.float32 and dtype.itemsize == 2):
             return False
     return True
 

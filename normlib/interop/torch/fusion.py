@@ -86,7 +86,8 @@ def _pays(name, add, x):
 def compute(norm, activation, options, x, residual=None, add=None):
     """A norm with what stands around it: in one pass, as far as that can be and pays, and no hook wants to see the
     steps. `activation` is a module or, for a function, None."""
-    if _hooked(norm) or (activation is not None and _hooked(activation)) or _has_any_global_hook():
+    alone = _hooked(norm) or not getattr(norm, "takes_fused", False)  # it may have been restored
+    if alone or (activation is not None and _hooked(activation)) or _has_any_global_hook():
         total = x if residual is None else x + residual
         y = _followed(norm(total), add, activation, options)
         return y if residual is None else (y, total)
@@ -98,7 +99,7 @@ def compute(norm, activation, options, x, residual=None, add=None):
     whole = (add is None or _alike(add, x)) and _pays(options.get("activation"), add, x)
     if whole:
         fused |= options if add is None else {**options, "add": add}
-    y = norm.forward(x, fused) if fused else norm.forward(x)
+    y = norm.forward(x, fused=fused) if fused else norm.forward(x)
     if y is NotImplemented:
         if "residual" in fused:
             x = total = x + residual

@@ -9,7 +9,9 @@ import warnings
 
 import torch
 from torch import nn
+from torch.fx.experimental import optimization
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
 from . import _bridge
 from .fusion import Planned, forward_of, places, plans
@@ -147,8 +149,8 @@ def _notes(name, owner):
 
 def _own_class(module, of=(Accelerated, Planned)):
     """Give a module its own class back."""
-    if isinstance(module, of) and "_normlib_original" in vars(type(module)):
-        module.__class__ = type(module)._normlib_original
+    if isinstance(module, of):
+        module.__class__ = _restored(type(module))
         module.__dict__.pop("_normlib_plans", None)
 
 
@@ -214,19 +216,73 @@ def _planned(cls, adds):
     return changed
 
 
+class _Equal(type):
+    """The class of a class that takes the place of another, and equals it: whoever looks up the type of a module, in a
+    table of what can be fused or counted, finds it."""
+
+    def __eq__(cls, other):
+        return _original(cls) is (_original(other) if isinstance(other, type) else other)
+
+    def __hash__(cls):
+        return type.__hash__(_original(cls))
+
+
+def _original(cls):
+    return vars(cls).get("_normlib_original", cls)
+
+
+def _type(module):
+    return _original(type(module))
+
+
+def _is_parametrized(cls):
+    """Whether torch.nn.utils.parametrize made a class, for one module; its base is what it is without."""
+    return cls.__module__ == parametrize.__name__ and cls.__name__ == f"Parametrized{cls.__base__.__name__}"
+
+
 def _mixed(mixin, cls, **how):
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    names |= {"_normlib_original": cls, "_normlib_how": how, "__reduce_ex__": _reduce}
-    return type(cls.__name__, (mixin, cls), names)
+    names |= {"_normlib_original": cls, "_normlib_how": how}
+    names |= {"__reduce_ex__": _reduce, "__prepare_scriptable__": _prepare_scriptable}
+    bases = mixin, cls
+    if _is_parametrized(cls):
+        names, bases = {**vars(cls), **names}, (_changed(cls.__base__, how),)
+    meta = _Equal if type(cls) is type else type(type(cls).__name__, (_Equal, type(cls)), {})
+    optimization.type = _type  # torch.fx folds batch norms whose class is that of torch, not one that equals it
+    return meta(cls.__name__, bases, names)
+
+
+def _restored(cls):
+    """The class that a module had before."""
+    if _is_parametrized(cls) and "_normlib_original" in vars(cls.__base__):  # since then
+        return type(cls.__name__, (_original(cls.__base__),), dict(vars(cls)))
+    return _original(cls)
+
+
+def _changed(cls, how):
+    return _planned(cls, **how) if "adds" in how else _accelerated(cls, **how)
 
 
 def _reduce(self, protocol):
     """For pickle and copy: as the original class would, and accelerated again. A plan is made again too."""
     cls = type(self)
-    state = {key: value for key, value in self.__getstate__().items() if key != "_normlib_plans"}
-    return _remade, (cls._normlib_original, cls._normlib_how), state
+    return _remade, (cls._normlib_original, cls._normlib_how), _without_plans(self.__getstate__())
 
 
 def _remade(cls, how):
-    changed = _planned(cls, **how) if "adds" in how else _accelerated(cls, **how)
+    changed = _changed(cls, how)
     return changed.__new__(changed)
+
+
+def _without_plans(state):
+    return {key: value for key, value in state.items() if key != "_normlib_plans"}
+
+
+def _prepare_scriptable(self):
+    """For torch.jit.script, which compiles the source of modules: one of the original class with the same state."""
+    words = "torch.jit.script takes torch's own norms, for which it changes the model: accelerate that again"
+    warnings.warn(words, stacklevel=2)
+    original = type(self)._normlib_original
+    module = original.__new__(original)
+    module.__dict__ = _without_plans(vars(self)) | {"_modules": dict(self._modules)}
+    return module

@@ -41,7 +41,10 @@ def _computed(op, slowly, module, input, fused):
     compiled = _bridge.compiled
     y = NotImplemented if compiled is None else getattr(compiled, op)(module, input, fused)
     if y is NotImplemented and (compiled is None or active().name != "cython"):
-        return slowly(module, input, fused)
+        try:
+            return slowly(module, input, fused)
+        except (TypeError, ValueError):  # torch's own method says what is wrong
+            return NotImplemented
     return y
 
 
@@ -57,7 +60,7 @@ def _trailing(shape):
 
 
 class _LayerNorm(Accelerated):
-    def forward(self, input, fused=None):
+    def forward(self, input, *, fused=None):
         y = _computed("layer_norm", _layer_norm, self, input, fused)
         return super().forward(input) if y is NotImplemented and fused is None else y
 
@@ -71,18 +74,14 @@ def _layer_norm(self, input, fused):
 
 
 class _RMSNorm(Accelerated):
-    def forward(self, input, fused=None):
-        y = _computed("rms_norm", _rms_norm, self, input, fused)
-        return super().forward(input) if y is NotImplemented and fused is None else y
+    def forward(self, x, *, fused=None):
+        y = _computed("rms_norm", _rms_norm, self, x, fused)
+        return super().forward(x) if y is NotImplemented and fused is None else y
 
 
 def _rms_norm(self, input, fused):
     shape, weight, eps = self.normalized_shape, self.weight, self.eps
-    if weight is None:
-        taken = input.shape[-len(shape) :] == shape
-    else:  # torch's takes any two dtypes
-        taken = weight.dtype is input.dtype or (weight.dtype is torch.float32 and input.dtype.itemsize == 2)
-    if not (taken and fits(input, weight)):
+    if not fits(input, weight) or (weight is None and input.shape[-len(shape) :] != shape):
         return NotImplemented
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype is torch.float64 else torch.float32).eps
@@ -90,7 +89,7 @@ def _rms_norm(self, input, fused):
 
 
 class _BatchNorm(Accelerated):
-    def forward(self, input, fused=None):
+    def forward(self, input, *, fused=None):
         self._check_input_dim(input)
         y = _computed("batch_norm", _batch_norm, self, input, fused)
         return super().forward(input) if y is NotImplemented and fused is None else y
@@ -111,7 +110,7 @@ def _batch_norm(self, input, fused):
 
 
 class _GroupNorm(Accelerated):
-    def forward(self, input, fused=None):
+    def forward(self, input, *, fused=None):
         y = _computed("group_norm", _group_norm, self, input, fused)
         return super().forward(input) if y is NotImplemented and fused is None else y
 
@@ -124,7 +123,7 @@ def _group_norm(self, input, fused):
 
 
 class _InstanceNorm(Accelerated):
-    def forward(self, input, fused=None):
+    def forward(self, input, *, fused=None):
         if fused is None:
             return super().forward(input)
         self._check_input_dim(input)
@@ -150,17 +149,14 @@ def _instance_norm(self, input, fused):
 class _ModelRMSNorm(Accelerated):
     """The root-mean-square norm that models of language bring along: a weight and an eps."""
 
-    def forward(self, *args, **kwargs):
-        fused = None
-        if len(args) == 2 and type(args[1]) is dict:
-            args, fused = args[:1], args[1]
+    def forward(self, *args, fused=None, **kwargs):
         if len(args) == 1 and not kwargs:
             (input,), weight = args, self.weight
-            if input.dtype is weight.dtype and fits(input, weight):
+            if fits(input, weight) and input.dtype is weight.dtype:
                 weight, eps = self._factor(weight), getattr(self, eps_name(self))
                 if input.is_contiguous():
                     return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": eps}, fused)
-                if not torch.compiler.is_compiling() and 0 not in input.stride() and fused is None:
+                if 0 not in input.stride() and fused is None:
                     return _in_order(input, weight, eps)
         return super().forward(*args, **kwargs) if fused is None else NotImplemented
 

@@ -368,7 +368,14 @@ PyObject *moving(int op, PyObject *const *arguments, Py_ssize_t count)
         norm.momentum = counts ? 1.0 / (1 + *batches.const_data_ptr<int64_t>()) : 0;
     } else if (!momentum || !set_number(norm.momentum, momentum))
         return not_taken();
-    PyObject *result = result_of(norm, given);
+    PyObject *result;
+    try {
+        result = result_of(norm, given);
+    } catch (...) { /* also where a checkpoint ends its second run at the last tensor that autograd saves */
+        if (counts)
+            batches.add_(1);
+        throw;
+    }
     if (counts && result && result != Py_NotImplemented)
         batches.add_(1);
     return result;
