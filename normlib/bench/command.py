@@ -29,10 +29,11 @@ def _list_of(allowed):
     return parse
 
 
-def _threads(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 4096")
-    return int(text)
+def _threads(text: str) -> tuple[int, ...]:
+    for number in text.split(","):
+        if not number.isdecimal() or not 1 <= int(number) <= 4096:
+            raise argparse.ArgumentTypeError(f"{number!r} is no whole number from 1 to 4096")
+    return tuple(int(number) for number in text.split(","))
 
 
 def _file(text: str) -> Path:
@@ -79,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORDS",
         help='cases whose names hold all these words, e.g. "batch_norm backward"; several sets separated by commas',
     )
-    parser.add_argument("--threads", type=_threads, metavar="N", help="for the limit, ours and the peers alike")
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        default=(),
+        metavar="N",
+        help="for the limit, ours and the peers alike; with --model several, separated by commas (default: 1,2)",
+    )
     parser.add_argument(
         "--dtype",
         type=_list_of(DTYPES),
@@ -99,7 +106,35 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", type=_picture, metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)"
     )
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="measure a model in torch instead, with its norms and with ours: the function returns (model, inputs), "
+        "where inputs are a tuple, or a dictionary by name",
+    )
+    parser.add_argument("--compile", action="store_true", help="the model of --model under torch.compile")
     return parser
+
+
+def _of_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Measure a model."""
+    for name in ("family", "dtype", "peers", "beside", "plot"):
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name} says nothing of a model")
+    try:
+        from normlib.bench import models
+    except ImportError as error:
+        print(f"--model: {error}; pip install 'normlib[torch]'", file=sys.stderr)
+        return 2
+    return models.command(
+        options.model,
+        only=options.only,
+        threads=options.threads,
+        compiled=options.compile,
+        budget=models.QUICK if options.quick else models.BUDGET,
+        listed=options.list,
+        file=options.json,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,7 +150,12 @@ def main(argv: list[str] | None = None) -> int:
     int
         0; 2 if nothing could be measured, 130 if an interrupt ended it, after the report of what was.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.model:
+        return _of_model(parser, options)
+    if len(options.threads) > 1 or options.compile:
+        parser.error("--compile, and --threads of several numbers, go with --model")
     chosen = cases(options.dtype, options.only, options.quick, options.family)
     try:
         import ml_dtypes  # noqa: F401
@@ -130,8 +170,8 @@ def main(argv: list[str] | None = None) -> int:
         print("no case has such a name; --list prints them all", file=sys.stderr)
         return 2
     if options.threads:
-        normlib.set_num_threads(options.threads)
-    threads = options.threads or normlib.get_num_threads()
+        normlib.set_num_threads(*options.threads)
+    threads = normlib.get_num_threads()
     names = () if options.peers and "none" in options.peers else options.peers
     beside, missing = peers.load(names, threads)
     if options.beside:
