@@ -201,8 +201,12 @@ def step(module, x, run=None):
 # ---- dtypes and strides ----
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Every layout in float32, and two of them in the others
+FEW = "transposed", "channels last"
+ARRAYS = [(dtype, layout) for dtype in DTYPES for layout in LAYOUTS if dtype is torch.float32 or layout in FEW]
+
+
+@pytest.mark.parametrize(("dtype", "layout"), ARRAYS, ids=str)
 @every_module
 def test_results_gradients_and_running_statistics(way, name, dtype, layout):
     agree(way, made(name, dtype), lambda module: step(module, given(name, layout, dtype)))
@@ -230,8 +234,15 @@ def test_what_follows_may_view_a_result_and_change_it(way, name, layout):
     agree(way, made(name), action)
 
 
-# Of InstanceNorm, torch (2.13) gives a wrong dx for a dy whose channels are last
-UPSTREAM = [(n, layout) for n in MODULES for layout in LAYOUTS if "Instance" not in n or "last" not in layout]
+# Of InstanceNorm, torch (2.13) gives a wrong dx for a dy whose channels are last; its RMSNorm, which it computes by
+# element, gives dx any order of axes that dy has
+OTHERS = {"InstanceNorm": ("last",), "RMSNorm": ("last", "transposed")}
+UPSTREAM = [
+    (name, layout)
+    for name in MODULES
+    for layout in LAYOUTS
+    if not any(word in layout for word in OTHERS.get(name.rstrip("123d"), ()))
+]
 
 
 @pytest.mark.parametrize(("name", "layout"), UPSTREAM)

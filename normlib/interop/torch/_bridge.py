@@ -17,12 +17,12 @@ from types import ModuleType
 
 import torch
 
-import normlib
-
-from ... import backends
+from ... import _kernels, backends
+from ..._version import __version__
 
 _NAME = "normlib_torch_bridge"
 _SOURCES = Path(__file__).with_name("bridge")
+_INCLUDE = Path(__file__).parents[2] / "include"
 
 compiled: ModuleType | None = None
 """The bridge, once it is loaded."""
@@ -48,7 +48,7 @@ class _Missing(Exception):
 def _load(build: bool) -> ModuleType:
     if os.environ.get("NORMLIB_TORCH_BRIDGE") == "0":
         raise _Missing("NORMLIB_TORCH_BRIDGE is 0")
-    if normlib._kernels.backend is None:
+    if _kernels.backend is None:
         raise _Missing("there are no compiled kernels")
     command = _command()
     path = cache() / f"{_NAME}-{_key(command)}.so"
@@ -103,14 +103,14 @@ def _command() -> list[str]:
     link = [f"-L{library}", f"-Wl,-rpath,{library}", "-lc10", "-ltorch_cpu", "-ltorch_python"]
     link += ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     system = [word for folder in folders for word in ("-isystem", str(folder))]
-    own = [f"-I{normlib.get_include()}", str(_SOURCES / "module.cpp")]
+    own = [f"-I{_INCLUDE}", str(_SOURCES / "module.cpp")]
     return [compiler, "-std=c++20", "-O2", "-fPIC", "-shared", abi, *system, *own, *link]
 
 
 def _key(command: list[str]) -> str:
     """What tells bridges apart: sources, compiler and versions."""
-    key = hashlib.sha256("\0".join([*command, torch.__version__, sys.version, normlib.__version__]).encode())
-    for source in (*sorted(_SOURCES.iterdir()), Path(normlib.get_include()) / "normlib.h"):
+    key = hashlib.sha256("\0".join([*command, torch.__version__, sys.version, __version__]).encode())
+    for source in (*sorted(_SOURCES.iterdir()), _INCLUDE / "normlib.h"):
         if source.is_file():
             key.update(source.read_bytes())
     return key.hexdigest()[:16]

@@ -143,7 +143,11 @@ def _instance_norm(self, input, fused):
     if not fits(input, self.weight, self.bias, *running):
         return NotImplemented
     mode = self.training or not self.track_running_stats
-    return _run_moving("instance_norm", self, input, running, mode, self.momentum, fused)
+    moved = [t.clone() if mode and t is not None else t for t in running]
+    y = _run_moving("instance_norm", self, input, moved, mode, self.momentum, fused)
+    if mode and running[0] is not None:  # as torch does: a checkpoint ends its second run at the last tensor saved
+        torch._foreach_copy_(running, moved)
+    return y
 
 
 class _ModelRMSNorm(Accelerated):

@@ -184,6 +184,10 @@ inline bool forward(const Norm &norm, Tensors &given, Result &result)
     if (!recorded)
         return compute(norm, given, {}, result);
     const Tensors own = given;
+    const bool later = norm.op == NORMLIB_INSTANCE_NORM && norm.mode && own[RUNNING_MEAN].defined();
+    for (const int role : {RUNNING_MEAN, RUNNING_VAR})
+        if (later)
+            given[role] = own[role].clone();
     if (!compute(norm, given, {at::kDouble}, result))
         return false;
     auto node = c10::make_intrusive<NormBackward>();
@@ -210,6 +214,9 @@ inline bool forward(const Norm &norm, Tensors &given, Result &result)
         keep(BIAS);
     if (follows(norm, own))
         keep(ADD);
+    for (const int role : {RUNNING_MEAN, RUNNING_VAR})
+        if (later)      /* as torch does: a checkpoint ends its second run where the last tensor is saved */
+            own[role].detach().copy_(given[role]);
     return true;
 }
 
