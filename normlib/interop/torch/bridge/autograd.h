@@ -174,11 +174,34 @@ inline bool follows(const Norm &norm, const Tensors &given)
     return norm.activation || given[GATE].defined() || given[WHERE].defined();
 }
 
+/* 1 + weight, as the norms of Gemma multiply by. */
+inline Tensor offset(const Tensor &weight)
+{
+    const auto wide = weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    if (torch::autograd::compute_requires_grad(weight) || !weight.is_contiguous())
+        return weight.to(wide).add(1);
+    const Tensor one = empty(weight.sizes(), wide);
+    const auto fill = [&](const auto *from, auto *to) {
+        for (int64_t i = 0; i < weight.numel(); ++i)
+            to[i] = 1 + static_cast<std::remove_pointer_t<decltype(to)>>(from[i]);
+    };
+    switch (weight.scalar_type()) {
+    case at::kDouble: fill(weight.const_data_ptr<double>(), one.mutable_data_ptr<double>()); break;
+    case at::kFloat: fill(weight.const_data_ptr<float>(), one.mutable_data_ptr<float>()); break;
+    case at::kHalf: fill(weight.const_data_ptr<at::Half>(), one.mutable_data_ptr<float>()); break;
+    case at::kBFloat16: fill(weight.const_data_ptr<at::BFloat16>(), one.mutable_data_ptr<float>()); break;
+    default: return weight;     /* which the kernels do not take */
+    }
+    return one;
+}
+
 /* A norm, recorded where gradients are wanted. False where it goes another way. */
 inline bool forward(const Norm &norm, Tensors &given, Result &result)
 {
     if (!is_direct(given))
         return false;
+    if (norm.offset && given[WEIGHT].defined())
+        given[WEIGHT] = offset(given[WEIGHT]);
     RECORD_FUNCTION(RECORDED[norm.op / 2], std::vector<c10::IValue>());
     const bool recorded = torch::autograd::compute_requires_grad(given[X], given[WEIGHT], given[BIAS], given[RESIDUAL], given[ADD], given[GATE]);
     if (!recorded)

@@ -128,6 +128,7 @@ bool set(Norm &norm, PyObject *key, PyObject *given, int64_t ndim)
     if (is("negative_slope")) return set_number(norm.slope, given);
     if (is("gate_activation")) return set_activation(norm.gate_activation, given);
     if (is("gate_first")) return set_flag(norm.gate_first, given);
+    if (is("offset")) return set_flag(norm.offset, given);
     if (is("round_first")) return set_flag(norm.round_first, given);
     if (is("out_dtype")) return set_dtype(norm.out, given);
     if (!is("channel_axis") || !set_count(channel, given) || channel < -ndim || channel >= ndim)

@@ -35,6 +35,7 @@ struct Norm {
     int activation = NORMLIB_NO_ACTIVATION, gate_activation = NORMLIB_NO_ACTIVATION;
     double slope = 0;
     bool gate_first = false, round_first = false;
+    bool offset = false;            /* the weight is 1 more than the one given, in float32 where that has 16 bits */
     bool contiguous = false;        /* torch's operator gives contiguous results, whatever x is like */
     at::ScalarType out = at::ScalarType::Undefined;     /* of y; undefined: that of x */
 
