@@ -12,7 +12,7 @@ for path in sys.argv[1:]:
         needed = ["normlib/py.typed", "normlib/ops.pyi", "normlib/examples/minilm.py",
                   "normlib/include/normlib.h", "normlib/capi.pxd", "normlib/_kernels/capi.pxd",
                   "normlib/_kernels/header.pxd", "normlib/views.pxd", "normlib/share/pkgconfig/normlib.pc",
-                  "normlib/share/cmake/normlib/normlib-config.cmake"]
+                  "normlib/share/cmake/normlib/normlib-config.cmake", "normlib/interop/torch/bridge/module.cpp"]
     else:
         with tarfile.open(path) as archive:
             names = [n.partition("/")[2] for n in archive.getnames()]
@@ -20,7 +20,8 @@ for path in sys.argv[1:]:
         needed = ["setup.py", "normlib/_kernels/call.pyx", "normlib/_kernels/vectors/lanes.pxi",
                   "normlib/_kernels/vectors/storage.h", "normlib/_kernels/vectors/activations.h",
                   "normlib/_kernels/vectors/quantize.h", "normlib/_kernels/walks/rows.pxi",
-                  "normlib/_kernels/plan.pxd", "normlib/include/normlib.h", "docs/examples/embed/extension.c",
+                  "normlib/_kernels/plan.pxd", "normlib/include/normlib.h",
+                  "normlib/interop/torch/bridge/norm.h", "docs/examples/embed/extension.c",
                   "tests/conftest.py", "docs/examples/minilm.py", "CHANGELOG.md"]
     missing = [n for n in needed if n not in names]
     if wrong or missing:
