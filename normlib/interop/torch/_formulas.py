@@ -97,7 +97,8 @@ def backward(name, dy, x, weight, options, beside):
     """dx, dweight, dbias and the gradients of what stands `beside` x, differentiable in all of these. The statistics,
     among the options, are functions of x that have the given values, or constants where the mode says so."""
     op = OPS[name]
-    _refuse(name, beside.keys() | (options.keys() - {op.axis_name, op.mode, "num_groups", "mean", "rstd"}))
+    known = {op.axis_name, op.mode, "num_groups", "mean", "rstd", "round_first"}
+    _refuse(name, beside.keys() | (options.keys() - known))
     shape, reduced, statistic, parameter = _frame(op, x.shape, options)
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     samples_second = op.per_sample and options["channel_axis"] in (0, -x.ndim)
@@ -118,6 +119,7 @@ def backward(name, dy, x, weight, options, beside):
         var = (centered * centered).mean(reduced, keepdim=True)
         rstd = (var + (rstd**-2 - var).detach()).rsqrt()
         z = centered * rstd
+    rounded = z + (z.to(x.dtype) - z).detach() if options.get("round_first") else z
     axis, size = options[op.axis_name], op.parameter_shape(x.shape, options[op.axis_name])
 
     def beside_x(t):
@@ -128,7 +130,7 @@ def backward(name, dy, x, weight, options, beside):
     dy_ = dy.to(wide).reshape(shape)
     more = {}
     if "activation" in options or beside.keys() & {"add", "gate"}:
-        h = z if scale is None else z * scale
+        h = rounded if scale is None else rounded * scale
         h = h + beside_x(beside["bias"]) if "bias" in beside else h
         h = h + beside["add"].to(wide).reshape(shape) if "add" in beside else h
         dy_, more["gate"] = _upstream(dy_, h, None if first else gate, options)
@@ -149,7 +151,7 @@ def backward(name, dy, x, weight, options, beside):
     dtype = x.dtype if weight is None else weight.dtype
     sizes = {"weight": size if weight is None else weight.shape}
     sizes["bias"] = beside["bias"].shape if "bias" in beside else sizes["weight"]
-    products = {"weight": dy_ * z, "bias": dy_}
+    products = {"weight": dy_ * rounded, "bias": dy_}
     sums = [_summed(op, axis, products[key].reshape(x.shape), sizes[key]) for key in op.parameters]
     more = [more[key].reshape(x.shape).to(x.dtype) for key in ("add", "gate") if key in beside]
     return dx.to(x.dtype), *(t.to(dtype) for t in sums), *more
