@@ -489,19 +489,19 @@ def test_what_is_not_a_norm_that_it_knows_is_left_alone():
     class Named(nn.LayerNorm):
         pass
 
-    model = nn.Sequential(Own(4), SquareRMSNorm(4), nn.LazyBatchNorm1d(), Named(4))
+    model = nn.Sequential(Own(4), SquareRMSNorm(4), Named(4))
     classes = [type(m) for m in model]
-    with pytest.warns(UserWarning, match=r"^accelerate: 3 of 4 norms are left alone \(1 Own: "):
+    with pytest.warns(UserWarning, match=r"^accelerate: 2 of 3 norms are left alone \(1 Own: "):
         nt.accelerate(model)
-    assert all(map(operator.is_, map(type, model), classes[:3]))
-    assert "normlib" in str(model[3])
+    assert all(map(operator.is_, map(type, model), classes[:2]))
+    assert "normlib" in str(model[2])
     assert [(n.name, n.kind, n.accelerated) for n in nt.report(model)] == [
-        ("0", "Own", False), ("1", "SquareRMSNorm", False), ("2", "LazyBatchNorm1d", False), ("3", "Named", True),
+        ("0", "Own", False), ("1", "SquareRMSNorm", False), ("2", "Named", True),
     ]  # fmt: skip
     lines = str(nt.report(model)).splitlines()
     assert lines[0] == "module  class"
-    assert lines[2] == "1       SquareRMSNorm    it computes something else than weight * x / sqrt(mean(x^2) + eps)"
-    assert lines[4] == "3       Named            accelerated"
+    assert lines[2] == "1       SquareRMSNorm  it computes something else than weight * x / sqrt(mean(x^2) + eps)"
+    assert lines[3] == "2       Named          accelerated"
 
 
 @pytest.mark.filterwarnings("error")
@@ -513,26 +513,6 @@ def test_a_report_before_anything_is_accelerated():
     assert [n.why for n in nt.report(nn.Sequential(nn.LayerNorm(4), nn.ReLU()))] == ["not accelerated yet"]
 
 
-class WithBiasRMSNorm(LlamaRMSNorm):
-    """As in models of images: the bias is 0 when it is built."""
-
-    def __init__(self, size):
-        super().__init__(size)
-        self.bias = nn.Parameter(torch.zeros(size))
-
-    def forward(self, x):
-        return super().forward(x) + self.bias
-
-
-class WithScaleRMSNorm(LlamaRMSNorm):
-    def __init__(self, size):
-        super().__init__(size)
-        self.register_buffer("scale", torch.ones(()))
-
-    def forward(self, x):
-        return super().forward(x) * self.scale
-
-
 class SquareRMSNorm(LlamaRMSNorm):
     """Right for the weights of 1 that it is built with."""
 
@@ -542,82 +522,6 @@ class SquareRMSNorm(LlamaRMSNorm):
 
     def forward(self, x):
         return super().forward(x) * self.weight
-
-
-class DropoutRMSNorm(LlamaRMSNorm):
-    def forward(self, x):
-        return nn.functional.dropout(super().forward(x), 0.5, self.training)
-
-
-class EvaluationRMSNorm(LlamaRMSNorm):
-    def forward(self, x):
-        return super().forward(x) if self.training else super().forward(x) * 1.5
-
-
-class FixedEpsRMSNorm(LlamaRMSNorm):
-    """Its eps is elsewhere."""
-
-    def forward(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-
-
-class ConstantRMSNorm(LlamaRMSNorm):
-    """Another gradient: the mean square is taken for a constant."""
-
-    def forward(self, x):
-        mean = x.detach().pow(2).mean(-1, keepdim=True)
-        return self.weight * x * torch.rsqrt(mean + self.variance_epsilon)
-
-
-@pytest.mark.parametrize(
-    ("cls", "why"),
-    [
-        (WithBiasRMSNorm, "bias: not accounted for"),
-        (WithScaleRMSNorm, "scale: not accounted for"),
-        (SquareRMSNorm, "something else"),
-        (DropoutRMSNorm, "something else"),
-        (EvaluationRMSNorm, "something else"),
-        (FixedEpsRMSNorm, "something else"),
-        (ConstantRMSNorm, "something else"),
-    ],
-)
-def test_a_class_that_only_looks_like_a_norm_is_left_alone(cls, why):
-    norm = cls(8)
-    before, random = copy.deepcopy(norm.state_dict()), torch.get_rng_state()
-    versions = [p._version for p in norm.parameters()]
-    with pytest.warns(UserWarning, match=why):
-        nt.accelerate(norm)
-    assert type(norm) is cls
-    assert all(torch.equal(before[key], value) for key, value in norm.state_dict().items())
-    assert [p._version for p in norm.parameters()] == versions
-    assert torch.equal(random, torch.get_rng_state())
-    assert norm.training
-
-
-def test_norms_of_real_models_of_language():
-    pytest.importorskip("transformers")
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
-    from transformers.models.llama import modeling_llama
-    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
-    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm, Qwen3NextRMSNormGated
-    from transformers.models.t5.modeling_t5 import T5LayerNorm
-
-    norms = [
-        modeling_llama.LlamaRMSNorm(8), T5LayerNorm(8), T5LayerNorm(8).bfloat16(), Gemma3RMSNorm(8),
-        Gemma3RMSNorm(8).bfloat16(), Qwen3NextRMSNorm(8), Qwen3NextRMSNormGated(8), Qwen3NextRMSNormGated(8).bfloat16(),
-        MambaRMSNormGated(8, 8), MambaRMSNormGated(8, 4), MambaRMSNormGated(8, 4).bfloat16(), SquareRMSNorm(8),
-    ]  # fmt: skip
-    model = nn.Sequential(*map(randomized, norms))
-    expected = [copy.deepcopy(norm) for norm in norms]
-    with pytest.warns(UserWarning, match="1 of 12 norms are left alone .*1 SquareRMSNorm: it computes something"):
-        nt.accelerate(model)
-    assert [n.accelerated for n in nt.report(model)] == [True] * 11 + [False]
-    for norm, own in zip(model, expected, strict=True):
-        tensors = [torch.randn(3, 8).to(norm.weight.dtype).requires_grad_() for _ in range(1 + ("Gated" in str(norm)))]
-        dy = torch.randn(3, 8).to(norm.weight.dtype)
-        found, wanted = ([y, *torch.autograd.grad(y, tensors, dy)] for y in (norm(*tensors), own(*tensors)))
-        for a, e in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, e, rtol=0.02, atol=0.02) if a.dtype is torch.bfloat16 else close(a, e)
 
 
 def test_a_drop_in_module_stays_one_through_restore():

@@ -9,24 +9,30 @@ import warnings
 
 import torch
 from torch import nn
+from torch._guards import TracingContext
 from torch.fx.experimental import optimization
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from . import _bridge
+from .forms import form_of
 from .fusion import Planned, forward_of, places, plans
-from .modules import REPLACED, RMS_NORMS, Accelerated
-from .survey import Norm, Report, form_of_rms_norm, walk
+from .lookalikes import Lazy, mixin_of, names_of
+from .modules import Accelerated
+from .survey import Norm, Report, walk
 
 
-def accelerate(model, fuse=False):
+def accelerate(model, fuse=False, verbose=False):
     """Let normlib compute the norms of a model, in place, and the activations that follow them in the same pass.
 
-    ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.GroupNorm``, ``nn.InstanceNorm1d`` to ``3d``
-    and their subclasses that keep the forward method; and the norms of the models of language: classes with Norm in
-    their name, a ``weight``, a ``variance_epsilon`` or ``eps`` and nothing else, if they compute
-    ``rms_norm(x, weight)``, ``rms_norm(x, 1 + weight)`` (Gemma) or ``rms_norm(x, weight, gate=gate)``
-    (Qwen3-Next; with ``gate_first`` Mamba 2) when tried, with other values than their own too.
+    ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.SyncBatchNorm``, ``nn.GroupNorm``,
+    ``nn.InstanceNorm1d`` to ``3d`` and their subclasses that keep the forward method; and classes that models bring
+    along, with Norm in their name, for what they compute when tried, on a copy with other values than their own, in
+    training and in evaluation, gradients included: RMS and layer norms over the last axis or the channels, with
+    ``weight`` or ``1 + weight`` (Gemma), a gate (Qwen3-Next, Mamba 2), an activation behind them (timm); batch norms
+    that are frozen. Values are read from none of them, so the model may lie on the meta device.
+    Dtypes and rounding of results are those of the class: what it makes of each pair of dtypes of input and weight is
+    tried too, and where normlib has no such result, as in dtypes that it does not take, the class's own method runs.
     Norms of other kinds are left alone; a warning says which and why, and :func:`report` lists them all.
     A module changes its class and nothing else: parameters, buffers, hooks, training mode and the names in
     ``state_dict()`` stay what they are. What the kernels do not take (another device, another dtype, transforms of
@@ -43,6 +49,8 @@ def accelerate(model, fuse=False):
         A model, or a norm.
     fuse : bool, default False
         Whether to fuse adds too: that of a residual before a norm, and what is added to a norm's output.
+    verbose : bool, default False
+        Whether to print the :func:`report`, in the place of a warning.
 
     Returns
     -------
@@ -81,7 +89,9 @@ def accelerate(model, fuse=False):
         if any(found.values()):
             owner.__class__ = _planned(type(owner), adds=fuse)
             owner.__dict__["_normlib_plans"] = found
-    if summary := norms.summary():
+    if verbose:
+        print(report(model))
+    elif summary := norms.summary():
         warnings.warn(f"accelerate: {summary}; normlib.interop.torch.report(model) lists them", stacklevel=2)
     return model
 
@@ -158,9 +168,11 @@ def _place(module):
     """The class that takes the place of a norm's own, None where it has it or there is none; and why there is none."""
     if isinstance(module, Accelerated):
         return None, ""
-    if cls := _accelerated(type(module), form=""):
+    if cls := _accelerated(type(module), form=None):
         return cls, ""
-    form, why = form_of_rms_norm(module)
+    if isinstance(module, LazyModuleMixin):
+        return None, "it is lazy: accelerate it after its first call"
+    form, why = form_of(module)
     return (None, why) if why else (_accelerated(type(module), form=form), "")
 
 
@@ -198,20 +210,20 @@ def _checked(function, model):
 
 @functools.cache
 def _accelerated(cls, form):
-    """The class that takes the place of `cls`, or None; `form`: that of an RMSNorm of another class than torch's."""
-    if issubclass(cls, (Accelerated, LazyModuleMixin)):
+    """The class that takes the place of `cls`, or None; `form`: that of a class that is not torch's."""
+    if issubclass(cls, Accelerated):
         return None
-    mixin = RMS_NORMS.get(form)
-    for original, method, replacement in REPLACED:
-        if issubclass(cls, original) and getattr(cls, method) is getattr(original, method):
-            mixin = replacement
-    return mixin and _mixed(mixin, cls, form=form)
+    if issubclass(cls, LazyModuleMixin):
+        become = cls.cls_to_become and _accelerated(cls.cls_to_become, form)
+        return become and _mixed(Lazy, cls, {"cls_to_become": become}, form=form)
+    mixin = mixin_of(cls, form)
+    return mixin and _mixed(mixin, cls, names_of(form), form=form)
 
 
 @functools.cache
 def _planned(cls, adds):
     """The class that takes the place of that of a module which holds norms."""
-    changed = _mixed(Planned, cls, adds=adds)
+    changed = _mixed(Planned, cls, {}, adds=adds)
     changed.forward = forward_of(cls)
     return changed
 
@@ -221,6 +233,8 @@ class _Equal(type):
     table of what can be fused or counted, finds it."""
 
     def __eq__(cls, other):
+        if TracingContext.try_get() is not None:  # torch.compile looks for the class of a super() among the bases
+            return cls is other
         return _original(cls) is (_original(other) if isinstance(other, type) else other)
 
     def __hash__(cls):
@@ -240,8 +254,8 @@ def _is_parametrized(cls):
     return cls.__module__ == parametrize.__name__ and cls.__name__ == f"Parametrized{cls.__base__.__name__}"
 
 
-def _mixed(mixin, cls, **how):
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+def _mixed(mixin, cls, names, **how):
+    names |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     names |= {"_normlib_original": cls, "_normlib_how": how}
     names |= {"__reduce_ex__": _reduce, "__prepare_scriptable__": _prepare_scriptable}
     bases = mixin, cls

@@ -14,7 +14,6 @@ from ...ops import OPS
 from . import _bridge
 from ._tensors import fits
 from .functional import direct, joined
-from .survey import eps_name, groups
 
 
 def _run(name, input, tensors, options, fused=None):
@@ -150,71 +149,6 @@ def _instance_norm(self, input, fused):
     return y
 
 
-class _ModelRMSNorm(Accelerated):
-    """The root-mean-square norm that models of language bring along: a weight and an eps."""
-
-    def forward(self, *args, fused=None, **kwargs):
-        if len(args) == 1 and not kwargs:
-            (input,), weight = args, self.weight
-            if fits(input, weight) and input.dtype is weight.dtype:
-                weight, eps = self._factor(weight), getattr(self, eps_name(self))
-                if input.is_contiguous():
-                    return _run("rms_norm", input, {"weight": weight}, {"axis": -1, "eps": eps}, fused)
-                if 0 not in input.stride() and fused is None:
-                    return _in_order(input, weight, eps)
-        return super().forward(*args, **kwargs) if fused is None else NotImplemented
-
-    def _factor(self, weight):
-        return weight
-
-
-_ONE = {torch.float64: torch.ones(1, dtype=torch.float64)}
-_ONE |= dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.ones(1))
-
-
-class _OffsetRMSNorm(_ModelRMSNorm):
-    """That of Gemma, which multiplies by 1 + weight, in float32 where the weight has 16 bits."""
-
-    def _factor(self, weight):
-        return torch.add(weight, _ONE[weight.dtype])
-
-
-class _GatedRMSNorm(Accelerated):
-    """That of Qwen3-Next: the norm times silu of a second tensor."""
-
-    takes_fused = False
-    gate_first = False
-
-    def forward(self, *args, **kwargs):
-        if len(args) == 2 and not kwargs and args[1] is not None:
-            (input, gate), weight = args, self.weight
-            alike = input.dtype is weight.dtype is gate.dtype and input.shape == gate.shape
-            if alike and fits(input, weight, gate) and input.is_contiguous():
-                options = {"axis": -1, "eps": getattr(self, eps_name(self))}
-                fused = {"gate": gate, "gate_first": self.gate_first}
-                if (count := groups(self)) == 1:
-                    return _run("rms_norm", input, {"weight": weight}, options, fused)
-                shape = (*input.shape[:-1], count, -1)
-                fused["gate"] = gate.reshape(shape)
-                y = _run("rms_norm", input.view(shape), {"weight": weight.view(count, -1)}, options, fused)
-                return y.view_as(input)
-        return super().forward(*args, **kwargs)
-
-
-class _GateFirstRMSNorm(_GatedRMSNorm):
-    """That of Mamba 2: the norm, over groups of channels, of what is multiplied by silu of a second tensor."""
-
-    gate_first = True
-
-
-def _in_order(input, weight, eps):
-    """RMSNorm over the last axis. The order of axes in memory stays, as the operators of such models leave it."""
-    order = sorted(range(input.ndim), key=input.stride, reverse=True)
-    back = sorted(range(input.ndim), key=order.__getitem__)
-    y = _run("rms_norm", input.permute(order), {"weight": weight}, {"axis": back[-1], "eps": eps})
-    return y.permute(back)
-
-
 class LayerNorm(_LayerNorm, nn.LayerNorm):
     """:class:`torch.nn.LayerNorm` on normlib's kernels."""
 
@@ -251,13 +185,6 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     """:class:`torch.nn.InstanceNorm3d` on normlib's kernels."""
 
 
-# By the forms that survey.py tells apart
-RMS_NORMS = {
-    "weight": _ModelRMSNorm,
-    "1 + weight": _OffsetRMSNorm,
-    "gate": _GatedRMSNorm,
-    "gate first": _GateFirstRMSNorm,
-}
 # The class whose forward is replaced, the method that must be its own, and what replaces it
 REPLACED = (
     (nn.LayerNorm, "forward", _LayerNorm),
