@@ -160,7 +160,7 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
 
 cdef enum:
-    LARGE = 1 << 22     # bytes from which on NumPy too asks for huge pages
+    LARGE = 1 << 24     # bytes up to which malloc has the memory of the last result at hand
 
 cdef PyDataMem_Handler _handler
 strncpy(_handler.name, "normlib", sizeof(_handler.name))

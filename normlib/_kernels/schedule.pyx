@@ -18,7 +18,7 @@ cdef enum:
     THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
     RUN_BYTES = 1 << 10         # of it that take as long as what a row or a run takes beside its elements
     L2_BYTES = 1 << 23          # of memory traffic, of which L2 holds little
-    STREAM_BYTES = 3 << 22      # from which on outputs go past the caches
+    STREAM_BYTES = 3 << 23      # from which on outputs go past the caches
     LLC_BYTES = 3 << 23         # of which the LLC holds little
     CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
     STRIP_BYTES = 1 << 19       # of a strip of columns that stays in L2 from statistics to normalization
