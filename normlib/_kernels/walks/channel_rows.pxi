@@ -75,13 +75,20 @@ cdef inline bint adjacent(const Array* a) noexcept nogil:
     return a.channel == a.length * a.position
 
 
-cdef inline const work* take_runs(const Array* a, const char* first, Py_ssize_t m, work* room) noexcept nogil:
-    """The runs of m channels, side by side."""
+cdef inline Py_ssize_t between(const Array* a) noexcept nogil:
+    """How far apart to keep runs in a panel: short ones that are widened, on lines. What was just written and lies across two of them would
+    be waited for when it is read (store forwarding); long ones are written well before."""
+    cdef Py_ssize_t line = LINE // sizeof(float)
+    return (a.length + line - 1) // line * line if not a.plain and line < a.length < 4 * line else a.length
+
+
+cdef inline const work* take_runs(const Array* a, const char* first, Py_ssize_t m, Py_ssize_t apart, work* room) noexcept nogil:
+    """The runs of m channels, so many elements apart."""
     cdef Py_ssize_t k
-    if adjacent(a):
+    if adjacent(a) and apart == a.length:
         return take_run(a, first, m * a.length, room)
     for k in range(m):
-        widen(a, first + k * a.channel, a.length, room + k * a.length)
+        widen(a, first + k * a.channel, a.length, room + k * apart)
     return room
 
 
@@ -92,12 +99,12 @@ cdef inline work* out_of(const Array* y, char* to, Writer* writer, const work* r
     return <work*>place(writer, to)
 
 
-cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work* t, Py_ssize_t m) noexcept nogil:
-    """The runs of m channels, which were computed at `out_of`."""
+cdef inline void give_runs(const Array* y, char* to, Writer* writer, const work* t, Py_ssize_t m, Py_ssize_t apart) noexcept nogil:
+    """The runs of m channels, which were computed at `out_of`, so many elements apart."""
     cdef Py_ssize_t k
-    if not adjacent(y):
+    if not adjacent(y) or apart != y.length:
         for k in range(m):
-            give_room(y, to + k * y.channel, writer, t + k * y.length, y.length)
+            give_room(y, to + k * y.channel, writer, t + k * apart, y.length)
     elif <const char*>t == place(writer, to):
         wrote(writer, m * y.length * y.itemsize)
     else:
@@ -137,7 +144,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     cdef Affine row
     cdef Block b
     cdef Spot run
-    cdef Py_ssize_t n = x.length, per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * n, zero) // n), k
+    cdef Py_ssize_t n = x.length, apart = between(x), per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * apart, zero) // apart), k
     cdef const work* t
     cdef work* u
     b.width, b.ahead = n, 0
@@ -147,9 +154,9 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
         if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
-    b.x = b.y = n
+    b.x = apart
     if s.plan.fused:
-        per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) // n)) if spot.beside[OF_WHERE] == NULL else 1
+        per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) // apart)) if spot.beside[OF_WHERE] == NULL else 1
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
         run = moved(s, x, spot, k, 0)
@@ -157,12 +164,13 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
             normalize_pieces(s, x, &run, n, &row, <work>1)
             continue
         b.rows = min(per, many - k)
-        t = take_runs(x, run.x, b.rows, <work*>s.out)
+        t = take_runs(x, run.x, b.rows, apart, <work*>s.out)
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
+        b.y = apart if u == <work*>s.out else n
         normalize(&row, &b, t, u)
         if follows(s, spot):
-            follow_runs(s, x, &run, b.rows, n, u)
-        give_runs(&s.y, run.y, &s.writer, u, b.rows)
+            follow_runs(s, x, &run, b.rows, b.y, u)
+        give_runs(&s.y, run.y, &s.writer, u, b.rows, b.y)
 
 
 cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const work* w) noexcept nogil:
@@ -356,13 +364,13 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
             descend_pieces(s, x, dy, &run, dfirst + k * dy.channel, n, &row, zero)
             continue
         b.rows = min(per, many - k)
-        t = take_runs(x, run.x, b.rows, <work*>s.out)
-        g = take_runs(dy, dfirst + k * dy.channel, b.rows, share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2))
+        t = take_runs(x, run.x, b.rows, n, <work*>s.out)
+        g = take_runs(dy, dfirst + k * dy.channel, b.rows, n, share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2))
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         descend(&row, &b, t, g, u)
         if follows(s, spot):
             follow_runs(s, x, &run, b.rows, n, u)
-        give_runs(&s.y, run.y, &s.writer, u, b.rows)
+        give_runs(&s.y, run.y, &s.writer, u, b.rows, n)
 
 
 cdef void groups_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, work* of_runs, const work* w) noexcept nogil:
