@@ -89,9 +89,15 @@ inline bool in_order(const Tensor &t, at::MemoryFormat format)
     return true;
 }
 
-inline Tensor arranged(const Tensor &t, at::MemoryFormat format)
+/* Copy t, if it is given, where its axes have another order than that of a format; whether it is dense without. */
+inline bool arrange(Tensor &t, at::MemoryFormat format)
 {
-    return t.is_contiguous(format) || in_order(t, format) ? t : t.contiguous(format);
+    if (!t.defined() || t.is_contiguous(format))
+        return true;
+    if (in_order(t, format))
+        return false;
+    t = t.contiguous(format);
+    return true;
 }
 
 /* The axes of x as the kernels are told them. Where all that has x's shape is dense in one format they are few: rows, or samples,
@@ -361,10 +367,7 @@ inline bool compute(const Norm &norm, Tensors &given, const Wanted &wanted, Resu
     const auto format = format_of(norm, given[X]);
     bool dense = !given[WHERE].defined();
     for (const int role : {X, RESIDUAL, ADD, GATE})
-        if (given[role].defined()) {
-            given[role] = arranged(given[role], format);
-            dense = dense && given[role].is_contiguous(format);
-        }
+        dense = arrange(given[role], format) && dense;
     const Tensor &x = given[X];
     if (given[WHERE].defined() && given[WHERE].sizes() != x.sizes())
         given[WHERE] = given[WHERE].expand(x.sizes());
@@ -412,10 +415,7 @@ inline bool compute_backward(const Norm &norm, Tensor dy, Tensors &given, const 
     const auto format = format_of(norm, norm.op == NORMLIB_RMS_NORM ? dy : given[X]);
     bool dense = !given[WHERE].defined();
     for (Tensor *t : {&dy, &dsum, &given[X], &given[ADD], &given[GATE]})
-        if (t->defined()) {
-            *t = arranged(*t, format);
-            dense = dense && t->is_contiguous(format);
-        }
+        dense = arrange(*t, format) && dense;
     const Tensor &x = given[X], &weight = given[WEIGHT];
     if (given[WHERE].defined() && given[WHERE].sizes() != x.sizes())
         given[WHERE] = given[WHERE].expand(x.sizes());

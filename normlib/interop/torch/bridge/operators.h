@@ -28,6 +28,11 @@ using Maybe = std::optional<Tensor>;
 
 inline Tensor value(const Maybe &t) { return t ? *t : Tensor(); }
 
+inline Tensors tensors(const Tensor &input, const Maybe &weight, const Maybe &bias = {}, const Maybe &mean = {}, const Maybe &var = {})
+{
+    return {input, value(weight), value(bias), value(mean), value(var)};
+}
+
 /* Statistics are kept in float32 where torch keeps 16 bits or 32: gradients do not get worse by it. */
 inline at::ScalarType statistics_of(const Tensor &x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -54,9 +59,7 @@ inline bool ends_with(const Tensor &input, at::IntArrayRef shape)
 inline bool gradients(const Norm &norm, const Tensor &dy, const Tensor &input, const Maybe &weight, const Tensor &mean, const Tensor &rstd,
                       const std::array<bool, 3> &mask, Gradients &result)
 {
-    Tensors given;
-    given[X] = input;
-    given[WEIGHT] = value(weight);
+    Tensors given = tensors(input, weight);
     if (!compute_backward(norm, dy, given, mean.defined() ? statistic(mean) : mean, statistic(rstd), Tensor(), {mask[1], mask[2]}, result))
         return false;
     if (!mask[0])
@@ -66,10 +69,7 @@ inline bool gradients(const Norm &norm, const Tensor &dy, const Tensor &input, c
 
 inline Three aten_layer_norm(const Tensor &input, at::IntArrayRef shape, const Maybe &weight, const Maybe &bias, double eps)
 {
-    Tensors given;
-    given[X] = input;
-    given[WEIGHT] = value(weight);
-    given[BIAS] = value(bias);
+    Tensors given = tensors(input, weight, bias);
     const Norm norm = trailing(NORMLIB_LAYER_NORM, input, shape.size(), eps);
     Result result;
     if (norm.axes && ends_with(input, shape) && compute(norm, given, {statistics_of(input), shape.size()}, result))
@@ -90,9 +90,7 @@ inline Three aten_layer_norm_backward(const Tensor &dy, const Tensor &input, at:
 inline Two aten_rms_norm(const Tensor &input, at::IntArrayRef shape, const Maybe &weight, std::optional<double> eps)
 {
     const double least = input.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-    Tensors given;
-    given[X] = input;
-    given[WEIGHT] = value(weight);
+    Tensors given = tensors(input, weight);
     const Norm norm = trailing(NORMLIB_RMS_NORM, input, shape.size(), eps.value_or(least));
     Result result;
     if (norm.axes && ends_with(input, shape) && compute(norm, given, {statistics_of(input), shape.size()}, result))
@@ -138,10 +136,7 @@ inline Norm of_groups(int64_t groups, double eps)
 inline Three aten_group_norm(const Tensor &input, const Maybe &weight, const Maybe &bias, int64_t samples, int64_t channels,
                                int64_t positions, int64_t groups, double eps)
 {
-    Tensors given;
-    given[X] = input;
-    given[WEIGHT] = value(weight);
-    given[BIAS] = value(bias);
+    Tensors given = tensors(input, weight, bias);
     Result result;
     if (input.dim() > 1 && input.size(0) == samples && input.size(1) == channels &&
         compute(of_groups(groups, eps), given, {statistics_of(input)}, result))
@@ -183,12 +178,7 @@ inline Tensor given_rstd(const Tensor &var, double eps)
 inline Three aten_batch_norm(const Tensor &input, const Maybe &weight, const Maybe &bias, const Maybe &running_mean, const Maybe &running_var,
                                bool training, double momentum, double eps)
 {
-    Tensors given;
-    given[X] = input;
-    given[WEIGHT] = value(weight);
-    given[BIAS] = value(bias);
-    given[RUNNING_MEAN] = value(running_mean);
-    given[RUNNING_VAR] = value(running_var);
+    Tensors given = tensors(input, weight, bias, running_mean, running_var);
     Result result;
     if ((training || given[RUNNING_MEAN].defined()) &&
         compute(of_channels(training, momentum, eps), given, training ? Wanted{statistics_of(input)} : Wanted{}, result)) {
