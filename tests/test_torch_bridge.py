@@ -196,6 +196,15 @@ def test_a_model_gains_without_a_change():
     torch.testing.assert_close(own, expected)
 
 
+def test_a_weight_of_another_shape_is_seen():
+    """Also where it has as many elements."""
+    x, weight = torch.randn(2, 5, 6), torch.randn(6, 5)
+    with pytest.raises(ValueError, match=r"layer_norm: weight has shape \(6, 5\)"):
+        nt.layer_norm(x, weight, axis=(-2, -1))
+    with nt.install(), pytest.raises(RuntimeError, match="weight"):
+        F.layer_norm(x, (5, 6), weight)
+
+
 # ---- without Python in between ----
 
 
@@ -246,35 +255,34 @@ def test_the_backend_in_use_is_obeyed():
 
 
 THREADS = """
-import os, torch
+import os, sys, torch
 from torch import nn
-import normlib.interop.torch as nt
+import normlib, normlib.interop.torch as nt
 torch.set_num_threads({torch})
-normlib = __import__("normlib")
 normlib.set_num_threads({own})
 x = torch.randn(4096, 1024)
 model = nt.accelerate(nn.LayerNorm(1024))
-model(x)
-before = len(os.listdir("/proc/self/task"))
-for _ in range(3):
+with normlib.num_threads({scoped}), torch.no_grad():
+    model(x)
+if {scoped} == {own}:
     model(x.requires_grad_()).sum().backward()
     if os.environ.get("NORMLIB_TORCH_BRIDGE") != "0":
         with nt.install():
             torch.rms_norm(x, [1024]).sum().backward()
-print(before, len(os.listdir("/proc/self/task")))
+print(len(os.listdir("/proc/self/task")))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 def test_torchs_number_of_threads_is_obeyed():
-    def threads(own, torchs, bridge="1"):
-        code = THREADS.format(own=own, torch=torchs)
-        return int(python("-c", code, OMP_NUM_THREADS="4", NORMLIB_TORCH_BRIDGE=bridge).split()[-1])
+    def threads(own, torchs, bridge="1", scoped=None):
+        code = THREADS.format(own=own, torch=torchs, scoped=scoped or own)
+        return int(python("-c", code, OMP_NUM_THREADS="4", NORMLIB_TORCH_BRIDGE=bridge))
 
     alone = threads(1, 1)
     assert threads(4, 1) == alone
     assert threads(4, 1, bridge="0") == alone
-    assert threads(4, 4) > alone
+    assert alone < threads(4, 4, scoped=1) < threads(4, 4)  # torch starts its own
 
 
 # ---- where it is missing ----

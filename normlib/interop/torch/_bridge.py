@@ -67,10 +67,10 @@ def _load(build: bool) -> ModuleType:
         spec.loader.exec_module(module)
     except ImportError as error:
         raise _Missing(f"it cannot be loaded: {error}") from None
-    from ..._kernels import outputs
+    from ..._kernels import outputs, parallel
     from ...capi import table_address
 
-    module.use(table_address(), backends._active, *outputs.allocator())
+    module.use(table_address(), backends._active, parallel.scoped, *outputs.allocator())
     return module
 
 

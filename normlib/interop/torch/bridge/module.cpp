@@ -29,8 +29,18 @@ bool tensor_of(PyObject *given, Tensor &t)
     return true;
 }
 
-/* The ContextVar of normlib's backends: another one than the compiled kernels may be in use here. */
-PyObject *backends = nullptr;
+/* The ContextVars of normlib: its backends, of which another one than the compiled kernels may be in use here, and its threads. */
+PyObject *backends = nullptr, *scoped_threads = nullptr;
+
+int threads_here()
+{
+    PyObject *count = nullptr;
+    if (PyContextVar_Get(scoped_threads, nullptr, &count) < 0 || !count)
+        return 0;
+    const long threads = PyLong_AsLong(count);
+    Py_DECREF(count);
+    return static_cast<int>(threads);
+}
 
 bool kernels_in_use()
 {
@@ -161,6 +171,7 @@ PyObject *result_of(Norm &norm, Tensors &given)
 {
     if (!kernels_in_use())
         return not_taken();
+    norm.threads = threads_here();
     const uint64_t last = uint64_t(1) << (given[X].dim() - 1);
     norm.contiguous = norm.op == NORMLIB_INSTANCE_NORM || (norm.op == NORMLIB_LAYER_NORM && norm.axes & last);
     if (given[GATE].defined() && !norm.gate_activation)
@@ -402,10 +413,11 @@ PyObject *use(PyObject *, PyObject *arguments)
 {
     PyObject *address;
     unsigned long long take, give, least;
-    if (!PyArg_ParseTuple(arguments, "OOKKK", &address, &backends, &take, &give, &least))
+    if (!PyArg_ParseTuple(arguments, "OOOKKK", &address, &backends, &scoped_threads, &take, &give, &least))
         return nullptr;
     Kept::of_process().use(reinterpret_cast<Kept::Take>(take), reinterpret_cast<Kept::Give>(give), least);
     Py_INCREF(backends);
+    Py_INCREF(scoped_threads);
     void *table = PyLong_AsVoidPtr(address);
     if (PyErr_Occurred())
         return nullptr;
@@ -436,7 +448,7 @@ PyObject *uninstall_operators(PyObject *, PyObject *)
 
 PyMethodDef methods[] = {
     {"use", use, METH_VARARGS, 
-     "use(address, backends, take, give, least): the table of normlib.h, the ContextVar of the backends, the memory of large results."},
+     "use(address, backends, threads, take, give, least): the table of normlib.h, two ContextVars, and the memory of large results."},
     {"run", FAST(run), "run(name, x, tensors, options): a norm by name."},
     {"layer_norm", FAST(layer_norm), "layer_norm(module, input, fused): the forward method of LayerNorm."},
     {"rms_norm", FAST(rms_norm), "rms_norm(module, input, fused): the forward method of RMSNorm."},

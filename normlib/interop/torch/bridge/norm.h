@@ -30,6 +30,7 @@ struct Norm {
     uint64_t axes = 0;              /* feature norms: bit i for axis i */
     int channel = 1;                /* channel norms */
     int64_t groups = 0;
+    int threads = 0;                /* at most so many; 0: what is set for the process */
     bool mode = true;               /* whether the statistics are those of x */
     double momentum = 0, eps = 0;
     int activation = NORMLIB_NO_ACTIVATION, gate_activation = NORMLIB_NO_ACTIVATION;
@@ -110,8 +111,8 @@ public:
         const int n = static_cast<int>(sizes.size());
         call_axis = norm.feature() ? -1 : norm.channel;
         const int own = norm.feature() ? __builtin_popcountll(norm.axes) : 1;
-        for (const int role : {WEIGHT, BIAS})   /* one with leading axes needs those of x */
-            dense = dense && (!given[role].defined() || given[role].dim() == own);
+        for (const int role : {WEIGHT, BIAS})   /* one with leading axes needs those of x, and one of a wrong shape is to be seen */
+            dense = dense && (!given[role].defined() || (norm.feature() ? given[role].sizes() == sizes.slice(n - own) : given[role].dim() == 1));
         dense_ = dense && format == at::MemoryFormat::Contiguous;
         if (dense_ && norm.feature() && trailing(norm.axes, n)) {
             rows_ = true;
@@ -216,9 +217,9 @@ private:
 };
 
 /* As many threads as torch takes, and as normlib takes: whoever says one means it. */
-inline int threads()
+inline int threads(const Norm &norm)
 {
-    return at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), normlib->get_num_threads());
+    return at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), norm.threads ? norm.threads : normlib->get_num_threads());
 }
 
 inline normlib_call call_of(const Norm &norm, const Frame &frame, bool backward)
@@ -226,7 +227,7 @@ inline normlib_call call_of(const Norm &norm, const Frame &frame, bool backward)
     normlib_call c{};
     c.size = sizeof(normlib_call);
     c.op = norm.op + backward;
-    c.threads = threads();
+    c.threads = threads(norm);
     c.axis = frame.call_axis;
     c.axes = frame.axes;
     c.mode = norm.mode;
