@@ -4,9 +4,11 @@ It is C++ against the headers of the torch that is there, so it is compiled wher
 of Python and of normlib, into the user's cache.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,9 +80,11 @@ def cache() -> Path:
     """The folder in which compiled bridges lie."""
     if "NORMLIB_CACHE" in os.environ:
         return Path(os.environ["NORMLIB_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "normlib"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normlib"
+    try:
+        own = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    except RuntimeError:
+        raise _Missing("there is no home folder to keep it in; NORMLIB_CACHE names another") from None
+    return Path(os.environ.get("XDG_CACHE_HOME") or own) / "normlib"
 
 
 def _command() -> list[str]:
@@ -89,8 +93,8 @@ def _command() -> list[str]:
         raise _Missing("it is not built on Windows")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13):
         raise _Missing(f"it needs torch 2.13 or newer, this is {torch.__version__}")
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    compiler = next(filter(None, map(shutil.which, names)), None)
+    named = shlex.split(os.environ.get("CXX", ""))
+    compiler = next((name for name in named[:1] or ("c++", "g++", "clang++") if shutil.which(name)), None)
     if compiler is None:
         raise _Missing("there is no C++ compiler")
     include = Path(torch.__file__).parent / "include"
@@ -104,7 +108,7 @@ def _command() -> list[str]:
     link += ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     system = [word for folder in folders for word in ("-isystem", str(folder))]
     own = [f"-I{_INCLUDE}", str(_SOURCES / "module.cpp")]
-    return [compiler, "-std=c++20", "-O2", "-fPIC", "-shared", abi, *system, *own, *link]
+    return [compiler, *named[1:], "-std=c++20", "-O2", "-fPIC", "-shared", abi, *system, *own, *link]
 
 
 def _key(command: list[str]) -> str:
@@ -139,8 +143,9 @@ def _compile(command: list[str], path: Path, failure: Path) -> None:
 
 def forget_failures() -> None:
     """Let the next :func:`load` try again."""
-    for file in cache().glob(f"{_NAME}-*.txt"):
-        file.unlink(missing_ok=True)
+    with contextlib.suppress(_Missing):
+        for file in cache().glob(f"{_NAME}-*.txt"):
+            file.unlink(missing_ok=True)
 
 
 def state() -> str:
