@@ -85,7 +85,8 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=WAYS)
+# The way without the bridge is that of test_interop_torch.py on NumPy; all cases of it are for the campaign.
+@pytest.fixture(params=[pytest.param(w, marks=pytest.mark.long if "Python" in w else ()) for w in WAYS])
 def way(request):
     return request.param
 
