@@ -69,10 +69,11 @@ def _load(build: bool) -> ModuleType:
         spec.loader.exec_module(module)
     except ImportError as error:
         raise _Missing(f"it cannot be loaded: {error}") from None
-    from ..._kernels import outputs, parallel
+    from ..._kernels.outputs import allocator
+    from ..._kernels.parallel import scoped
     from ...capi import table_address
 
-    module.use(table_address(), backends._active, parallel.scoped, *outputs.allocator())
+    module.use(table_address(), backends._active, scoped, *allocator())
     return module
 
 
