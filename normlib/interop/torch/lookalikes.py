@@ -34,7 +34,7 @@ def _computed(name, input, tensors, options, fused=None):
         options = {key: value for key, value in options.items() if key != "offset"}
         tensors = {**tensors, "weight": torch.add(weight, _ONE[weight.dtype])}
     wrong = weight is not None and weight.ndim == 1 and input.shape[axis] != len(weight)  # the class has words
-    if wrong or torch.compiler.is_compiling() or not fits(input, *tensors.values()):
+    if wrong or not fits(input, *tensors.values()):
         return NotImplemented
     return _run(name, input, tensors, options, fused)
 

@@ -19,10 +19,6 @@ from .functional import direct, joined
 def _run(name, input, tensors, options, fused=None):
     if fused:
         tensors, options = joined(name, tensors, options, fused)
-    if (compiled := _bridge.compiled) is not None:
-        y = compiled.run(name, input, tensors, options)
-        if y is not NotImplemented:
-            return y
     return direct(name, input, tensors, options)
 
 

@@ -208,7 +208,6 @@ PyObject *run(PyObject *, PyObject *const *arguments, Py_ssize_t count)
     norm.op = 2 * op;
     if (op == 5 || !tensor_of(arguments[1], given[X]) || !given[X].defined() || given[X].dim() == 0)
         return not_taken();
-    norm.slope = 0.01;
     if (!set_all(norm, given, arguments[2]) || !set_all(norm, given, arguments[3]))
         return not_taken();
     return result_of(norm, given);
@@ -280,7 +279,6 @@ bool begin(Norm &norm, Tensors &given, const Module &module, PyObject *const *ar
     const auto &n = names();
     if (count != 3 || !tensor_of(arguments[1], given[X]) || !given[X].defined() || given[X].dim() == 0)
         return false;
-    norm.slope = 0.01;
     if (!module.tensor(n.parameters, n.weight, given[WEIGHT]))
         return false;
     if (norm.op != NORMLIB_RMS_NORM && !module.tensor(n.parameters, n.bias, given[BIAS]))
@@ -303,47 +301,33 @@ bool trailing(Norm &norm, const Tensor &x, PyObject *shape)
     return true;
 }
 
-PyObject *layer_norm(PyObject *, PyObject *const *arguments, Py_ssize_t count)
+bool fill_layer_norm(Norm &norm, const Tensor &x, const Module &module)
 {
-    HANDLE_TH_ERRORS
-    const Module module(arguments[0]);
-    Norm norm;
-    Tensors given;
-    norm.op = NORMLIB_LAYER_NORM;
-    if (!begin(norm, given, module, arguments, count) || !trailing(norm, given[X], module.own(names().shape)) ||
-        !module.number(names().eps, norm.eps))
-        return not_taken();
-    return result_of(norm, given);
-    END_HANDLE_TH_ERRORS
+    return trailing(norm, x, module.own(names().shape)) && module.number(names().eps, norm.eps);
 }
 
-PyObject *rms_norm(PyObject *, PyObject *const *arguments, Py_ssize_t count)
+bool fill_rms_norm(Norm &norm, const Tensor &x, const Module &module)
 {
-    HANDLE_TH_ERRORS
-    const Module module(arguments[0]);
-    Norm norm;
-    Tensors given;
-    norm.op = NORMLIB_RMS_NORM;
-    if (!begin(norm, given, module, arguments, count) || !trailing(norm, given[X], module.own(names().shape)))
-        return not_taken();
-    PyObject *eps = module.own(names().eps);
-    if (eps == Py_None)
-        norm.eps = given[X].scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-    else if (!module.number(names().eps, norm.eps))
-        return not_taken();
-    return result_of(norm, given);
-    END_HANDLE_TH_ERRORS
+    norm.eps = x.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+    return trailing(norm, x, module.own(names().shape)) && (module.own(names().eps) == Py_None || module.number(names().eps, norm.eps));
 }
 
-PyObject *group_norm(PyObject *, PyObject *const *arguments, Py_ssize_t count)
+bool fill_group_norm(Norm &norm, const Tensor &, const Module &module)
 {
-    HANDLE_TH_ERRORS
-    const Module module(arguments[0]);
-    Norm norm;
-    Tensors given;
-    norm.op = NORMLIB_GROUP_NORM;
     PyObject *groups = module.own(names().groups);
-    if (!begin(norm, given, module, arguments, count) || !groups || !set_count(norm.groups, groups) || !module.number(names().eps, norm.eps))
+    return groups && set_count(norm.groups, groups) && module.number(names().eps, norm.eps);
+}
+
+/* The norm of a module that has options alone beside what all have. */
+template <int op, bool (*fill)(Norm &, const Tensor &, const Module &)>
+PyObject *of_module(PyObject *, PyObject *const *arguments, Py_ssize_t count)
+{
+    HANDLE_TH_ERRORS
+    const Module module(arguments[0]);
+    Norm norm;
+    Tensors given;
+    norm.op = op;
+    if (!begin(norm, given, module, arguments, count) || !fill(norm, given[X], module))
         return not_taken();
     return result_of(norm, given);
     END_HANDLE_TH_ERRORS
@@ -393,17 +377,11 @@ PyObject *moving(int op, PyObject *const *arguments, Py_ssize_t count)
     return result;
 }
 
-PyObject *batch_norm(PyObject *, PyObject *const *arguments, Py_ssize_t count)
+template <int op>
+PyObject *of_moving_module(PyObject *, PyObject *const *arguments, Py_ssize_t count)
 {
     HANDLE_TH_ERRORS
-    return moving(NORMLIB_BATCH_NORM, arguments, count);
-    END_HANDLE_TH_ERRORS
-}
-
-PyObject *instance_norm(PyObject *, PyObject *const *arguments, Py_ssize_t count)
-{
-    HANDLE_TH_ERRORS
-    return moving(NORMLIB_INSTANCE_NORM, arguments, count);
+    return moving(op, arguments, count);
     END_HANDLE_TH_ERRORS
 }
 
@@ -450,11 +428,11 @@ PyMethodDef methods[] = {
     {"use", use, METH_VARARGS, 
      "use(address, backends, threads, take, give, least): the table of normlib.h, two ContextVars, and the memory of large results."},
     {"run", FAST(run), "run(name, x, tensors, options): a norm by name."},
-    {"layer_norm", FAST(layer_norm), "layer_norm(module, input, fused): the forward method of LayerNorm."},
-    {"rms_norm", FAST(rms_norm), "rms_norm(module, input, fused): the forward method of RMSNorm."},
-    {"batch_norm", FAST(batch_norm), "batch_norm(module, input, fused): the forward method of BatchNorm after its checks."},
-    {"group_norm", FAST(group_norm), "group_norm(module, input, fused): the forward method of GroupNorm."},
-    {"instance_norm", FAST(instance_norm), "instance_norm(module, input, fused): the forward method of InstanceNorm after its checks."},
+    {"layer_norm", FAST((of_module<NORMLIB_LAYER_NORM, fill_layer_norm>)), "layer_norm(module, input, fused): the forward method of LayerNorm."},
+    {"rms_norm", FAST((of_module<NORMLIB_RMS_NORM, fill_rms_norm>)), "rms_norm(module, input, fused): the forward method of RMSNorm."},
+    {"batch_norm", FAST(of_moving_module<NORMLIB_BATCH_NORM>), "batch_norm(module, input, fused): the forward method of BatchNorm after its checks."},
+    {"group_norm", FAST((of_module<NORMLIB_GROUP_NORM, fill_group_norm>)), "group_norm(module, input, fused): the forward method of GroupNorm."},
+    {"instance_norm", FAST(of_moving_module<NORMLIB_INSTANCE_NORM>), "instance_norm(module, input, fused): the forward method of InstanceNorm after its checks."},
     {"install", install_operators, METH_NOARGS, "install(): let torch's own operators compute with normlib's kernels."},
     {"uninstall", uninstall_operators, METH_NOARGS, "uninstall(): undo install()."},
     {nullptr, nullptr, 0, nullptr}};

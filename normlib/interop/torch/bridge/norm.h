@@ -34,7 +34,7 @@ struct Norm {
     bool mode = true;               /* whether the statistics are those of x */
     double momentum = 0, eps = 0;
     int activation = NORMLIB_NO_ACTIVATION, gate_activation = NORMLIB_NO_ACTIVATION;
-    double slope = 0;
+    double slope = 0.01;
     bool gate_first = false, round_first = false;
     bool offset = false;            /* the weight is 1 more than the one given, in float32 where that has 16 bits */
     bool contiguous = false;        /* torch's operator gives contiguous results, whatever x is like */
@@ -101,6 +101,21 @@ inline bool arrange(Tensor &t, at::MemoryFormat format)
     return true;
 }
 
+/* The shape of mean and rstd as torch has it. */
+inline c10::SmallVector<int64_t, MOST_AXES> statistics_shape(const Norm &norm, const Tensor &x, size_t trailing = 0)
+{
+    if (norm.op == NORMLIB_BATCH_NORM)
+        return {x.size(norm.channel)};
+    if (!norm.feature())
+        return {x.size(norm.channel == 0), norm.op == NORMLIB_GROUP_NORM ? norm.groups : x.size(norm.channel)};
+    c10::SmallVector<int64_t, MOST_AXES> shape;
+    for (int64_t i = 0; i < x.dim(); ++i)
+        if (!(norm.axes >> i & 1))
+            shape.push_back(x.size(i));
+    shape.append(trailing, 1);
+    return shape;
+}
+
 /* The axes of x as the kernels are told them. Where all that has x's shape is dense in one format they are few: rows, or samples,
    channels and positions. Otherwise they are those of x, and each array has its strides. */
 class Frame {
@@ -133,17 +148,11 @@ public:
         } else {
             shape.assign(sizes.begin(), sizes.end());
             axes = norm.feature() ? norm.axes : 0;
-            for (int i = 0; norm.feature() && i < n; ++i)
-                if (!(axes >> i & 1))
-                    statistics.push_back(sizes[i]);
         }
-        if (norm.feature())
+        if (rows_)
             return;
-        const int64_t channels = sizes[norm.channel], samples = sizes[norm.channel == 0];
-        if (norm.op == NORMLIB_BATCH_NORM)
-            statistics = {channels};
-        else
-            statistics = {samples, norm.op == NORMLIB_GROUP_NORM ? norm.groups : channels};
+        const auto kept = statistics_shape(norm, given[X]);
+        statistics.assign(kept.begin(), kept.end());
     }
 
     const normlib_array *of_x(const Tensor &t)
@@ -344,21 +353,6 @@ struct Wanted {
     at::ScalarType dtype = at::ScalarType::Undefined;
     size_t trailing = 0;
 };
-
-/* The shape of mean and rstd as torch has it. */
-inline c10::SmallVector<int64_t, MOST_AXES> statistics_shape(const Norm &norm, const Tensor &x, size_t trailing = 0)
-{
-    if (norm.op == NORMLIB_BATCH_NORM)
-        return {x.size(norm.channel)};
-    if (!norm.feature())
-        return {x.size(norm.channel == 0), norm.op == NORMLIB_GROUP_NORM ? norm.groups : x.size(norm.channel)};
-    c10::SmallVector<int64_t, MOST_AXES> shape;
-    for (int64_t i = 0; i < x.dim(); ++i)
-        if (!(norm.axes >> i & 1))
-            shape.push_back(x.size(i));
-    shape.append(trailing, 1);
-    return shape;
-}
 
 inline bool compute(const Norm &norm, Tensors &given, const Wanted &wanted, Result &result)
 {
