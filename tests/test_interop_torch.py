@@ -14,6 +14,7 @@ import normlib
 torch = pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
 
+from model_norms import LlamaRMSNorm, SquareRMSNorm  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 
@@ -40,20 +41,6 @@ class FiveNorms(nn.Module):
 
     def forward(self, x):
         return self.layer(self.instance(self.group(self.batch(self.rms(x)))))
-
-
-class LlamaRMSNorm(nn.Module):
-    """As the models of language write it."""
-
-    def __init__(self, size, eps=1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(size) + 0.5)
-        self.variance_epsilon = eps
-
-    def forward(self, hidden_states):
-        wide = hidden_states.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * wide.to(hidden_states.dtype)
 
 
 class GemmaRMSNorm(LlamaRMSNorm):
@@ -511,17 +498,6 @@ def test_where_nothing_is_left_alone_nothing_is_said():
 
 def test_a_report_before_anything_is_accelerated():
     assert [n.why for n in nt.report(nn.Sequential(nn.LayerNorm(4), nn.ReLU()))] == ["not accelerated yet"]
-
-
-class SquareRMSNorm(LlamaRMSNorm):
-    """Right for the weights of 1 that it is built with."""
-
-    def __init__(self, size):
-        super().__init__(size)
-        self.weight.data.fill_(1)
-
-    def forward(self, x):
-        return super().forward(x) * self.weight
 
 
 def test_a_drop_in_module_stays_one_through_restore():

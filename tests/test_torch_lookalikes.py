@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
 
+from model_norms import LlamaRMSNorm, SquareRMSNorm  # noqa: E402
 from torch import nn  # noqa: E402
 
 import normlib.interop.torch as nt  # noqa: E402
@@ -400,20 +401,6 @@ def test_of_an_adaptive_norm_the_norm_inside_is_taken(taken):
 # ---- classes that only look like one ----
 
 
-class LlamaRMSNorm(nn.Module):
-    """As the models of language write it."""
-
-    def __init__(self, size, eps=1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(size) + 0.5)
-        self.variance_epsilon = eps
-
-    def forward(self, hidden_states):
-        wide = hidden_states.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * wide.to(hidden_states.dtype)
-
-
 class WithScaleRMSNorm(LlamaRMSNorm):
     def __init__(self, size):
         super().__init__(size)
@@ -421,17 +408,6 @@ class WithScaleRMSNorm(LlamaRMSNorm):
 
     def forward(self, x):
         return super().forward(x) * self.factor
-
-
-class SquareRMSNorm(LlamaRMSNorm):
-    """Right for the weights of 1 that it is built with."""
-
-    def __init__(self, size):
-        super().__init__(size)
-        self.weight.data.fill_(1)
-
-    def forward(self, x):
-        return super().forward(x) * self.weight
 
 
 class DropoutRMSNorm(LlamaRMSNorm):
