@@ -1,14 +1,15 @@
-"""What all layers share: parameters and buffers by name, their gradients, freezing, state, modes."""
+"""What the layers of the five norms share: one step forward, one backward, and what is fused with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 import numpy as np
 
 from . import _arguments, ops
 from ._arrays import as_array, numpy_of
+from ._parameters import Holder
 from .description import ACTIVATIONS, GATE_ACTIVATION
 
 if TYPE_CHECKING:
@@ -72,11 +73,10 @@ _USUAL = {
 }
 
 
-class Layer:
-    """What all layers share: parameters and buffers by name, gradients, freezing, state, modes."""
+class Layer(Holder):
+    """What the layers of the five norms share."""
 
     _op: ops.Op
-    _buffers: tuple[str, ...] = ()
     eps: float
     unit_offset = False  # whether the weight is 1 + what is stored
 
@@ -110,13 +110,12 @@ class Layer:
         if gate_activation is not None:
             _arguments.choice(name, "gate_activation", gate_activation, GATE_ACTIVATION.choices)
         self.activation, self.negative_slope, self.gate_activation = activation, negative_slope, gate_activation
-        self.training = True
+        super().__init__()
         one = int(not self.unit_offset)
         self.weight: NDArray[Any] | None = np.full(shape, one, self.dtype) if weight else None
         self.bias: NDArray[Any] | None = np.zeros(shape, self.dtype) if weight and bias else None
         self.grad_weight: NDArray[Any] | None = None
         self.grad_bias: NDArray[Any] | None = None
-        self._frozen: set[str] = set()
         self._saved: dict[str, Any] | None = None
 
     # -- one step ----
@@ -336,8 +335,7 @@ class Layer:
             if wanted.get(name):
                 if gradient.dtype != self.dtype:  # that of a weight to which 1 was added
                     gradient = _cast(gradient, self.dtype)
-                before = getattr(self, f"grad_{name}")
-                setattr(self, f"grad_{name}", gradient if before is None else before + gradient)
+                self._gain(name, gradient)
         self._saved = None
         return result
 
@@ -410,115 +408,12 @@ class Layer:
     def _check(self, x: NDArray[Any]) -> None:
         raise NotImplementedError
 
-    # -- parameters and their gradients ----
-
-    def parameters(self) -> dict[str, NDArray[Any]]:
-        """The layer's parameters by name: the arrays themselves, for an optimizer to update in place."""
-        return self._held("weight", "bias")
-
-    def gradients(self) -> dict[str, NDArray[Any]]:
-        """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
-        named = {name: getattr(self, f"grad_{name}") for name in self.parameters()}
-        return {name: gradient for name, gradient in named.items() if gradient is not None}
-
-    def zero_grad(self) -> None:
-        """Forget the gradients, so that the next :meth:`backward` starts new ones."""
-        self.grad_weight = self.grad_bias = None
-
-    @property
-    def requires_grad(self) -> dict[str, bool]:
-        """Which parameters get gradients; change it with :meth:`freeze` and :meth:`unfreeze`."""
-        return {name: name not in self._frozen for name in self.parameters()}
-
-    def freeze(self, *names: str) -> Self:
-        """Give the named parameters (by default all) no gradients; with all frozen the work is skipped."""
-        for name in self._named(names):
-            self._frozen.add(name)
-            setattr(self, f"grad_{name}", None)
-        return self
-
-    def unfreeze(self, *names: str) -> Self:
-        """Undo :meth:`freeze` for the named parameters, or for all of them."""
-        self._frozen.difference_update(self._named(names))
-        return self
-
-    def _named(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = tuple(self.parameters())
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f"{type(self).__name__}: no parameter {name!r}, there are: {', '.join(known) or 'none'}"
-                )
-        return names or known
+    # -- parameters ----
 
     def reset_parameters(self) -> None:
         """Set the weight to 1 (to 0 where 1 is added to it) and the bias to 0, in place."""
         for name, value in self.parameters().items():
             value[...] = 1 if name == "weight" and not self.unit_offset else 0
-
-    # -- modes and state ----
-
-    def train(self, mode: bool = True) -> Self:
-        """Use the statistics of the input and update the running ones, if any; returns the layer."""
-        self.training = bool(mode)
-        return self
-
-    def eval(self) -> Self:
-        """Use the running statistics, where the layer has any; returns the layer."""
-        return self.train(False)
-
-    def _held(self, *names: str) -> dict[str, NDArray[Any]]:
-        """The arrays of these names, but for those that are None."""
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def _state(self, prefix: str) -> dict[str, NDArray[Any]]:
-        return {prefix + name: value for name, value in self._held("weight", "bias", *self._buffers).items()}
-
-    def state_dict(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """A copy of parameters and running statistics under torch's names, each behind `prefix`."""
-        return {name: value.copy() for name, value in self._state(prefix).items()}
-
-    def load_state_dict(
-        self, state: Mapping[str, ArrayLike], strict: bool = True, prefix: str = ""
-    ) -> tuple[list[str], list[str]]:
-        """Copy arrays by name into the layer, in the layer's dtype, in place; on an error none of them.
-
-        Parameters
-        ----------
-        state : mapping of str to array_like
-            For example the result of :meth:`state_dict`, or the arrays of a checkpoint.
-        strict : bool
-            Whether a name that is missing, or that the layer does not know, is an error.
-        prefix : str
-            Only the names that start with `prefix` are looked at: ``"encoder.layer.0.output.LayerNorm."``
-            picks one layer out of a checkpoint.
-
-        Returns
-        -------
-        missing, unexpected : list of str
-            What ``strict=True`` would have called an error.
-        """
-        own = self._state(prefix)
-        missing = [name for name in own if name not in state]
-        unexpected = [name for name in state if name.startswith(prefix) and name not in own]
-        problems = []
-        if strict and missing:
-            problems.append(f"missing: {', '.join(missing)}")
-        if strict and unexpected:
-            problems.append(f"unexpected: {', '.join(unexpected)}")
-        place = f"{type(self).__name__}.load_state_dict"
-        arrays = {name: as_array(place, name, state[name]) for name in own if name in state}
-        for name, array in arrays.items():
-            if array.shape != own[name].shape:
-                problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
-            elif array.dtype.kind not in "fiub" and array.dtype.name not in _arguments.DTYPES:
-                problems.append(f"{name} has dtype {array.dtype}, expected real numbers")
-        if problems:
-            raise ValueError(f"{place}: {'; '.join(problems)}")
-        cast = {name: array.astype(own[name].dtype) for name, array in arrays.items()}  # may raise: all before one
-        for name, array in cast.items():
-            own[name][...] = array
-        return missing, unexpected
 
     def __repr__(self) -> str:
         own = vars(self)

@@ -1,0 +1,135 @@
+"""Arrays by name: parameters, their gradients, buffers; freezing, modes, and state under torch's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from . import _arguments
+from ._arrays import as_array
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+class Holder:
+    """Holds parameters as attributes, their gradients as `grad_` and the name, and buffers, which have no gradients."""
+
+    _names: tuple[str, ...] = ("weight", "bias")
+    _buffers: tuple[str, ...] = ()
+    training: bool
+
+    def __init__(self) -> None:
+        self.training = True
+        self._frozen: set[str] = set()
+
+    # -- parameters and their gradients ----
+
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """The layer's parameters by name: the arrays themselves, for an optimizer to update in place."""
+        return self._held(*self._names)
+
+    def gradients(self) -> dict[str, NDArray[Any]]:
+        """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
+        named = {name: getattr(self, f"grad_{name}") for name in self.parameters()}
+        return {name: gradient for name, gradient in named.items() if gradient is not None}
+
+    def _gain(self, name: str, gradient: NDArray[Any]) -> None:
+        """Add to the gradient of a parameter."""
+        before = getattr(self, f"grad_{name}")
+        setattr(self, f"grad_{name}", gradient if before is None else before + gradient)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, so that the next :meth:`backward` starts new ones."""
+        for name in self._names:
+            setattr(self, f"grad_{name}", None)
+
+    @property
+    def requires_grad(self) -> dict[str, bool]:
+        """Which parameters get gradients; change it with :meth:`freeze` and :meth:`unfreeze`."""
+        return {name: name not in self._frozen for name in self.parameters()}
+
+    def freeze(self, *names: str) -> Self:
+        """Give the named parameters (by default all) no gradients; with all frozen the work is skipped."""
+        for name in self._named(names):
+            self._frozen.add(name)
+            setattr(self, f"grad_{name}", None)
+        return self
+
+    def unfreeze(self, *names: str) -> Self:
+        """Undo :meth:`freeze` for the named parameters, or for all of them."""
+        self._frozen.difference_update(self._named(names))
+        return self
+
+    def _named(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = tuple(self.parameters())
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{type(self).__name__}: no parameter {name!r}, there are: {', '.join(known) or 'none'}"
+                )
+        return names or known
+
+    # -- modes and state ----
+
+    def train(self, mode: bool = True) -> Self:
+        """Use the statistics of the input and update the running ones, if any; returns the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Use the running statistics, where the layer has any; returns the layer."""
+        return self.train(False)
+
+    def _held(self, *names: str) -> dict[str, NDArray[Any]]:
+        """The arrays of these names, but for those that are None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _state(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return {prefix + name: value for name, value in self._held(*self._names, *self._buffers).items()}
+
+    def state_dict(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """A copy of parameters and running statistics under torch's names, each behind `prefix`."""
+        return {name: value.copy() for name, value in self._state(prefix).items()}
+
+    def load_state_dict(
+        self, state: Mapping[str, ArrayLike], strict: bool = True, prefix: str = ""
+    ) -> tuple[list[str], list[str]]:
+        """Copy arrays by name into the layer, in the layer's dtype, in place; on an error none of them.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            For example the result of :meth:`state_dict`, or the arrays of a checkpoint.
+        strict : bool
+            Whether a name that is missing, or that the layer does not know, is an error.
+        prefix : str
+            Only the names that start with `prefix` are looked at: ``"encoder.layer.0.output.LayerNorm."``
+            picks one layer out of a checkpoint.
+
+        Returns
+        -------
+        missing, unexpected : list of str
+            What ``strict=True`` would have called an error.
+        """
+        own = self._state(prefix)
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name.startswith(prefix) and name not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected: {', '.join(unexpected)}")
+        place = f"{type(self).__name__}.load_state_dict"
+        arrays = {name: as_array(place, name, state[name]) for name in own if name in state}
+        for name, array in arrays.items():
+            if array.shape != own[name].shape:
+                problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
+            elif array.dtype.kind not in "fiub" and array.dtype.name not in _arguments.DTYPES:
+                problems.append(f"{name} has dtype {array.dtype}, expected real numbers")
+        if problems:
+            raise ValueError(f"{place}: {'; '.join(problems)}")
+        cast = {name: array.astype(own[name].dtype) for name, array in arrays.items()}  # may raise: all before one
+        for name, array in cast.items():
+            own[name][...] = array
+        return missing, unexpected
