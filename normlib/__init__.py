@@ -18,6 +18,7 @@ from .ops import (
     rms_norm,
     rms_norm_backward,
 )
+from .recurrent import LayerNormGRU, LayerNormLSTM
 from .threads import get_num_threads, num_threads, set_num_threads
 
 backends.warn_if_missing()
@@ -27,6 +28,8 @@ __all__ = [
     "GroupNorm",
     "InstanceNorm",
     "LayerNorm",
+    "LayerNormGRU",
+    "LayerNormLSTM",
     "RMSNorm",
     "backends",
     "batch_norm",

@@ -159,10 +159,10 @@ def mask(op, name, value, x):
         raise ValueError(f"{op}: {name} has shape {value.shape}, {words}") from None
 
 
-def choice(op, name, value, choices):
+def choice(op, name, value, choices, more=", or None"):
     if not isinstance(value, str) or value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(f"{op}: {name} is {value!r}, expected {' or '.join(map(repr, choices))}, or None")
+        raise kind(f"{op}: {name} is {value!r}, expected {' or '.join(map(repr, choices))}{more}")
     return value
 
 
