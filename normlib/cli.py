@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,8 +48,8 @@ DEMOS: dict[str, dict[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    # bench has options of its own
-    args = argparse.Namespace(run=_bench, argv=argv[1:]) if argv[:1] == ["bench"] else _parser().parse_args(argv)
+    own = {"bench": 1, "demo": 2}.get(argv[0] if argv else "", len(argv))  # what follows these is for them to parse
+    args = _parser().parse_args(argv[:own], argparse.Namespace(argv=argv[own:]))
     try:
         normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA
         normlib.get_num_threads()  # resolves NORMLIB_NUM_THREADS
@@ -95,14 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="more shapes; about ten times as long")
     check.set_defaults(run=_check)
 
-    demo = commands.add_parser("demo", help="run a real model, or train one on digits: " + ", ".join(DEMOS))
+    demo = commands.add_parser(
+        "demo",
+        usage="normlib demo [NAME [OPTIONS]]",
+        help="run a real model, or train a small one: " + ", ".join(DEMOS),
+        epilog="normlib demo NAME --help tells what options a demo has, if any",
+    )
     demo.add_argument("name", nargs="?", choices=list(DEMOS), default="minilm")
     demo.set_defaults(run=_demo)
 
     bridge = commands.add_parser("bridge", help="compile the bridge to torch now, not at its first use")
     bridge.set_defaults(run=_bridge)
 
-    commands.add_parser("bench", help="measure the norms against copying the same bytes", add_help=False)
+    bench = commands.add_parser("bench", help="measure the norms against copying the same bytes")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -176,5 +183,11 @@ def _demo(args: argparse.Namespace) -> int:
         )
         return 1
     module = "train_digits" if args.name == "digits" else args.name
-    import_module(f"normlib.examples.{module}").main()
+    run = import_module(f"normlib.examples.{module}").main
+    if "argv" in signature(run).parameters:
+        return int(run(args.argv) or 0)
+    if args.argv:
+        print(f"normlib demo {args.name}: no options, received {' '.join(args.argv)}", file=sys.stderr)
+        return 2
+    run()
     return 0

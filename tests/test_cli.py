@@ -227,6 +227,25 @@ def test_demo_runs_the_example_by_its_name(monkeypatch, capsys):
     assert run == ["normlib.examples.minilm", "it", "normlib.examples.train_digits", "it"]
 
 
+def test_what_follows_the_name_of_a_demo_is_for_its_main(monkeypatch):
+    seen = []
+    example = type("Example", (), {"main": staticmethod(lambda argv=None: seen.append(argv) or 3)})
+    monkeypatch.setattr(cli, "find_spec", lambda name: object())
+    monkeypatch.setattr(cli, "import_module", lambda name: example)
+    assert cli.main(["demo", "digits", "--quick", "-h"]) == cli.main(["demo", "digits"]) == 3
+    assert seen == [["--quick", "-h"], []]
+
+
+def test_a_demo_without_options_takes_none(monkeypatch, capsys):
+    run = []
+    example = type("Example", (), {"main": staticmethod(lambda length=60: run.append(length))})
+    monkeypatch.setattr(cli, "find_spec", lambda name: object())
+    monkeypatch.setattr(cli, "import_module", lambda name: example)
+    assert cli.main(["demo", "digits", "--quick"]) == 2
+    assert capsys.readouterr().err == "normlib demo digits: no options, received --quick\n"
+    assert run == []
+
+
 def test_bench_gets_its_arguments_and_its_status_is_returned(monkeypatch):
     import normlib.bench
 
