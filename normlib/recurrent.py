@@ -50,7 +50,7 @@ _DEFAULTS: Options = {
 def _steps() -> Any:
     """The class that computes the steps: compiled, unless a backend was chosen that does without."""
     compiled = any(name == "cython" for name, _ in backends.active().candidates["layer_norm"])
-    return _kernels.steps() if compiled and hasattr(_kernels, "steps") else Steps
+    return _kernels.steps() if compiled else Steps
 
 
 def _room(cell: Cell, dtype: Any, steps: int, rows: int, kept: int) -> dict[str, Array]:

@@ -77,6 +77,13 @@ except ImportError as error:
     _reason = str(error)
 
 
+def steps():
+    """The class of the steps of recurrent layers."""
+    from .recurrent import Steps
+
+    return Steps
+
+
 def copy(dst, src, streaming, threads):
     """dst = src for contiguous arrays of float32, past the caches or through them; what benchmarks measure against."""
     from . import from_python

@@ -9,7 +9,7 @@ from normlib._kernels.plan cimport (
     FEATURE_COLUMNS_STRIPS,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
-    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY, WIDEN, NARROW, MOVE, STEPS,
+    CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY, WIDEN, NARROW, MOVE, CELL_FORWARD, CELL_BACKWARD, STEPS,
 )
 
 include "vectors/lanes.pxi"
@@ -33,6 +33,10 @@ include "walks/channel_columns.pxi"
 include "walks/position_masks.pxi"
 include "walks/parameters.pxi"
 include "walks/memory.pxi"
+include "cells/norms.pxi"
+include "cells/lstm.pxi"
+include "cells/gru.pxi"
+include "cells/steps.pxi"
 
 ctypedef void (*InFloat)(const Plan*, Py_ssize_t, float) noexcept nogil
 ctypedef void (*InDouble)(const Plan*, Py_ssize_t, double) noexcept nogil
@@ -74,6 +78,8 @@ cdef void set_steps():
     in_float[WIDEN], in_double[WIDEN] = widen_all, widen_all
     in_float[NARROW], in_double[NARROW] = narrow_all, narrow_all
     in_float[MOVE], in_double[MOVE] = move_running, move_running
+    in_float[CELL_FORWARD], in_double[CELL_FORWARD] = cell_forward, cell_forward
+    in_float[CELL_BACKWARD], in_double[CELL_BACKWARD] = cell_backward, cell_backward
 
 
 set_steps()

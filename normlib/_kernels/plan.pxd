@@ -109,6 +109,7 @@ cdef struct Plan:
     double momentum, factor     # MOVE: of running statistics
     Py_ssize_t least            # MOVE: elements without which a row tells nothing
     char* fresh             # the memory of a new result, NULL for one that was given
+    void* cell                  # of a recurrent layer: the Cell
     Watch* watch            # NULL for a pass that takes no time worth interrupting
 
 ctypedef int Step
@@ -139,6 +140,8 @@ cdef enum:  # Step
     WIDEN       # 16-bit parameters at x to float32 at y, `length` of them
     NARROW      # sums at dweight, or else in float32 at scratch, to y, in its dtype
     MOVE        # running statistics at y, by those of `samples` x `length` at mean
+    CELL_FORWARD    # of a recurrent layer
+    CELL_BACKWARD
     STEPS
 
 cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:

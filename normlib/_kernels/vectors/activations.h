@@ -90,6 +90,19 @@ static inline float silu_of_f32(float v)
     return v <= 64 ? f : v;
 }
 
+/* With exp(-2u) = 2^-n (1 + q): (1 - 2^-n) - 2^-n q over (1 + 2^-n) + 2^-n q; for n = 0 that is -q over 2 + q, exact near 0. */
+static inline float tanh_of_f32(float v)
+{
+    float u = fabsf(v), x = 2 * (u < 10 ? u : 10);
+    float k = x * -(float)LOG2E + MAGIC_F32, n = MAGIC_F32 - k;
+    float scale = float_of(bits_of(k) << 23);
+    float r = (n * 0x1.62e4p-1f - x) + n * 0x1.7f7d1cp-20f, r2 = r * r;
+    float rest = (EXP_F32[0] + EXP_F32[1] * r) + ((EXP_F32[2] + EXP_F32[3] * r) + EXP_F32[4] * r2) * r2;
+    float part = scale * (r + r2 * rest);
+    float t = copysignf(((1 - scale) - part) / ((1 + scale) + part), v);
+    return v != v ? v : t;
+}
+
 /* ---- float32 in float64 ---- */
 
 /* r coth(r / 2) in r^2, in a unit that makes the last coefficient -1: the first two, the unit; exp within 2^-31.57 */
@@ -213,16 +226,24 @@ static const double EXP_F64[10] = {
     1.3888888947988481e-3, 1.9841269799232307e-4, 2.4801489009013213e-5, 2.7557322960378877e-6,
     2.7631596069130400e-7, 2.5083876172361425e-8};
 
-/* exp(-x) divided by `scale`, which is 2^-512 where it would be subnormal. */
-static inline pair exp_pair(pair x, double *scale)
+/* exp(-x) = 2^-n (1 + r + rest), of which r comes as the head and rest as the tail; n is MAGIC_F64 - k */
+static inline pair reduced(pair x, double *k)
 {
-    double k = x.head * -LOG2E + MAGIC_F64, n = MAGIC_F64 - k;
+    *k = x.head * -LOG2E + MAGIC_F64;
+    double n = MAGIC_F64 - *k;
     double a = n * 0x1.62e42fefa38p-1 - x.head, b = n * 0x1.ef35793c7673p-45 - x.tail; /* ln(2) in two parts */
     double r = a + b, low = (a - r) + b, r2 = r * r;
     double rest = cubic(EXP_F64 + 4, r, r2) + (EXP_F64[8] + EXP_F64[9] * r) * (r2 * r2);
-    rest = low + r2 * (cubic(EXP_F64, r, r2) + rest * (r2 * r2));
-    double one = 1 + r, tail = ((1 - one) + r) + rest, head = one + tail;
-    int far = n > 500;
+    return pair_of(r, low + r2 * (cubic(EXP_F64, r, r2) + rest * (r2 * r2)));
+}
+
+/* exp(-x) divided by `scale`, which is 2^-512 where it would be subnormal. */
+static inline pair exp_pair(pair x, double *scale)
+{
+    double k;
+    pair p = reduced(x, &k);
+    double one = 1 + p.head, tail = ((1 - one) + p.head) + p.tail, head = one + tail;
+    int far = MAGIC_F64 - k > 500;
     *scale = far ? 0x1p-512 : 1.0;
     return scaled(pair_of(head, (one - head) + tail), float64_of((bits_of_f64(k) + (far ? 512u : 0u)) << 52));
 }
@@ -320,6 +341,17 @@ static inline double gelu_tanh_slope_of_f64(double v)
     return share_f64(v, gated_slope(z, plus(z, scaled(cube, 2))), 24);
 }
 
+static inline double tanh_of_f64(double v)
+{
+    double u = fabs(v), k;
+    pair p = reduced(pair_of(2 * (u < 20 ? u : 20), 0), &k);
+    double q = p.head + p.tail, scale = float64_of(bits_of_f64(k) << 52);
+    pair part = scaled(pair_of(q, (p.head - q) + p.tail), scale);
+    pair top = plus(plus(pair_of(1, 0), pair_of(-scale, 0)), scaled(part, -1)), bottom = plus(plus(pair_of(1, 0), pair_of(scale, 0)), part);
+    double t = copysign(rounded(over(top, bottom), 1), v);
+    return v != v ? v : t;
+}
+
 /* ---- on arrays: LANES at a time, and those at the end in a room of that size ---- */
 
 #define ON_ARRAYS(name, type, of_one)                                   \
@@ -336,6 +368,8 @@ static inline double gelu_tanh_slope_of_f64(double v)
         }                                                               \
     }
 
+ON_ARRAYS(tanh_f32, float, tanh_of_f32)
+ON_ARRAYS(tanh_f64, double, tanh_of_f64)
 ON_ARRAYS(sigmoid_f32, float, sigmoid_of_f32)
 ON_ARRAYS(silu_f32, float, silu_of_f32)
 ON_ARRAYS(gelu_f32, float, gelu_of_f32)

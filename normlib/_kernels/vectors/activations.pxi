@@ -20,6 +20,8 @@ cdef extern from "activations.h" nogil:
     void gelu_tanh_f64(double*, Py_ssize_t)
     void gelu_tanh_slope_f32(float*, Py_ssize_t)
     void gelu_tanh_slope_f64(double*, Py_ssize_t)
+    void tanh_f32(float*, Py_ssize_t)
+    void tanh_f64(double*, Py_ssize_t)
 
 cdef struct Activation:
     void (*on_floats)(float*, Py_ssize_t) noexcept nogil
@@ -40,6 +42,32 @@ cdef inline void activate(int activation, work* v, Py_ssize_t n, bint slope) noe
         (a.slopes_of_floats if slope else a.on_floats)(v, n)
     else:
         (a.slopes_of_doubles if slope else a.on_doubles)(v, n)
+
+
+cdef inline void sigmoid(work* v, Py_ssize_t n) noexcept nogil:
+    if work is float:
+        sigmoid_f32(v, n)
+    else:
+        sigmoid_f64(v, n)
+
+
+cdef inline void squash(work* v, Py_ssize_t n) noexcept nogil:
+    """v becomes tanh v."""
+    if work is float:
+        tanh_f32(v, n)
+    else:
+        tanh_f64(v, n)
+
+
+def squashed(values):
+    """For tests: a contiguous array of float32 or float64 becomes its tanh."""
+    cdef Py_buffer v
+    PyObject_GetBuffer(values, &v, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
+    if v.itemsize == sizeof(float):
+        squash(<float*>v.buf, v.len // v.itemsize)
+    else:
+        squash(<double*>v.buf, v.len // v.itemsize)
+    PyBuffer_Release(&v)
 
 
 def activated(values, int activation, bint slope=False):
