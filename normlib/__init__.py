@@ -5,6 +5,7 @@ from . import backends
 from ._config import get_include, show_config
 from ._quantized import dequantize
 from ._version import __version__ as __version__
+from .blocks import PostNorm, PreNorm, Sandwich, Stack
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .ops import (
     batch_norm,
@@ -30,7 +31,11 @@ __all__ = [
     "LayerNorm",
     "LayerNormGRU",
     "LayerNormLSTM",
+    "PostNorm",
+    "PreNorm",
     "RMSNorm",
+    "Sandwich",
+    "Stack",
     "backends",
     "batch_norm",
     "batch_norm_backward",
