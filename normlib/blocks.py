@@ -54,8 +54,9 @@ class _Container(Holder):
 
     def _gathered(self, method: str) -> dict[str, Array]:
         """What the children that have the method say, by name."""
-        found = {key: getattr(child, method, dict)() for key, child in self._children.items()}
-        return {f"{key}.{name}": array for key, named in found.items() for name, array in named.items()}
+        found: dict[str, dict[str, Array]] = {key: getattr(child, method, dict)() for key, child in
+        self._children.items()} return {f"{key}.{name}": array for key, named in found.items() for name, array in
+        named.items()}
 
     def _told(self, method: str, *args: Any) -> Self:
         for child in self._children.values():
@@ -113,7 +114,7 @@ class _Container(Holder):
             if isinstance(child, Holder):
                 found |= child._state(f"{prefix}{key}.")
             else:
-                named = getattr(child, "parameters", dict)()
+                named: dict[str, Array] = getattr(child, "parameters", dict)()
                 found |= {f"{prefix}{key}.{name}": array for name, array in named.items()}
         return found
 
@@ -370,7 +371,7 @@ class Stack(_Block):
                 kind = type(block).__name__
                 raise TypeError(f"Stack: blocks[{i}] is a {kind}, expected an object with a method forward")
             if any(block is other for other in self.blocks[:i]):
-                raise ValueError(f"Stack: blocks[{i}] is there before, expected an object of its own: it keeps its input")
+                raise ValueError(f"Stack: blocks[{i}] is there before, expected another: each keeps its input")
         self._children = {str(i): block for i, block in enumerate(self.blocks)}
 
     def _through(self, branch: Array | None, stream: Array) -> Carried:
