@@ -54,9 +54,11 @@ class _Container(Holder):
 
     def _gathered(self, method: str) -> dict[str, Array]:
         """What the children that have the method say, by name."""
-        found: dict[str, dict[str, Array]] = {key: getattr(child, method, dict)() for key, child in
-        self._children.items()} return {f"{key}.{name}": array for key, named in found.items() for name, array in
-        named.items()}
+        found: dict[str, Array] = {}
+        for key, child in self._children.items():
+            named: dict[str, Array] = getattr(child, method, dict)()
+            found |= {f"{key}.{name}": array for name, array in named.items()}
+        return found
 
     def _told(self, method: str, *args: Any) -> Self:
         for child in self._children.values():
