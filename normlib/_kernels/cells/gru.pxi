@@ -35,6 +35,7 @@ cdef void gru_rows(const Cell* c, Py_ssize_t r, Py_ssize_t m, work zero) noexcep
     cdef Py_ssize_t n = c.hidden, k, j
     cdef work tables[NORMS * ENTRIES]
     cdef Side of_inner
+    cdef work one = 1
     cdef work* u
     cdef const work* before
     cdef work* h
@@ -59,14 +60,62 @@ cdef void gru_rows(const Cell* c, Py_ssize_t r, Py_ssize_t m, work zero) noexcep
             one_norm(&of_inner, parameter(c, BIAS_INNER, zero), u + 2 * n, n)
         squash(u + 2 * n, n)
         for j in range(n):
-            h[j] = (1 - u[n + j]) * u[2 * n + j] + u[n + j] * before[j]
+            h[j] = (one - u[n + j]) * u[2 * n + j] + u[n + j] * before[j]
         put_out(c, r + k, h)
 
 
 # ---- backward ----
 
+cdef inline void update_lanes(work* u, Py_ssize_t n, work* dh, const work* before, Py_ssize_t m, bint part) noexcept nogil:
+    """From what reaches h to what reaches z and n, in their place, and h before, in its own; n elements apart."""
+    cdef work z[LANES]
+    cdef work v[LANES]
+    cdef work d[LANES]
+    cdef work h[LANES]
+    cdef work one = 1, dz
+    cdef Py_ssize_t l
+    load_lanes(u + n, m, z, part)
+    load_lanes(u + 2 * n, m, v, part)
+    load_lanes(dh, m, d, part)
+    load_lanes(before, m, h, part)
+    for l in range(LANES):
+        dz = d[l] * (h[l] - v[l]) * z[l] * (one - z[l])
+        v[l] = d[l] * (one - z[l]) * (one - v[l] * v[l])
+        d[l] *= z[l]
+        z[l] = dz
+    store_lanes(u + n, m, z, part)
+    store_lanes(u + 2 * n, m, v, part)
+    store_lanes(dh, m, d, part)
+
+
+cdef inline void reset_lanes(work* u, const work* d, work* v, Py_ssize_t m, bint part) noexcept nogil:
+    """Of d, which reaches r * v, what reaches r and v, in their places."""
+    cdef work r[LANES]
+    cdef work g[LANES]
+    cdef work w[LANES]
+    cdef work one = 1, dr
+    cdef Py_ssize_t l
+    load_lanes(u, m, r, part)
+    load_lanes(d, m, g, part)
+    load_lanes(v, m, w, part)
+    for l in range(LANES):
+        dr = g[l] * w[l] * r[l] * (one - r[l])
+        w[l] = g[l] * r[l]
+        r[l] = dr
+    store_lanes(u, m, r, part)
+    store_lanes(v, m, w, part)
+
+
+cdef void reset_back(work* u, const work* d, work* v, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t whole = n - n % LANES, j
+    for j from 0 <= j < whole by LANES:
+        reset_lanes(u + j, d + j, v + j, LANES, False)
+    if whole < n:
+        reset_lanes(u + whole, d + whole, v + whole, n - whole, True)
+
+
 cdef void gru_row_back(const Cell* c, Py_ssize_t r, Py_ssize_t part, work zero) noexcept nogil:
-    cdef Py_ssize_t n = c.hidden, j
+    cdef Py_ssize_t n = c.hidden, whole = n - n % LANES, j
     cdef work* u = row_of_step(c, GATES, r, zero)
     cdef work* inner = row_of_step(c, INNER, r, zero)
     cdef work* dh = row_of_step(c, DH, r, zero)
@@ -75,28 +124,20 @@ cdef void gru_row_back(const Cell* c, Py_ssize_t r, Py_ssize_t part, work zero) 
     cdef const work* before = row_of_step(c, H_BEFORE, r, zero)
     cdef const work* of_x = parameter(c, NORM_X, zero)
     cdef const work* of_h = parameter(c, NORM_H, zero)
-    cdef work opened, z, v, dn
     reach(c, r, dh)
-    for j in range(n):
-        opened, z, v = u[j], u[n + j], u[2 * n + j]
-        dn = dh[j] * (1 - z) * (1 - v * v)
-        u[n + j] = dh[j] * (before[j] - v) * z * (1 - z)
-        u[2 * n + j] = dn
-        dh[j] *= z
-        if not c.per_gate:
-            u[j] = dn * inner[j] * opened * (1 - opened)
-            inner[j] = dn * opened
-    if not c.per_gate:
+    for j from 0 <= j < whole by LANES:
+        update_lanes(u + j, n, dh + j, before + j, LANES, False)
+    if whole < n:
+        update_lanes(u + whole, n, dh + whole, before + whole, n - whole, True)
+    if c.per_gate:
+        back_through(c, 1, r, u + 2 * n, parameter(c, NORM_INNER, zero), part)
+        memcpy(x + 2 * n, inner, n * sizeof(work))
+        reset_back(u, inner, h + 2 * n, n)
+        back_through(c, 0, r, u, of_h, part)
+        memcpy(x, h, 2 * n * sizeof(work))
+    else:
+        reset_back(u, u + 2 * n, inner, n)
         back_through(c, 0, r, u, of_x, part)
         back_through(c, 1, r, u + 2 * n, of_x + 2 * n, part)
         back_through(c, 2, r, u, of_h, part)
         back_through(c, 3, r, inner, of_h + 2 * n, part)
-        return
-    back_through(c, 1, r, u + 2 * n, parameter(c, NORM_INNER, zero), part)
-    for j in range(n):
-        opened, v = u[j], h[2 * n + j]
-        u[j] = inner[j] * v * opened * (1 - opened)
-        x[2 * n + j] = inner[j]
-        h[2 * n + j] = inner[j] * opened
-    back_through(c, 0, r, u, of_h, part)
-    memcpy(x, h, 2 * n * sizeof(work))

@@ -66,21 +66,62 @@ cdef void lstm_rows(const Cell* c, Py_ssize_t r, Py_ssize_t m, work zero) noexce
 
 # ---- backward ----
 
-cdef void lstm_cell_back(const Cell* c, Py_ssize_t r, Py_ssize_t part, work zero) noexcept nogil:
-    """From what reaches h to what reaches the cell before its norm, in `inner`, and the output gate, in its place."""
-    cdef Py_ssize_t n = c.hidden, j
-    cdef work* o = row_of_step(c, GATES, r, zero) + 3 * n
+cdef inline void output_lanes(work* o, work* v, work* dh, Py_ssize_t m, bint part) noexcept nogil:
+    """From what reaches h = o * v, v = tanh of the cell, to what reaches the output gate, in the place of o, and the cell, in that of v."""
+    cdef work opened[LANES]
+    cdef work squashed[LANES]
+    cdef work g[LANES]
+    cdef work one = 1
+    cdef Py_ssize_t l
+    load_lanes(o, m, opened, part)
+    load_lanes(v, m, squashed, part)
+    load_lanes(dh, m, g, part)
+    for l in range(LANES):
+        squashed[l], opened[l] = (g[l] * opened[l] * (one - squashed[l] * squashed[l]),
+                                  g[l] * squashed[l] * opened[l] * (one - opened[l]))
+    store_lanes(o, m, opened, part)
+    store_lanes(v, m, squashed, part)
+
+
+cdef inline void gate_lanes(work* u, Py_ssize_t n, const work* dcell, const work* before, work* dc, Py_ssize_t m, bint part) noexcept nogil:
+    """From what reaches the cell to what reaches i, f and g, n elements apart, in their place, and the cell before."""
+    cdef work i[LANES]
+    cdef work f[LANES]
+    cdef work g[LANES]
+    cdef work d[LANES]
+    cdef work c[LANES]
+    cdef work one = 1, di, df
+    cdef Py_ssize_t l
+    load_lanes(u, m, i, part)
+    load_lanes(u + n, m, f, part)
+    load_lanes(u + 2 * n, m, g, part)
+    load_lanes(dcell, m, d, part)
+    load_lanes(before, m, c, part)
+    for l in range(LANES):
+        di, df = d[l] * g[l] * i[l] * (one - i[l]), d[l] * c[l] * f[l] * (one - f[l])
+        g[l] = d[l] * i[l] * (one - g[l] * g[l])
+        d[l] *= f[l]
+        i[l], f[l] = di, df
+    store_lanes(u, m, i, part)
+    store_lanes(u + n, m, f, part)
+    store_lanes(u + 2 * n, m, g, part)
+    store_lanes(dc, m, d, part)
+
+
+cdef void lstm_row_back(const Cell* c, Py_ssize_t r, Py_ssize_t part, work zero) noexcept nogil:
+    cdef Py_ssize_t n = c.hidden, whole = n - n % LANES, j
+    cdef work* u = row_of_step(c, GATES, r, zero)
     cdef work* v = row_of_step(c, SQUASHED, r, zero)
     cdef work* inner = row_of_step(c, INNER, r, zero)
+    cdef const work* before = row_of_step(c, C_BEFORE, r, zero)
     cdef work* dh = row_of_step(c, DH, r, zero)
     cdef work* dc = row_of_step(c, DC, r, zero)
-    cdef work opened, squashed
     reach(c, r, dh)
-    for j in range(n):
-        opened, squashed = o[j], v[j]
-        o[j] = dh[j] * squashed * opened * (1 - opened)
-        v[j] = dh[j] * opened * (1 - squashed * squashed)
-        dh[j] = 0
+    for j from 0 <= j < whole by LANES:
+        output_lanes(u + 3 * n + j, v + j, dh + j, LANES, False)
+    if whole < n:
+        output_lanes(u + 3 * n + whole, v + whole, dh + whole, n - whole, True)
+    memset(dh, 0, n * sizeof(work))
     if c.carried:
         add_elements(v, dc, v, n)
     if c.cell_norm:
@@ -89,22 +130,10 @@ cdef void lstm_cell_back(const Cell* c, Py_ssize_t r, Py_ssize_t part, work zero
         memcpy(inner, v, n * sizeof(work))
     if not c.carried:
         add_elements(inner, dc, inner, n)
-
-
-cdef void lstm_row_back(const Cell* c, Py_ssize_t r, Py_ssize_t part, work zero) noexcept nogil:
-    cdef Py_ssize_t n = c.hidden, j
-    cdef work* u = row_of_step(c, GATES, r, zero)
-    cdef const work* dcell = row_of_step(c, INNER, r, zero)
-    cdef const work* before = row_of_step(c, C_BEFORE, r, zero)
-    cdef work* dc = row_of_step(c, DC, r, zero)
-    cdef work i, f, g
-    lstm_cell_back(c, r, part, zero)
-    for j in range(n):
-        i, f, g = u[j], u[n + j], u[2 * n + j]
-        u[j] = dcell[j] * g * i * (1 - i)
-        u[n + j] = dcell[j] * before[j] * f * (1 - f)
-        u[2 * n + j] = dcell[j] * i * (1 - g * g)
-        dc[j] = dcell[j] * f
+    for j from 0 <= j < whole by LANES:
+        gate_lanes(u + j, n, inner + j, before + j, dc + j, LANES, False)
+    if whole < n:
+        gate_lanes(u + whole, n, inner + whole, before + whole, dc + whole, n - whole, True)
     if c.per_gate:
         back_through(c, 0, r, u, parameter(c, NORM_H, zero), part)
     else:
