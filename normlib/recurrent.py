@@ -68,19 +68,28 @@ def _room(cell: Cell, dtype: Any, steps: int, rows: int, kept: int) -> dict[str,
 class _Direction:
     """One direction of one layer: its parameters, by the suffix of their names, and a run over a sequence."""
 
-    def __init__(self, owner: _Recurrent, suffix: str, inputs: int, reverse: bool) -> None:
-        self.owner, self.suffix, self.reverse = owner, suffix, reverse
-        self.shapes = owner._cell.shapes(inputs)
+    def __init__(self, cell: Cell, suffix: str, inputs: int, reverse: bool) -> None:
+        self.suffix, self.reverse = suffix, reverse
+        self.shapes = cell.shapes(inputs)
         self._room: dict[str, Array] = {}
         self._saved: Any = None
 
-    def parameters(self) -> dict[str, Array]:
-        return {name: getattr(self.owner, name + self.suffix) for name in self.shapes}
+    def parameters(self, owner: _Recurrent) -> dict[str, Array]:
+        """Those of now: they may have been replaced by others."""
+        found = {}
+        for name, shape in self.shapes.items():
+            value = getattr(owner, name + self.suffix)
+            if np.shape(value) != shape:
+                expected = f"expected {shape}"
+                raise ValueError(f"{type(owner).__name__}: {name}{self.suffix} has shape {np.shape(value)}, {expected}")
+            found[name] = np.ascontiguousarray(value, owner.dtype)
+        return found
 
-    def room(self, steps: int, rows: int, kept: int) -> dict[str, Array]:
-        """Those of the last run, if they fit."""
+    def room(self, owner: _Recurrent, steps: int, rows: int) -> dict[str, Array]:
+        """The arrays of a run: those of the last one, if they fit."""
+        kept = steps if owner.training else 1
         if not self._room or self._room["from_x"].shape[:2] != (steps, rows) or len(self._room["gates"]) != kept:
-            self._room = _room(self.owner._cell, self.owner.dtype, steps, rows, kept)
+            self._room = _room(owner._cell, owner.dtype, steps, rows, kept)
         return self._room
 
     def around(self, name: str, states: Array) -> dict[str, Array]:
@@ -91,10 +100,12 @@ class _Direction:
     def times(self, steps: int) -> range:
         return range(steps - 1, -1, -1) if self.reverse else range(steps)
 
-    def forward(self, x: Array, state: tuple[Array, ...], lengths: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    def forward(
+        self, owner: _Recurrent, x: Array, state: tuple[Array, ...], lengths: Array | None
+    ) -> tuple[Array, tuple[Array, ...]]:
         """The outputs, and the state after all steps, of a sequence (steps, rows, inputs)."""
-        (steps, rows, _), keep, cell = x.shape, self.owner.training, self.owner._cell
-        arrays = dict(self.room(steps, rows, steps if keep else 1))
+        (steps, rows, _), cell = x.shape, owner._cell
+        arrays = dict(self.room(owner, steps, rows))
         h = np.empty((steps + 1, rows, cell.hidden), x.dtype)
         arrays |= self.around("h", h)
         if cell.lstm:
@@ -102,8 +113,8 @@ class _Direction:
             arrays.setdefault("inner", arrays["c_after"])
         if lengths is not None:
             arrays["y"] = np.empty((steps, rows, cell.hidden), x.dtype)
-        weights = self.parameters()
-        self.owner._product(x, weights["weight_ih"].T, arrays["from_x"])
+        weights = self.parameters(owner)
+        owner._product(x, weights["weight_ih"].T, arrays["from_x"])
         first, last = (steps, 0) if self.reverse else (0, steps)
         states = [h] if len(state) == 1 else [h, self._room["c"]]
         for array, value in zip(states, state, strict=True):
@@ -111,16 +122,18 @@ class _Direction:
         run = _steps()(cell, arrays | weights, lengths)
         before, from_h, recurrent = arrays["h_before"], arrays["from_h"], weights["weight_hh"].T
         for t in self.times(steps):
-            self.owner._product(before[t], recurrent, from_h[t % len(from_h)])
+            owner._product(before[t], recurrent, from_h[t % len(from_h)])
             run.forward(t)
-        self._saved = (x, arrays, lengths) if keep else None
+        self._saved = (x, arrays, lengths) if owner.training else None
         return arrays.get("y", arrays["h_after"]), tuple(array[last].copy() for array in states)
 
-    def backward(self, dy: Array, dstate: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+    def backward(
+        self, owner: _Recurrent, dy: Array, dstate: tuple[Array, ...]
+    ) -> tuple[Array, tuple[Array, ...]]:
         """The gradients with respect to the sequence and the first state."""
-        owner, cell = self.owner, self.owner._cell
-        (x, arrays, lengths), self._saved = self._saved, None
-        weights, product = self.parameters(), np.zeros((1, *dstate[0].shape), dy.dtype)
+        cell, (x, arrays, lengths) = owner._cell, self._saved
+        self._saved = None
+        weights, product = self.parameters(owner), np.zeros((1, *dstate[0].shape), dy.dtype)
         arrays = arrays | {"dy": dy, "product": product}
         arrays |= {name: value[None].copy() for name, value in zip(("dh", "dc"), dstate, strict=False)}
         run = _steps()(cell, arrays | weights, lengths)
@@ -186,9 +199,9 @@ class _Recurrent(Holder):
         self._cell = Cell(self._lstm, per_gate, cell_norm, cell_norm and variant != "paper", self.hidden_size, self.eps)
         wide = self.hidden_size * (2 if self.bidirectional else 1)
         self._directions = [
-            _Direction(self, f"_l{layer}{'_reverse' if reverse else ''}", wide if layer else self.input_size, reverse)
+            _Direction(self._cell, f"_l{layer}{suffix}", wide if layer else self.input_size, reverse=bool(suffix))
             for layer in range(self.num_layers)
-            for reverse in ((False, True) if self.bidirectional else (False,))
+            for suffix in (("", "_reverse") if self.bidirectional else ("",))
         ]
         self._names = tuple(name + run.suffix for run in self._directions for name in run.shapes)
         for run in self._directions:
@@ -239,7 +252,7 @@ class _Recurrent(Holder):
         for layer in range(self.num_layers):
             outputs = []
             for at in range(layer * each, (layer + 1) * each):
-                output, final = self._directions[at].forward(sequence, tuple(s[at] for s in states), inside)
+                output, final = self._directions[at].forward(self, sequence, tuple(s[at] for s in states), inside)
                 outputs.append(output)
                 last.append(final)
             sequence = outputs[0] if each == 1 else np.concatenate(outputs, axis=2)
@@ -289,7 +302,7 @@ class _Recurrent(Holder):
             for k in reversed(range(each)):
                 at = layer * each + k
                 part = np.ascontiguousarray(dy[..., k * n : (k + 1) * n], self.dtype)
-                dx, final = self._directions[at].backward(part, tuple(s[at] for s in dstates))
+                dx, final = self._directions[at].backward(self, part, tuple(s[at] for s in dstates))
                 first.append(final)
                 total = dx if k == each - 1 else total + dx
             dy = total
@@ -323,10 +336,10 @@ class _Recurrent(Holder):
             raise ValueError(f"{name}: x has shape {row.shape}, expected (batch, {self.input_size})")
         unbatched = row.ndim == 1
         rows = row[None] if unbatched else row
-        if self._stream is None or not self._stream.fits(len(rows)):
+        if self._stream is None or not self._stream.fits(self, len(rows)):
             self._stream = _Stream(self, len(rows))
         states = self._states("step", "state", state, len(rows), unbatched, self._stream.zeros)
-        output, last = self._stream.step(rows, states)
+        output, last = self._stream.step(self, rows, states)
         if unbatched:
             output, last = output[0], tuple(s[:, 0] for s in last)
         return output, last if self._lstm else last[0]
@@ -397,6 +410,10 @@ class _Recurrent(Holder):
             a, out = a[:, None], out[:, None]
         np.matmul(a, b, out=out)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but the stream, which holds addresses."""
+        return vars(self) | {"_stream": None}
+
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.hidden_size)]
         parts += [f"num_layers={self.num_layers}"] if self.num_layers > 1 else []
@@ -413,35 +430,38 @@ class _Stream:
 
     def __init__(self, owner: _Recurrent, rows: int) -> None:
         cell, count = owner._cell, owner.num_layers
-        self.owner, self.rows, self.held = owner, rows, list(owner.parameters().values())
+        self.rows, self.held = rows, list(owner.parameters().values())
         self.states = [np.zeros((2, count, rows, cell.hidden), owner.dtype) for _ in range(2 if cell.lstm else 1)]
         self.zeros = tuple(np.zeros_like(states[0]) for states in self.states)
-        self.layers: list[tuple[Any, dict[str, Array]]] = []
+        self.after = tuple(states[1] for states in self.states)
+        self.layers: list[tuple[Any, ...]] = []
         for layer, direction in enumerate(owner._directions):
-            arrays = _room(cell, owner.dtype, 1, rows, 1) | direction.parameters()
+            weights, arrays = direction.parameters(owner), _room(cell, owner.dtype, 1, rows, 1)
             arrays.pop("c", None)
             for name, states in zip(("h", "c"), self.states, strict=False):
                 arrays |= {f"{name}_before": states[:1, layer], f"{name}_after": states[1:, layer]}
             if cell.lstm:
                 arrays.setdefault("inner", arrays["c_after"])
-            self.layers.append((_steps()(cell, arrays), arrays))
+            run = _steps()(cell, arrays | weights)
+            products = weights["weight_ih"].T, arrays["from_x"][0], weights["weight_hh"].T, arrays["from_h"][0]
+            self.layers.append((run, *products, arrays["h_before"][0], arrays["h_after"][0]))
 
-    def fits(self, rows: int) -> bool:
+    def fits(self, owner: _Recurrent, rows: int) -> bool:
         """Whether these are the arrays for so many rows and the parameters of now."""
-        parameters = self.owner.parameters().values()
+        parameters = owner.parameters().values()
         same = all(a is b for a, b in zip(self.held, parameters, strict=True))
         return rows == self.rows and same and type(self.layers[0][0]) is _steps()
 
-    def step(self, x: Array, states: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+    def step(self, owner: _Recurrent, x: Array, states: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         """The output and the states after a step."""
         for array, value in zip(self.states, states, strict=True):
             np.copyto(array[0], value)
-        for run, arrays in self.layers:
-            self.owner._product(x, arrays["weight_ih"].T, arrays["from_x"][0])
-            self.owner._product(arrays["h_before"][0], arrays["weight_hh"].T, arrays["from_h"][0])
+        for run, inputs, from_x, recurrent, from_h, before, after in self.layers:
+            owner._product(x, inputs, from_x)
+            owner._product(before, recurrent, from_h)
             run.forward(0)
-            x = arrays["h_after"][0]
-        return x, tuple(array[1] for array in self.states)
+            x = after
+        return x, self.after
 
 
 class LayerNormLSTM(_Recurrent):

@@ -144,3 +144,46 @@ def test_the_header_holds_the_tables_of_the_script(capsys):
     header = (Path(__file__).parents[1] / "normlib/_kernels/vectors/activations.h").read_text()
     for table in capsys.readouterr().out.strip().split("\n\n"):
         assert table in header
+
+
+# ---- tanh, which the recurrent layers take ----
+
+
+def squash(v, level=None):
+    result = np.array(v, order="C")
+    importlib.import_module(f"normlib._kernels.isa_{level or LEVELS[0]}").squashed(result)
+    return result
+
+
+def test_tanh_is_within_2_ulps_in_float32():
+    v = np.arange(*np.array([2.0**-24, 11.0], np.float32).view(np.uint32), 401, dtype=np.uint32).view(np.float32)
+    v = np.concatenate([v, -v, 2.0 ** np.arange(-149, -24, dtype=np.float32)])
+    exact = np.tanh(v.astype(np.float64))
+    ulp = np.spacing(np.abs(exact.astype(np.float32))).astype(np.float64)
+    assert (np.abs(squash(v) - exact) / ulp).max() <= 2
+
+
+def test_tanh_is_within_1_ulp_in_float64():
+    rng = np.random.default_rng(21)
+    v = np.concatenate([rng.normal(0, 2, 400), 10.0 ** rng.uniform(-320, 1.4, 400), [0.17328, 0.34657, 19.06, 1e-300]])
+    for at, found in zip(v, squash(v), strict=True):
+        with mpmath.workprec(160):
+            value = mpmath.tanh(mpmath.mpf(float(at)))
+            ulp = mpmath.ldexp(1, max(mpmath.frexp(abs(value))[1], -1021) - 53)
+            assert abs(mpmath.mpf(float(found)) - value) <= ulp, (at, found)
+
+
+@each_dtype
+def test_the_ends_of_tanh(dtype):
+    big, tiny = np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal
+    v = np.array([np.inf, big, tiny, 0.0, -0.0, -tiny, -big, -np.inf, np.nan], dtype)
+    expected = np.array([1, 1, tiny, 0.0, -0.0, -tiny, -1, -1, np.nan], dtype)
+    assert squash(v).tobytes() == expected.tobytes()
+
+
+@each_dtype
+@pytest.mark.parametrize("level", LEVELS)
+def test_tanh_has_the_same_bits_everywhere(dtype, level):
+    crc = {np.float32: 0x1547D346, np.float64: 0x510732EB}
+    result = squash(bit_patterns(dtype), level)
+    assert zlib.crc32(result.astype(result.dtype.newbyteorder("<")).tobytes()) == crc[dtype]
