@@ -76,6 +76,11 @@ class Cell(NamedTuple):
         return named | dict.fromkeys(("norm_cell_weight", "norm_cell_bias"), (n,)) if self.cell_norm else named
 
 
+def _flat(z):
+    """Of rows, those of no rows too."""
+    return z.reshape(len(z), z.shape[1] * z.shape[2])
+
+
 class Steps:
     """The steps of a layer over one sequence of each row, forward or backward, in NumPy.
 
@@ -86,7 +91,7 @@ class Steps:
 
     def __init__(self, cell, arrays, lengths=None):
         self.cell, self.arrays, self.lengths = cell, arrays, lengths
-        self.sums = dict.fromkeys((name for name in cell.shapes(1) if "weight_" not in name), 0.0)
+        self.sums = {name: np.zeros(shape) for name, shape in cell.shapes(1).items() if len(shape) == 1}
 
     def forward(self, t):
         """The states after step t, of its products and the states before."""
@@ -232,7 +237,7 @@ class Steps:
 
     def _z(self, source, t, new=False):
         """What is normalized in an array, side by side."""
-        return np.concatenate([z.reshape(len(z), -1) for _, z, _ in self._of(source, t, new)], axis=1)
+        return np.concatenate([_flat(z) for _, z, _ in self._of(source, t, new)], axis=1)
 
     def _through(self, source, t, g):
         """The gradient with respect to an array of one that reaches what is normalized in it."""
@@ -240,5 +245,5 @@ class Steps:
         for columns, z, rstd in self._of(source, t):
             part = g[:, columns].reshape(z.shape)
             means = part.mean(axis=2, keepdims=True), (part * z).mean(axis=2, keepdims=True)
-            found.append((rstd * (part - means[0] - z * means[1])).reshape(len(g), -1))
+            found.append(_flat(rstd * (part - means[0] - z * means[1])))
         return np.concatenate(found, axis=1)
