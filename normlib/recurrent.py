@@ -430,13 +430,15 @@ class _Stream:
 
     def __init__(self, owner: _Recurrent, rows: int) -> None:
         cell, count = owner._cell, owner.num_layers
-        self.rows, self.held = rows, list(owner.parameters().values())
+        self.rows = rows
         self.states = [np.zeros((2, count, rows, cell.hidden), owner.dtype) for _ in range(2 if cell.lstm else 1)]
         self.zeros = tuple(np.zeros_like(states[0]) for states in self.states)
         self.after = tuple(states[1] for states in self.states)
         self.layers: list[tuple[Any, ...]] = []
+        self.held: list[Array] = []  # where a parameter had to be converted, it is not the layer's
         for layer, direction in enumerate(owner._directions):
             weights, arrays = direction.parameters(owner), _room(cell, owner.dtype, 1, rows, 1)
+            self.held += weights.values()
             arrays.pop("c", None)
             for name, states in zip(("h", "c"), self.states, strict=False):
                 arrays |= {f"{name}_before": states[:1, layer], f"{name}_after": states[1:, layer]}
