@@ -155,7 +155,7 @@ def test_blocks_print_a_line_each(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["ResNet", "UNet", "DiT", "Padded"]
 
 
-@pytest.mark.parametrize("page", ["guide.md", "backends.md"])
+@pytest.mark.parametrize("page", ["guide.md", "recurrent.md", "backends.md"])
 def test_the_pages_run(page):
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
     assert tried > 3
