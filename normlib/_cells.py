@@ -109,8 +109,7 @@ class Steps:
         past = {"dh": self._at("dh", t) + self._at("product", t)}
         if self.cell.lstm:
             past["dc"] = self._at("dc", t)
-        reached = {name: np.where(on, value, 0) for name, value in past.items()}
-        reached["dh"] += np.where(on, self._at("dy", t), 0)
+        reached = past | {"dh": past["dh"] + self._at("dy", t)}
         with np.errstate(all="ignore"):
             found = (self._lstm_back if self.cell.lstm else self._gru_back)(t, on, **reached)
         for name, value in found.items():

@@ -125,7 +125,7 @@ class _Direction:
             owner._product(before[t], recurrent, from_h[t % len(from_h)])
             run.forward(t)
         self._saved = (x, arrays, lengths) if owner.training else None
-        return arrays.get("y", arrays["h_after"]), tuple(array[last].copy() for array in states)
+        return arrays.get("y", arrays["h_after"]), tuple(array[last] for array in states)
 
     def backward(
         self, owner: _Recurrent, dy: Array, dstate: tuple[Array, ...]
