@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from . import _arguments
@@ -133,3 +133,115 @@ class Holder:
         for name, array in cast.items():
             own[name][...] = array
         return missing, unexpected
+
+
+class Container(Holder):
+    """Holds what its children hold, their names before those of the arrays.
+
+    A child takes part by the methods that it has: ``parameters()`` and ``gradients()``, dicts of arrays by name;
+    ``zero_grad()``, ``train(mode)``, ``freeze(*names)`` and ``unfreeze(*names)``.
+    """
+
+    @property
+    def _children(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _gathered(self, method: str) -> dict[str, NDArray[Any]]:
+        """What the children say, by name."""
+        found: dict[str, NDArray[Any]] = {}
+        for key, child in self._children.items():
+            ask = getattr(child, method, None)
+            named = ask() if callable(ask) else {}
+            if not isinstance(named, Mapping):
+                kind = f"{type(child).__name__}.{method}() is a {type(named).__name__}"
+                raise TypeError(f"{type(self).__name__}: {kind}, expected a dict of arrays by name")
+            found |= {f"{key}.{name}": array for name, array in named.items()}
+        return found
+
+    def _told(self, method: str, *args: Any) -> Self:
+        for child in self._children.values():
+            if callable(getattr(child, method, None)):
+                getattr(child, method)(*args)
+        return self
+
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """The parameters of all that is inside by name: the arrays themselves, for an optimizer to update in place."""
+        return self._gathered("parameters")
+
+    def gradients(self) -> dict[str, NDArray[Any]]:
+        """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
+        return self._gathered("gradients")
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all that is inside."""
+        self._told("zero_grad")
+
+    @property
+    def requires_grad(self) -> dict[str, bool]:
+        """Which parameters get gradients; change it with :meth:`freeze` and :meth:`unfreeze`."""
+        wanted = dict.fromkeys(self.parameters(), True)
+        for key, child in self._children.items():
+            if isinstance(child, Holder):
+                wanted |= {f"{key}.{name}": value for name, value in child.requires_grad.items()}
+        return wanted
+
+    def freeze(self, *names: str) -> Self:
+        """Give the named parameters (by default all whose holder can) no gradients."""
+        return self._each("freeze", names)
+
+    def unfreeze(self, *names: str) -> Self:
+        """Undo :meth:`freeze` for the named parameters, or for all of them."""
+        return self._each("unfreeze", names)
+
+    def _each(self, method: str, names: tuple[str, ...]) -> Self:
+        if not names:
+            return self._told(method)
+        found = [self._holder(method, name) for name in self._named(names)]  # all before one
+        for holder, name in found:
+            getattr(holder, method)(name)
+        return self
+
+    def _holder(self, method: str, name: str) -> tuple[Any, str]:
+        """Who has a parameter, and its name there."""
+        key, _, rest = name.partition(".")
+        child = self._children[key]
+        if isinstance(child, Container):
+            return child._holder(method, rest)
+        if not callable(getattr(child, method, None)):
+            kind = type(child).__name__
+            raise TypeError(f"{type(self).__name__}.{method}: {name} is of a {kind}, which has no method {method}")
+        return child, rest
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all that is inside; returns the block."""
+        super().train(mode)
+        return self._told("train", self.training)
+
+    def _state(self, prefix: str) -> dict[str, NDArray[Any]]:
+        parameters = self.parameters()
+        found: dict[str, NDArray[Any]] = {}
+        for key, child in self._children.items():
+            if isinstance(child, Holder):
+                found |= child._state(f"{prefix}{key}.")
+            else:
+                found |= {prefix + name: array for name, array in parameters.items() if name.startswith(f"{key}.")}
+        return found
+
+    def load_state_dict(
+        self, state: Mapping[str, ArrayLike], strict: bool = True, prefix: str = ""
+    ) -> tuple[list[str], list[str]]:
+        again = self._state(prefix)
+        for name, array in self._state(prefix).items():
+            if array is not again[name]:
+                raise TypeError(f"{type(self).__name__}.load_state_dict: {name} is a copy, expected the array itself")
+        return super().load_state_dict(state, strict, prefix)
+
+    load_state_dict.__doc__ = Holder.load_state_dict.__doc__
+
+    def _inside(self) -> Iterator[Holder]:
+        """All that hold something and keep their input."""
+        for child in self._children.values():
+            if isinstance(child, Holder):
+                yield child
+            if isinstance(child, Container):
+                yield from child._inside()

@@ -7,13 +7,14 @@ takes both terms (``residual=``): so the stream is walked over once a norm, forw
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import as_array
+from . import _arguments
+from ._arrays import numpy_of
 from ._layer import Layer
-from ._parameters import Holder
+from ._parameters import Container
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -40,6 +41,15 @@ def _normalized(norm: Layer, branch: Array | None, stream: Array) -> tuple[Array
     return both
 
 
+def _like(text: str, array: Array, shape: tuple[int, ...], dtype: Any, words: str) -> Array:
+    """The array, which must have this shape and dtype; `text` says whose it is."""
+    if array.shape != shape:
+        raise ValueError(f"{text} shape {array.shape}, expected {shape}, that of {words}")
+    if array.dtype != dtype:
+        raise TypeError(f"{text} dtype {array.dtype}, expected {dtype}, that of {words}")
+    return array
+
+
 def _guarded(array: Array) -> Array:
     """A view for others to read: the array is needed as it is."""
     view = array.view()
@@ -47,84 +57,10 @@ def _guarded(array: Array) -> Array:
     return view
 
 
-class _Container(Holder):
-    """Holds what its children hold, their names before those of the arrays."""
-
-    _children: dict[str, Any]
-
-    def _gathered(self, method: str) -> dict[str, Array]:
-        """What the children that have the method say, by name."""
-        found: dict[str, Array] = {}
-        for key, child in self._children.items():
-            named: dict[str, Array] = getattr(child, method, dict)()
-            found |= {f"{key}.{name}": array for name, array in named.items()}
-        return found
-
-    def _told(self, method: str, *args: Any) -> Self:
-        for child in self._children.values():
-            if hasattr(child, method):
-                getattr(child, method)(*args)
-        return self
-
-    def parameters(self) -> dict[str, Array]:
-        """The parameters of all that is inside by name: the arrays themselves, for an optimizer to update in place."""
-        return self._gathered("parameters")
-
-    def gradients(self) -> dict[str, Array]:
-        """The gradients that :meth:`backward` left, by the name of the parameter; frozen ones are absent."""
-        return self._gathered("gradients")
-
-    def zero_grad(self) -> None:
-        """Forget the gradients of all that is inside."""
-        self._told("zero_grad")
-
-    @property
-    def requires_grad(self) -> dict[str, bool]:
-        """Which parameters get gradients; change it with :meth:`freeze` and :meth:`unfreeze`."""
-        known = {f"{key}.{name}": wanted for key, child in self._children.items()
-                 for name, wanted in getattr(child, "requires_grad", {}).items()}  # fmt: skip
-        return {name: known.get(name, True) for name in self.parameters()}
-
-    def freeze(self, *names: str) -> Self:
-        """Give the named parameters (by default all whose holder can) no gradients."""
-        return self._each("freeze", names)
-
-    def unfreeze(self, *names: str) -> Self:
-        """Undo :meth:`freeze` for the named parameters, or for all of them."""
-        return self._each("unfreeze", names)
-
-    def _each(self, method: str, names: tuple[str, ...]) -> Self:
-        if not names:
-            return self._told(method)
-        parts = [name.partition(".") for name in self._named(names)]
-        for key, _, _ in parts:
-            if not hasattr(self._children[key], method):
-                kind = type(self._children[key]).__name__
-                raise TypeError(f"{type(self).__name__}.{method}: {key} is a {kind}, which has no method {method}")
-        for key, _, name in parts:
-            getattr(self._children[key], method)(name)
-        return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of all that is inside; returns the block."""
-        super().train(mode)
-        return self._told("train", self.training)
-
-    def _state(self, prefix: str) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-        for key, child in self._children.items():
-            if isinstance(child, Holder):
-                found |= child._state(f"{prefix}{key}.")
-            else:
-                named: dict[str, Array] = getattr(child, "parameters", dict)()
-                found |= {f"{prefix}{key}.{name}": array for name, array in named.items()}
-        return found
-
-
-class _Block(_Container):
+class _Block(Container):
     """What a block does alone is what it does in a stack."""
 
-    _went = False  # whether a forward waits for its backward
+    _went: tuple[tuple[int, ...], Any] | None = None  # shape and dtype of an output that waits for its gradient
 
     def forward(self, x: ArrayLike) -> Array:
         """The block of `x`; what is inside keeps references for :meth:`backward`: do not change `x` before.
@@ -139,7 +75,9 @@ class _Block(_Container):
         y : ndarray
             Of the shape and dtype of `x`.
         """
-        return _added(*self._carry(None, as_array(type(self).__name__, "x", x)))
+        name = f"{type(self).__name__}.forward"
+        stream = _arguments.array(name, numpy_of(name, "x", x))
+        return _added(*self._carry(None, _guarded(stream)))
 
     def __call__(self, x: ArrayLike) -> Array:
         """As :meth:`forward`."""
@@ -149,23 +87,32 @@ class _Block(_Container):
         """The gradient with respect to the last `x`; adds to those of the parameters inside that are not frozen.
 
         One backward belongs to one forward: RuntimeError when there was none, or when it has been used.
+
+        Parameters
+        ----------
+        dy : array_like
+            The gradient with respect to the output, of its shape and dtype.
         """
         name = f"{type(self).__name__}.backward"
-        if not self._went:
-            raise RuntimeError(f"{name}: there is no forward to go back through; call forward(x) first, once for each")
-        return self._back(as_array(name, "dy", dy))
+        dtype = None if hasattr(dy, "dtype") or self._went is None else self._went[1]
+        return self._back(_guarded(_arguments.convert(name, "dy", numpy_of(name, "dy", dy), dtype)))
 
     def _carry(self, branch: Array | None, stream: Array) -> Carried:
         """Forward, with the stream and what is to be added to it."""
-        self._went = False
+        self._went = None
         carried = self._through(branch, stream)
-        self._went = True
+        self._went = carried[1].shape, carried[1].dtype
         return carried
 
     def _back(self, dsum: Array) -> Array:
         """The gradient with respect to the sum that came in of that which reaches the sum that went out."""
-        self._went = False
-        return self._down(dsum)
+        name = f"{type(self).__name__}.backward"
+        if self._went is None:
+            raise RuntimeError(f"{name}: there is no forward to go back through; call forward(x) first, once for each")
+        _like(f"{name}: dy has", dsum, *self._went, "the output")
+        dx = self._down(dsum)
+        self._went = None
+        return dx
 
     def _through(self, branch: Array | None, stream: Array) -> Carried:
         raise NotImplementedError
@@ -174,36 +121,41 @@ class _Block(_Container):
         raise NotImplementedError
 
 
+def _callable(place: str, what: str, value: Any) -> None:
+    """An object that has a method forward, not a class."""
+    if isinstance(value, type) or not callable(getattr(value, "forward", None)):
+        kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise TypeError(f"{place}: {what} is {kind}, expected an object with a method forward")
+
+
 class _Residual(_Block):
     """A block around a sublayer."""
+
+    _parts: tuple[str, ...]
+    sublayer: Any
 
     def __init__(self, sublayer: Any, **norms: Layer) -> None:
         super().__init__()
         name = type(self).__name__
-        if not callable(getattr(sublayer, "forward", None)):
-            kind = type(sublayer).__name__
-            raise TypeError(f"{name}: sublayer is a {kind}, expected an object with a method forward")
+        _callable(name, "sublayer", sublayer)
         for key, norm in norms.items():
             if not isinstance(norm, Layer):
                 kind = type(norm).__name__
                 raise TypeError(f"{name}: {key} is a {kind}, expected a norm of normlib, as LayerNorm(d)")
         self.sublayer = sublayer
-        self._children = {**norms, "sublayer": sublayer}
-        vars(self).update(norms)
+        self._parts = (*norms, "sublayer")
 
-    def _branch(self, v: Array) -> Array:
-        """The sublayer of v, which keeps its shape and dtype."""
+    @property
+    def _children(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self._parts}
+
+    def _branch(self, v: Array, method: str = "forward") -> Array:
+        """The sublayer of v, or its gradient, which have the shape and dtype of v."""
         name, kind = type(self).__name__, type(self.sublayer).__name__
-        if self.training and not callable(getattr(self.sublayer, "backward", None)):
-            raise TypeError(f"{name}.forward: the sublayer {kind} {_NO_BACKWARD}")
-        result: Array = np.asarray(self.sublayer.forward(v))
-        if result.shape != v.shape:
-            wrong = f"returned shape {result.shape}, expected {v.shape}, that of x"
-            raise ValueError(f"{name}.forward: the sublayer {kind} {wrong}")
-        if result.dtype != v.dtype:
-            wrong = f"returned dtype {result.dtype}, expected {v.dtype}, that of x"
-            raise TypeError(f"{name}.forward: the sublayer {kind} {wrong}")
-        return result
+        if not callable(getattr(self.sublayer, "backward", None)) and (self.training or method == "backward"):
+            raise TypeError(f"{name}.{method}: the sublayer {kind} {_NO_BACKWARD}")
+        result: Array = np.asarray(getattr(self.sublayer, method)(v))
+        return _like(f"{name}.{method}: the sublayer {kind} returned", result, v.shape, v.dtype, "what it took")
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{key}={child!r}" for key, child in self._children.items())
@@ -251,7 +203,7 @@ class PreNorm(_Residual):
         return self._branch(y), total
 
     def _down(self, dsum: Array) -> Array:
-        return self.norm.backward(self.sublayer.backward(_guarded(dsum)), dsum)
+        return self.norm.backward(self._branch(_guarded(dsum), "backward"), dsum)
 
 
 class PostNorm(_Residual):
@@ -288,7 +240,7 @@ class PostNorm(_Residual):
 
     def _down(self, dsum: Array) -> Array:
         dx = self.norm.backward(dsum)
-        total: Array = np.add(self.sublayer.backward(_guarded(dx)), dx)
+        total: Array = np.add(self._branch(_guarded(dx), "backward"), dx)
         return total
 
 
@@ -321,6 +273,8 @@ class Sandwich(_Residual):
 
     def __init__(self, sublayer: Any, norm1: Layer, norm2: Layer) -> None:
         super().__init__(sublayer, norm1=norm1, norm2=norm2)
+        if norm1 is norm2:
+            raise ValueError("Sandwich: norm1 and norm2 are one layer, expected two: each keeps its input")
         self.norm1, self.norm2 = norm1, norm2
 
     def _through(self, branch: Array | None, stream: Array) -> Carried:
@@ -328,7 +282,7 @@ class Sandwich(_Residual):
         return self.norm2.forward(self._branch(y)), total
 
     def _down(self, dsum: Array) -> Array:
-        return self.norm1.backward(self.sublayer.backward(self.norm2.backward(dsum)), dsum)
+        return self.norm1.backward(self._branch(self.norm2.backward(dsum), "backward"), dsum)
 
 
 class Stack(_Block):
@@ -365,16 +319,22 @@ class Stack(_Block):
 
     def __init__(self, blocks: Iterable[Any]) -> None:
         super().__init__()
+        if isinstance(blocks, _Block) or not isinstance(blocks, Iterable):
+            raise TypeError(f"Stack: blocks is a {type(blocks).__name__}, expected a list of blocks")
         self.blocks = list(blocks)
         if not self.blocks:
             raise ValueError("Stack: blocks is empty, expected at least one")
         for i, block in enumerate(self.blocks):
-            if not callable(getattr(block, "forward", None)):
-                kind = type(block).__name__
-                raise TypeError(f"Stack: blocks[{i}] is a {kind}, expected an object with a method forward")
-            if any(block is other for other in self.blocks[:i]):
-                raise ValueError(f"Stack: blocks[{i}] is there before, expected another: each keeps its input")
-        self._children = {str(i): block for i, block in enumerate(self.blocks)}
+            _callable("Stack", f"blocks[{i}]", block)
+        seen: set[int] = set()
+        for holder in self._inside():
+            if id(holder) in seen:
+                raise ValueError(f"Stack: {holder!r} is in it twice, expected two of its kind: each keeps its input")
+            seen.add(id(holder))
+
+    @property
+    def _children(self) -> dict[str, Any]:
+        return {str(i): block for i, block in enumerate(self.blocks)}
 
     def _through(self, branch: Array | None, stream: Array) -> Carried:
         for i, block in enumerate(self.blocks):
@@ -382,16 +342,25 @@ class Stack(_Block):
                 branch, stream = block._carry(branch, stream)
             elif isinstance(block, Layer):
                 branch, stream = None, _normalized(block, branch, stream)[0]
-            elif self.training and not callable(getattr(block, "backward", None)):
-                raise TypeError(f"Stack.forward: blocks[{i}], a {type(block).__name__}, {_NO_BACKWARD}")
             else:
+                if self.training:
+                    self._ready(i, "forward")
                 branch, stream = None, np.asarray(block.forward(_added(branch, stream)))
         return branch, stream
 
     def _down(self, dsum: Array) -> Array:
-        for block in reversed(self.blocks):
-            dsum = block._back(dsum) if isinstance(block, _Block) else block.backward(dsum)
+        for i in reversed(range(len(self.blocks))):
+            block = self.blocks[i]
+            if isinstance(block, _Block):
+                dsum = block._back(dsum)
+            else:
+                self._ready(i, "backward")
+                dsum = np.asarray(block.backward(dsum))
         return dsum
+
+    def _ready(self, i: int, method: str) -> None:
+        if not callable(getattr(self.blocks[i], "backward", None)):
+            raise TypeError(f"Stack.{method}: blocks[{i}], a {type(self.blocks[i]).__name__}, {_NO_BACKWARD}")
 
     def __len__(self) -> int:
         return len(self.blocks)
