@@ -166,7 +166,7 @@ def check_backend(name, *, quick=True, progress=None, strict=False, limits=None,
     Examples
     --------
     >>> from normlib.testing import check_backend
-    >>> check_backend("numpy").ok
+    >>> check_backend("numpy", ops=["rms_norm"]).ok
     True
     """
     limits = {**LIMITS, **(limits or {})}
