@@ -42,6 +42,7 @@ DEMOS: dict[str, dict[str, str]] = {
         "hyper_connections": "--no-deps hyper-connections torch-einops-utils",
     },
     "brain": {"torch": "torch", "deepbet": "--no-deps deepbet"},
+    "depth": {},
 }
 
 

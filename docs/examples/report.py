@@ -1,15 +1,17 @@
-"""What the examples share: a watch for the norms, and a table of the times of whole models."""
+"""What the examples share: a watch for the norms, a table of the times of whole models, a file for a picture."""
 
+import argparse
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 import normlib
 from normlib._progress import Progress
 
-__all__ = ["Progress", "Watch", "difference", "on_backends", "race", "stand_ins"]
+__all__ = ["Progress", "Watch", "difference", "on_backends", "picture", "race", "stand_ins"]
 
 
 class Watch:
@@ -80,3 +82,11 @@ def difference(ours, expected, reference):
     largest, scale = float(np.abs(ours - expected).max()), np.abs(expected).max()
     print(f"\nLargest difference from {reference}: {largest:.1e}, where the largest value is {scale:.3g}")
     return largest
+
+
+def picture(text):
+    """A path, as an option, that can be drawn to when the training is over."""
+    path = Path(text)
+    if not path.parent.is_dir() or path.suffix not in (".pdf", ".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a .pdf, .png or .svg in a folder that there is")
+    return path
