@@ -149,7 +149,7 @@ def test_it_ends_where_the_loss_is_no_number():
 
 
 @pytest.mark.parametrize(
-    ("loss", "words"), [(7.0, "diverged"), (3.15, "frequencies alone"), (3.3, "frequencies alone"), (2.2, "learns")]
+    ("loss", "words"), [(7.0, "diverged"), (3.15, "frequencies at most"), (3.3, "frequencies at most"), (2.2, "learns")]
 )
 def test_a_loss_is_held_against_those_of_who_guesses(loss, words):
     assert depth.verdict({"end": {"loss": loss}, "losses": [5.0]}, 4.6, 3.2) == words

@@ -152,7 +152,7 @@ def verdict(result, evenly, by_frequency):
     loss, steps = result["end"]["loss"], len(result["losses"])
     if not np.isfinite(loss):
         return f"diverged in step {steps}"
-    return "diverged" if loss > evenly else "frequencies alone" if loss > by_frequency - 0.1 else "learns"
+    return "diverged" if loss > evenly else "frequencies at most" if loss > by_frequency - 0.1 else "learns"
 
 
 def table(results, evenly, by_frequency):
@@ -214,8 +214,8 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="fewer, smaller networks and steps: under a minute")
     parser.add_argument("--plot", type=picture, metavar="FILE", help="draw the curves (needs matplotlib)")
     parser.add_argument("--rate", type=float, help="of Adam")
-    parser.add_argument("--warm-up", type=int, help="steps in which the rate grows from 0")
-    parser.add_argument("--steps", type=int, help="how many")
+    parser.add_argument("--warm-up", type=int, metavar="STEPS", help="in which the rate grows from 0")
+    parser.add_argument("--steps", type=int, help="of training")
     args = parser.parse_args(argv)
     given = {name: value for name in ("rate", "warm_up", "steps") if (value := getattr(args, name)) is not None}
     setting = replace(QUICK if args.quick else Setting(), **given)
