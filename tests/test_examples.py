@@ -112,7 +112,10 @@ def test_gelu_is_accurate_to_float32(minilm):
     np.testing.assert_allclose(minilm.gelu(x), exact, atol=1.5e-6)
 
 
-@pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm", "InstanceNorm"])
+DIGITS = ["LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm", "InstanceNorm", "LayerNormLSTM", "LayerNormGRU"]
+
+
+@pytest.mark.parametrize("name", DIGITS)
 def test_networks_learn_the_digits(name):
     pytest.importorskip("sklearn")
     from normlib.examples import train_digits
@@ -129,7 +132,7 @@ def test_batch_norm_meets_columns_of_zero_variance():
     pytest.importorskip("sklearn")
     from normlib.examples import train_digits
 
-    (x, _), _ = train_digits.digits(np.random.default_rng(0), as_patches=False)
+    (x, _), _ = train_digits.digits(np.random.default_rng(0))
     assert (x.var(axis=0) == 0).sum() >= 3
     first = train_digits.NETWORKS["BatchNorm"](np.random.default_rng(0))[0]
     y = first(x)
@@ -155,7 +158,7 @@ def test_blocks_print_a_line_each(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["ResNet", "UNet", "DiT", "Padded"]
 
 
-@pytest.mark.parametrize("page", ["guide.md", "recurrent.md", "backends.md"])
+@pytest.mark.parametrize("page", ["guide.md", "backends.md"])
 def test_the_pages_run(page):
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
     assert tried > 3

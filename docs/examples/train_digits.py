@@ -1,10 +1,11 @@
-"""Train small networks on handwritten digits with each of the five layers; forward and backward by normlib.
+"""Train small networks on handwritten digits with each layer; forward and backward by normlib.
 
     pip install scikit-learn
     python docs/examples/train_digits.py
 
 The digits are 1797 real images of 8 x 8 pixels. Some pixels are blank in every image, so BatchNorm on the raw
-pixels meets columns of zero variance. Everything but the norms is NumPy, and a seed fixes the run.
+pixels meets columns of zero variance. An LSTM and a GRU read the rows of an image from top to bottom, a row a step.
+All but normlib's layers is NumPy, and a seed fixes the run.
 """
 
 import time
@@ -69,6 +70,20 @@ class Flatten(Plain):
         return dy.reshape(self.shape)
 
 
+class Last(Plain):
+    """The output after the last step, of what a recurrent layer returns."""
+
+    def forward(self, found):
+        output, _ = found
+        self.shape = output.shape
+        return output[:, -1]
+
+    def backward(self, dy):
+        doutput = np.zeros(self.shape, dy.dtype)
+        doutput[:, -1] = dy
+        return doutput
+
+
 def perceptron(rng, norm):
     return [Dense(rng, 64, 64), norm, Relu(), Dense(rng, 64, 10)]
 
@@ -78,22 +93,31 @@ def convolution(rng, norm):
     return [Dense(rng, 9, 16), norm, Relu(), Flatten(), Dense(rng, 36 * 16, 10)]
 
 
+def recurrent(rng, layer):
+    return [layer(8, 64, batch_first=True, rng=rng), Last(), Dense(rng, 64, 10)]
+
+
 NETWORKS = {
     "LayerNorm": lambda rng: perceptron(rng, normlib.LayerNorm(64)),
     "RMSNorm": lambda rng: perceptron(rng, normlib.RMSNorm(64)),
     "BatchNorm": lambda rng: [normlib.BatchNorm(64), *perceptron(rng, normlib.BatchNorm(64))],
     "GroupNorm": lambda rng: convolution(rng, normlib.GroupNorm(4, 16, channel_axis=-1)),
     "InstanceNorm": lambda rng: convolution(rng, normlib.InstanceNorm(16, affine=True, channel_axis=-1)),
+    "LayerNormLSTM": lambda rng: recurrent(rng, normlib.LayerNormLSTM),
+    "LayerNormGRU": lambda rng: recurrent(rng, normlib.LayerNormGRU),
 }
+SHAPES = {"GroupNorm": "patches", "InstanceNorm": "patches", "LayerNormLSTM": "rows", "LayerNormGRU": "rows"}
 
 
-def digits(rng, as_patches):
-    """(x, labels) to train on and (x, labels) held out; an image is its 64 pixels or its 3 x 3 patches."""
+def digits(rng, shape="pixels"):
+    """(x, labels) to train on and (x, labels) held out; an image is its 64 pixels, its 8 rows or its 3 x 3 patches."""
     data = load_digits()
     x = data.data.astype(np.float32)
-    if as_patches:
-        patches = np.lib.stride_tricks.sliding_window_view(x.reshape(-1, 8, 8) / 16, (3, 3), axis=(1, 2))
-        x = patches.reshape(len(x), 36, 9)
+    rows = x.reshape(-1, 8, 8) / 16
+    if shape == "rows":
+        x = rows
+    elif shape == "patches":
+        x = np.lib.stride_tricks.sliding_window_view(rows, (3, 3), axis=(1, 2)).reshape(len(x), 36, 9)
     order = rng.permutation(len(x))
     x, labels = x[order], data.target[order]
     return (x[:1400], labels[:1400]), (x[1400:], labels[1400:])
@@ -108,7 +132,7 @@ def forward(network, x):
 def train(name, epochs=15, rate=3e-3, batch=32, seed=0):
     """Train the network called `name` with Adam; returns the accuracy on the held-out digits."""
     rng = np.random.default_rng(seed)
-    (x, labels), (test_x, test_labels) = digits(rng, as_patches=name in ("GroupNorm", "InstanceNorm"))
+    (x, labels), (test_x, test_labels) = digits(rng, SHAPES.get(name, "pixels"))
     network = NETWORKS[name](rng)
     moments, step = {}, 0
     for _ in range(epochs):
