@@ -188,7 +188,7 @@ def draw(path, curves, frequency):
         panels[kind].plot(steps, held_out, color=colors[rate], label=f"rate {rate:g}")
         panels[kind].plot(steps, training, color=colors[rate], linewidth=0.8, linestyle="--")
         panels[kind].set(title=kind, xlabel="steps", ylabel="bits per character")
-        panels[kind].legend(title="held out (dashed: training)")
+    panels["plain"].legend(title="held out (dashed: training)")
     figure.savefig(path, dpi=130)
 
 
