@@ -13,15 +13,13 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count
-from pathlib import Path
-from pydoc_data.topics import topics
 from textwrap import indent
 
 import numpy as np
 
 import normlib
-from normlib._progress import Progress
 from normlib.examples.lstm import LSTM
+from normlib.examples.report import Progress, help_texts, picture
 
 
 @dataclass(frozen=True)
@@ -129,13 +127,13 @@ class Adam:
 
 
 class Text:
-    """The help texts as numbers of their characters. A paragraph that stands in several of them is taken once.
+    """The help texts as numbers of their characters.
 
     Of a hundred pieces every tenth is held out. Both parts are of shape (steps, rows): as many texts side by side.
     """
 
     def __init__(self, rows):
-        text = "\n\n".join(dict.fromkeys("\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")))
+        text = help_texts()
         self.length, self.alphabet = len(text), "".join(sorted(set(text)))
         pieces = np.array_split(self.numbers(text), 100)
         parts = [piece for i, piece in enumerate(pieces) if i % 10 != 9], pieces[9::10]
@@ -190,14 +188,6 @@ def draw(path, curves, frequency):
         panels[kind].set(title=kind, xlabel="steps", ylabel="bits per character")
     panels["plain"].legend(title="held out (dashed: training)")
     figure.savefig(path, dpi=130)
-
-
-def picture(text):
-    """A file that can be drawn when the training is over."""
-    path = Path(text)
-    if not path.parent.is_dir() or path.suffix not in (".pdf", ".png", ".svg"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a .pdf, .png or .svg in a folder that there is")
-    return path
 
 
 def learn(text, setting):

@@ -16,11 +16,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
-from pydoc_data.topics import topics
 
 import numpy as np
 
-from normlib.examples.report import Progress, picture
+from normlib.examples.report import Progress, help_texts, picture
 from normlib.examples.transformer import KINDS, Transformer
 
 
@@ -57,9 +56,8 @@ class Adam:
 
 
 def read():
-    """The text as numbers, every paragraph once: (to learn, held out), and how many characters are different."""
-    paragraphs = dict.fromkeys("\n\n".join(topics[name] for name in sorted(topics)).split("\n\n"))
-    letters = np.array(["\n\n".join(paragraphs)]).view(np.uint32)
+    """The text as numbers: (to learn, held out), and how many characters are different."""
+    letters = np.array([help_texts()]).view(np.uint32)
     known, ids = np.unique(letters, return_inverse=True)
     pieces = np.array_split(ids, 100)
     return np.concatenate([p for i, p in enumerate(pieces) if i % 10]), np.concatenate(pieces[::10]), len(known)

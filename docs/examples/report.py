@@ -1,17 +1,18 @@
-"""What the examples share: a watch for the norms, a table of the times of whole models, a file for a picture."""
+"""What the examples share: a watch for the norms, a table of the times of whole models, a text, a file for a picture."""
 
 import argparse
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 
 import normlib
 from normlib._progress import Progress
 
-__all__ = ["Progress", "Watch", "difference", "on_backends", "picture", "race", "stand_ins"]
+__all__ = ["Progress", "Watch", "difference", "help_texts", "on_backends", "picture", "race", "stand_ins"]
 
 
 class Watch:
@@ -82,6 +83,12 @@ def difference(ours, expected, reference):
     largest, scale = float(np.abs(ours - expected).max()), np.abs(expected).max()
     print(f"\nLargest difference from {reference}: {largest:.1e}, where the largest value is {scale:.3g}")
     return largest
+
+
+def help_texts():
+    """English that every machine has: the help texts of Python. A paragraph that stands in several is taken once."""
+    paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
+    return "\n\n".join(dict.fromkeys(paragraphs))
 
 
 def picture(text):
