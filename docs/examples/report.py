@@ -1,4 +1,4 @@
-"""What the examples share: a watch for the norms, a table of the times of whole models, a text, a file for a picture."""
+"""What the examples share: a watch for norms, a table of the times of whole models, a text, a file for a picture."""
 
 import argparse
 import sys
