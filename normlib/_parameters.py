@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from . import _arguments
 from ._arrays import as_array
 
@@ -125,6 +127,8 @@ class Holder:
         for name, array in arrays.items():
             if array.shape != own[name].shape:
                 problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
+            elif not own[name].flags.writeable:
+                problems.append(f"{name} is read-only, expected a parameter that can be written")
             elif array.dtype.kind not in "fiub" and array.dtype.name not in _arguments.DTYPES:
                 problems.append(f"{name} has dtype {array.dtype}, expected real numbers")
         if problems:
@@ -139,7 +143,8 @@ class Container(Holder):
     """Holds what its children hold, their names before those of the arrays.
 
     A child takes part by the methods that it has: ``parameters()`` and ``gradients()``, dicts of arrays by name;
-    ``zero_grad()``, ``train(mode)``, ``freeze(*names)`` and ``unfreeze(*names)``.
+    ``zero_grad()``, ``train(mode)``, ``freeze(*names)`` and ``unfreeze(*names)``. Its state is its parameters, and the
+    buffers of normlib's own layers.
     """
 
     @property
@@ -152,10 +157,14 @@ class Container(Holder):
         for key, child in self._children.items():
             ask = getattr(child, method, None)
             named = ask() if callable(ask) else {}
+            place = f"{type(self).__name__}: {type(child).__name__}.{method}()"
             if not isinstance(named, Mapping):
-                kind = f"{type(child).__name__}.{method}() is a {type(named).__name__}"
-                raise TypeError(f"{type(self).__name__}: {kind}, expected a dict of arrays by name")
-            found |= {f"{key}.{name}": array for name, array in named.items()}
+                raise TypeError(f"{place} is a {type(named).__name__}, expected a dict of arrays by name")
+            given = {name: array for name, array in named.items() if array is not None}
+            for name, array in given.items():
+                if not isinstance(array, np.ndarray):
+                    raise TypeError(f"{place}[{name!r}] is a {type(array).__name__}, expected an array")
+            found |= {f"{key}.{name}": array for name, array in given.items()}
         return found
 
     def _told(self, method: str, *args: Any) -> Self:
@@ -232,7 +241,7 @@ class Container(Holder):
     ) -> tuple[list[str], list[str]]:
         again = self._state(prefix)
         for name, array in self._state(prefix).items():
-            if array is not again[name]:
+            if array.size and not np.may_share_memory(array, again[name]):
                 raise TypeError(f"{type(self).__name__}.load_state_dict: {name} is a copy, expected the array itself")
         return super().load_state_dict(state, strict, prefix)
 

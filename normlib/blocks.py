@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _arguments
-from ._arrays import numpy_of
+from ._arrays import as_array, numpy_of
 from ._layer import Layer
 from ._parameters import Container
 
@@ -75,9 +75,7 @@ class _Block(Container):
         y : ndarray
             Of the shape and dtype of `x`.
         """
-        name = f"{type(self).__name__}.forward"
-        stream = _arguments.array(name, numpy_of(name, "x", x))
-        return _added(*self._carry(None, _guarded(stream)))
+        return _added(*self._carry(None, _guarded(as_array(f"{type(self).__name__}.forward", "x", x))))
 
     def __call__(self, x: ArrayLike) -> Array:
         """As :meth:`forward`."""
@@ -121,6 +119,12 @@ class _Block(Container):
         raise NotImplementedError
 
 
+def _carries(block: Any) -> bool:
+    """Whether it is a block that goes forward and back as ours do."""
+    kind = type(block)
+    return isinstance(block, _Block) and kind.forward is _Block.forward and kind.backward is _Block.backward
+
+
 def _callable(place: str, what: str, value: Any) -> None:
     """An object that has a method forward, not a class."""
     if isinstance(value, type) or not callable(getattr(value, "forward", None)):
@@ -149,13 +153,24 @@ class _Residual(_Block):
     def _children(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self._parts}
 
+    def _carry(self, branch: Array | None, stream: Array) -> Carried:
+        if self.training:
+            self._ready("forward")
+        return super()._carry(branch, _arguments.array(f"{type(self).__name__}.forward", stream))
+
+    def _ready(self, method: str) -> None:
+        if not callable(getattr(self.sublayer, "backward", None)):
+            kind = type(self.sublayer).__name__
+            raise TypeError(f"{type(self).__name__}.{method}: the sublayer {kind} {_NO_BACKWARD}")
+
     def _branch(self, v: Array, method: str = "forward") -> Array:
         """The sublayer of v, or its gradient, which have the shape and dtype of v."""
-        name, kind = type(self).__name__, type(self.sublayer).__name__
-        if not callable(getattr(self.sublayer, "backward", None)) and (self.training or method == "backward"):
-            raise TypeError(f"{name}.{method}: the sublayer {kind} {_NO_BACKWARD}")
-        result: Array = np.asarray(getattr(self.sublayer, method)(v))
-        return _like(f"{name}.{method}: the sublayer {kind} returned", result, v.shape, v.dtype, "what it took")
+        if method == "backward":
+            self._ready(method)
+        place = f"{type(self).__name__}.{method}"
+        result = _arguments.convert(place, "the sublayer's result", getattr(self.sublayer, method)(v))
+        words = f"{place}: the sublayer {type(self.sublayer).__name__} returned"
+        return _like(words, result, v.shape, v.dtype, "what it took")
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{key}={child!r}" for key, child in self._children.items())
@@ -338,24 +353,25 @@ class Stack(_Block):
 
     def _through(self, branch: Array | None, stream: Array) -> Carried:
         for i, block in enumerate(self.blocks):
-            if isinstance(block, _Block):
+            if _carries(block):
                 branch, stream = block._carry(branch, stream)
             elif isinstance(block, Layer):
                 branch, stream = None, _normalized(block, branch, stream)[0]
             else:
                 if self.training:
                     self._ready(i, "forward")
-                branch, stream = None, np.asarray(block.forward(_added(branch, stream)))
+                y = block.forward(_added(branch, stream))
+                branch, stream = None, _arguments.convert("Stack.forward", f"the result of blocks[{i}]", y)
         return branch, stream
 
     def _down(self, dsum: Array) -> Array:
         for i in reversed(range(len(self.blocks))):
             block = self.blocks[i]
-            if isinstance(block, _Block):
+            if _carries(block):
                 dsum = block._back(dsum)
             else:
                 self._ready(i, "backward")
-                dsum = np.asarray(block.backward(dsum))
+                dsum = _arguments.convert("Stack.backward", f"the result of blocks[{i}]", block.backward(dsum))
         return dsum
 
     def _ready(self, i: int, method: str) -> None:

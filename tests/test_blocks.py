@@ -496,3 +496,61 @@ def test_parameters_are_dicts(rng):
     sublayer.parameters = lambda: iter([sublayer.w])
     with pytest.raises(TypeError, match=r"Dense\.parameters\(\) is a list_iterator, expected a dict of arrays"):
         PreNorm(sublayer, NORMS["layer"]()).parameters()
+
+
+# ---- sublayers and blocks of others ----
+
+
+def test_a_subclass_with_a_forward_of_its_own_keeps_it_in_a_stack(rng):
+    class Scaled(PreNorm):
+        def forward(self, x):
+            return 3 * super().forward(x)
+
+        def backward(self, dy):
+            return super().backward(3 * dy)
+
+    x, alone = sample(rng), Scaled(itself(), NORMS["layer"]())
+    model = Stack([copy.deepcopy(alone), PreNorm(itself(), NORMS["layer"]())])
+    np.testing.assert_array_equal(model(x), model[1](alone(x)))
+    check_gradients(model, x, rng)
+
+
+def test_the_first_layer_of_a_stack_gets_what_came():
+    table = np.arange(12.0).reshape(4, 3)
+    model = Stack([Function(lambda ids: table[ids], lambda dy: dy), normlib.RMSNorm(3)])
+    np.testing.assert_array_equal(model([[1, 3]]), normlib.RMSNorm(3)(table[[[1, 3]]]))
+
+
+def test_what_fails_for_want_of_a_backward_moves_nothing(rng):
+    model = PreNorm(Function(lambda v: v), NORMS["batch"]())
+    with pytest.raises(TypeError, match="has no method backward"):
+        model(sample(rng))
+    assert not model.norm.running_mean.any()
+
+
+def test_parameters_may_be_views_made_anew_but_must_be_writable(rng):
+    sublayer = Dense(rng, 6)
+    sublayer.parameters = lambda: {"w": sublayer.w[:]}
+    model, other = PreNorm(sublayer, NORMS["layer"]()), block(PreNorm, rng)
+    assert model.load_state_dict(other.state_dict()) == ([], [])
+    np.testing.assert_array_equal(sublayer.w, other.sublayer.w)
+    sublayer.w.flags.writeable = False
+    with pytest.raises(ValueError, match=r"sublayer\.w is read-only, expected a parameter that can be written"):
+        model.load_state_dict(block(PreNorm, rng).state_dict())
+    np.testing.assert_array_equal(model.norm.weight, other.norm.weight)
+
+
+def test_parameters_are_arrays_and_gradients_that_are_none_are_absent(rng):
+    sublayer = Dense(rng, 6)
+    sublayer.gradients = lambda: {"w": None}
+    model = PreNorm(sublayer, NORMS["rms"]())
+    assert not model.gradients()
+    sublayer.parameters = lambda: {"w": [1.0]}
+    with pytest.raises(TypeError, match=r"PreNorm: Dense\.parameters\(\)\['w'\] is a list, expected an array"):
+        model.parameters()
+
+
+def test_a_layer_whose_result_is_no_array_is_named(rng):
+    lstm = normlib.LayerNormLSTM(6, 6, dtype=np.float64)
+    with pytest.raises((TypeError, ValueError), match=r"the result of blocks\[0\] cannot be made an array"):
+        Stack([lstm])(sample(rng))

@@ -36,6 +36,31 @@ def layers(x: NDArray[np.float32]) -> None:
     assert_type(norm.backward(x), NDArray[np.float32])
 
 
+class Sublayer:
+    def forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return x
+
+    def backward(self, dy: NDArray[Any]) -> NDArray[Any]:
+        return dy
+
+
+def blocks(x: NDArray[np.float32]) -> None:
+    model = normlib.Stack([normlib.PreNorm(Sublayer(), normlib.RMSNorm(8)), normlib.LayerNorm(8)])
+    assert_type(model(x), NDArray[Any])
+    assert_type(model.backward(x), NDArray[Any])
+    assert_type(model.freeze("0.norm.weight").train(False), normlib.Stack)
+    assert_type(model.parameters(), dict[str, NDArray[Any]])
+
+
+def recurrent(x: NDArray[np.float32]) -> None:
+    lstm = normlib.LayerNormLSTM(8, 16, variant="carried", batch_first=True)
+    output, _ = lstm(x, lengths=[3, 2])
+    assert_type(output, NDArray[Any])
+    assert_type(lstm.step(x)[0], NDArray[Any])
+
+
 def refused(x: NDArray[np.float32]) -> None:
     normlib.batch_norm(x, x, x)  # type: ignore[call-overload]  # pyright: ignore
+    normlib.PreNorm(Sublayer(), x)  # type: ignore[arg-type]  # pyright: ignore
+    normlib.LayerNormGRU(8, 16, cell_norm=True)  # type: ignore[call-arg]  # pyright: ignore
     normlib.layer_norm(x, axis="last")  # type: ignore[call-overload]  # pyright: ignore
