@@ -300,7 +300,9 @@ def test_any_axes(op, options, shape):
 SETS = [(op, fused) for op in OPS for fused in together(FUNCTIONS[op])]
 names = ["-".join([op, *(k if v is True else v for k, v in fused.items())]) for op, fused in SETS]
 each_set = pytest.mark.parametrize(("op", "fused"), SETS, ids=names)
-each_pair = pytest.mark.parametrize(("op", "fused"), [s for s in SETS if len(s[1]) > 1])  # and all of them
+# Pairs for a norm of features and one of channels, all keywords together for each norm.
+MANY = [(op, f) for op, f in SETS if len(f) > 2 or (len(f) == 2 and op in ("layer_norm", "batch_norm"))]
+each_pair = pytest.mark.parametrize(("op", "fused"), MANY)
 ACTIVATIONS = {
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
