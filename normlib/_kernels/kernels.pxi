@@ -1,6 +1,10 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
+from normlib._kernels.cell cimport (
+    BIAS, BIAS_H, BIAS_INNER, C_AFTER, C_BEFORE, DC, DH, DOUTPUT, FROM_H, FROM_X, GATES, H_AFTER, H_BEFORE, INNER, NORM_H, NORM_INNER, NORM_X,
+    NORMS, OUTPUT, PRODUCT, SQUASHED, Cell, CellNorm, part_size,
+)
 from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, OUTPUTS
 from normlib._kernels.plan cimport (
     ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, I8, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES,

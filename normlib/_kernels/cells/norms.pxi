@@ -1,11 +1,6 @@
 # The norms of a recurrent cell, on rows in L1: their statistics and gradients are those of feature rows, to the bit.
 # With z = (v - mean) * rstd the cells need z * weight + bias, and z * weight + z' * weight' + bias of two arrays.
 
-from normlib._kernels.cell cimport (
-    BIAS, BIAS_H, BIAS_INNER, C_AFTER, C_BEFORE, DC, DH, DOUTPUT, FROM_H, FROM_X, GATES, H_AFTER, H_BEFORE, INNER, NORM_H, NORM_INNER, NORM_X,
-    NORMS, OUTPUT, PRODUCT, SQUASHED, Cell, CellNorm, part_size,
-)
-
 cdef enum:
     ENTRIES = TABLE * TOGETHER  # of the table of a norm
 
