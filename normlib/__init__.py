@@ -7,6 +7,7 @@ from ._quantized import dequantize
 from ._version import __version__ as __version__
 from .blocks import PostNorm, PreNorm, Sandwich, Stack
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from .moments import Moments
 from .ops import (
     batch_norm,
     batch_norm_backward,
@@ -31,6 +32,7 @@ __all__ = [
     "LayerNorm",
     "LayerNormGRU",
     "LayerNormLSTM",
+    "Moments",
     "PostNorm",
     "PreNorm",
     "RMSNorm",
