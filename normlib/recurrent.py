@@ -338,15 +338,22 @@ class _Recurrent(Holder):
         rows = row[None] if unbatched else row
         if self._stream is None or not self._stream.fits(self, len(rows)):
             self._stream = _Stream(self, len(rows))
-        states = self._states("step", "state", state, len(rows), unbatched, self._stream.zeros)
-        output, last = self._stream.step(self, rows, states)
-        if unbatched:
-            output, last = output[0], tuple(s[:, 0] for s in last)
-        return output, last if self._lstm else last[0]
+        stream = self._stream
+        if state is not None and state is stream.handed:  # the everyday way
+            states = stream.after
+        else:
+            states = self._states("step", "state", state, len(rows), unbatched, stream.zeros)
+        output = stream.step(self, rows, states)
+        if stream.handed is None or unbatched != stream.unbatched:
+            last = tuple(s[:, 0] for s in stream.after) if unbatched else stream.after
+            stream.handed, stream.unbatched = last if self._lstm else last[0], unbatched
+        return output[0] if unbatched else output, stream.handed
 
     # -- arguments and results ----
 
     def _array(self, method: str, name: str, value: Any, ndim: int = 2) -> Array:
+        if type(value) is np.ndarray and value.dtype == self.dtype and value.flags.aligned and value.ndim >= ndim:
+            return value
         place = f"{type(self).__name__}.{method}"
         found: Array = _arguments.array(place, numpy_of(place, name, value), name, ndim)
         return found.astype(self.dtype, copy=False)
@@ -434,6 +441,8 @@ class _Stream:
         self.states = [np.zeros((2, count, rows, cell.hidden), owner.dtype) for _ in range(2 if cell.lstm else 1)]
         self.zeros = tuple(np.zeros_like(states[0]) for states in self.states)
         self.after = tuple(states[1] for states in self.states)
+        self.handed: Any = None  # `after` as it went to the user: without the axis of rows where `unbatched`
+        self.unbatched = False
         self.layers: list[tuple[Any, ...]] = []
         self.held: list[Array] = []  # where a parameter had to be converted, it is not the layer's
         for layer, direction in enumerate(owner._directions):
@@ -454,8 +463,8 @@ class _Stream:
         same = all(a is b for a, b in zip(self.held, parameters, strict=True))
         return rows == self.rows and same and type(self.layers[0][0]) is _steps()
 
-    def step(self, owner: _Recurrent, x: Array, states: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        """The output and the states after a step."""
+    def step(self, owner: _Recurrent, x: Array, states: tuple[Array, ...]) -> Array:
+        """The output; the states are those of `after`."""
         for array, value in zip(self.states, states, strict=True):
             np.copyto(array[0], value)
         for run, inputs, from_x, recurrent, from_h, before, after in self.layers:
@@ -463,7 +472,7 @@ class _Stream:
             owner._product(before, recurrent, from_h)
             run.forward(0)
             x = after
-        return x, self.after
+        return x
 
 
 class LayerNormLSTM(_Recurrent):
