@@ -257,31 +257,24 @@ class _Norm(NamedTuple):
         dims, samples = self._dims(x, self.dim), self._dims(x, self.sample_dim)
         if twice := [d for i, d in enumerate(dims + samples) if d in (dims + samples)[:i]]:
             raise ValueError(f"{self.name}: the dimension {twice[0]!r} is named twice")
-        others = [d for d in x.dims if d not in dims + samples]
-        of_rows = self.name in ("layer_norm", "rms_norm")
-        if of_rows:
-            core, order = [d for d in x.dims if d in dims], (*others, *(d for d in x.dims if d in dims))
-        else:
-            core = [*dims, *others] if self.name == "group_norm" else others
-            order = (*samples, *dims, *others)
-        if not core:
+        of_rows, others = self.name in ("layer_norm", "rms_norm"), [d for d in x.dims if d not in dims + samples]
+        over = [*dims] if of_rows else others if self.name != "group_norm" else [*dims, *others]
+        if not over:
             raise ValueError(f"{self.name}: x has the dimensions {x.dims}, and none is left to normalize over")
-        self._check_chunks(x.variable.chunksizes, core)
-        values = {"x": x.variable.transpose(*order)}
+        self._check_chunks(x.variable.chunksizes, over)
+        values = {"x": x.variable}
         for name, value in operands.items():
             plain = x.dims if name == "where" else dims
             values[name] = self._operand(name, value, x, plain, of_rows or name == "where")
-        cores = [core if of_rows or n in ("x", "where") else [d for d in dims if d in core] for n in values]
-        values = {n: _filled(value, x, c) for (n, value), c in zip(values.items(), cores, strict=True)}
+        axes, of_samples = (tuple(map(x.dims.index, named)) for named in (dims, samples))
+        # Blocks match those of x, within which a norm takes no other shape: to Dask it works element by element.
         y = xr.apply_ufunc(
-            functools.partial(_rows if of_rows else _channels, self, tuple(values), len(dims if of_rows else samples)),
-            *values.values(),
-            input_core_dims=cores,
-            output_core_dims=[core],
+            functools.partial(_rows if of_rows else _channels, self, tuple(values), axes, of_samples),
+            *_alike(values.values()),
             dask="parallelized",
             output_dtypes=[dtype],
         )
-        y = x.copy(deep=False, data=y.transpose(*x.dims).data)
+        y = x.copy(deep=False, data=y.data)
         y.encoding = {}  # of a packed file, whose scale fits the old values
         if xr.get_options()["keep_attrs"] is False:
             y.attrs = {}
@@ -317,31 +310,43 @@ class _Norm(NamedTuple):
         return value.variable
 
 
-def _filled(value: xr.Variable, x: xr.DataArray, core: Iterable[Hashable]) -> xr.Variable:
-    """`value` with all of the core dimensions, and with the chunks of `x` where it has any."""
-    missing = [d for d in core if d not in value.dims]
-    value = value.set_dims({**{d: x.sizes[d] for d in missing}, **value.sizes})
-    return value.chunk({d: x.variable.chunksizes.get(d, -1) for d in value.dims}) if value.chunks else value
+def _alike(values: Iterable[xr.Variable]) -> list[xr.Variable]:
+    """The variables in chunks like those of the first, where any has chunks."""
+    x, *others = values
+    if all(value.chunks is None for value in (x, *others)):
+        return [x, *others]
+    x = x if x.chunks else x.chunk()
+    return [x, *(value.chunk({d: x.chunksizes[d] for d in value.dims}) for value in others)]
 
 
-def _rows(norm: _Norm, names: tuple[str, ...], count: int, *arrays: Array) -> Array:
-    """The norm over the last `count` axes."""
-    given = dict(zip(names, arrays, strict=True))
-    return _outside(getattr(ops, norm.name)(**given, axis=tuple(range(-count, 0)), **norm.options), given.get("where"))
+def _rows(norm: _Norm, names: tuple[str, ...], axes: tuple[int, ...], _: tuple[int, ...], *arrays: Array) -> Array:
+    """The norm over `axes`."""
+    given: dict[str, Any] = dict(zip(names, arrays, strict=True))
+    x, last = given["x"], range(-len(axes), 0)
+    for name in given.keys() & {"weight", "bias"}:
+        value = given[name][(np.newaxis,) * (x.ndim - given[name].ndim)]
+        value = np.moveaxis(value, sorted(axes), last)
+        given[name] = np.broadcast_to(value, (*value.shape[: last.start], *(x.shape[i] for i in sorted(axes))))
+    return _outside(getattr(ops, norm.name)(**given, axis=axes, **norm.options), given.get("where"))
 
 
-def _channels(norm: _Norm, names: tuple[str, ...], count: int, *arrays: Array) -> Array:
-    """The norm of channels, which stand behind `count` axes of samples."""
+def _channels(
+    norm: _Norm, names: tuple[str, ...], axes: tuple[int, ...], of_samples: tuple[int, ...], *arrays: Array
+) -> Array:
+    """The norm of the channels along the one axis in `axes`."""
     given: dict[str, Any] = dict(zip(names, arrays, strict=True))
     x, where = given["x"], given.get("where")
     for name in given.keys() & {"weight", "bias"}:
-        given[name] = np.broadcast_to(given[name], x.shape[count])
+        given[name] = np.broadcast_to(given[name].ravel(), x.shape[axes[0]])
     if norm.name == "batch_norm":
-        return _outside(ops.batch_norm(**given, channel_axis=0, **norm.options), where)
-    given["x"] = x.reshape(math.prod(x.shape[:count]), *x.shape[count:])
-    if where is not None:
-        given["where"] = np.broadcast_to(where, x.shape).reshape(given["x"].shape)
-    return _outside(getattr(ops, norm.name)(**given, **norm.options).reshape(x.shape), where)
+        return _outside(ops.batch_norm(**given, channel_axis=axes[0], **norm.options), where)
+    source, to = (*of_samples, *axes), range(len(of_samples) + 1)
+    shape, samples = np.moveaxis(x, source, to).shape, math.prod(x.shape[i] for i in of_samples)
+    for name in given.keys() & {"x", "where"}:
+        moved = np.moveaxis(np.broadcast_to(given[name], x.shape), source, to)
+        given[name] = moved.reshape(samples, *shape[len(of_samples) :])
+    y = getattr(ops, norm.name)(**given, **norm.options).reshape(shape)
+    return _outside(np.moveaxis(y, to, source), where)
 
 
 def _outside(y: Array, where: Array | None) -> Array:
