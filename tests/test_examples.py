@@ -158,11 +158,25 @@ def test_blocks_print_a_line_each(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["ResNet", "UNet", "DiT", "Padded"]
 
 
-@pytest.mark.parametrize("page", ["guide.md", "backends.md"])
+@pytest.mark.parametrize("page", ["guide.md", "backends.md", "from.md"])
 def test_the_pages_run(page):
-    failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
+    for package in ("scipy", "sklearn", "xarray", "dask") if page == "from.md" else ():
+        pytest.importorskip(package)
+    failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert tried > 3
     assert failed == 0
+
+
+def test_others_have_the_errors_that_the_page_gives(monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import from_others
+
+    x = np.random.default_rng(0).normal(1e5, 3, (8, 20_000)).astype(np.float32)
+    errors = {name: error for name, _, error in from_others.measure(x, rounds=1)}
+    ours = {name: error for name, error in errors.items() if name.startswith("normlib")}
+    assert max(ours.values()) < 1e-6
+    assert all(error > 1e-5 for name, error in errors.items() if name not in ours)
 
 
 def test_the_three_lines_of_the_readme_run():
