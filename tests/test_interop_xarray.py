@@ -122,6 +122,13 @@ def test_plain_parameters_have_the_order_of_dim():
     same(interop.layer_norm(x, ["y", "x"], weight=weight.T), expected)
 
 
+def test_parameters_may_be_integers():
+    x, weight = scene("time", "x"), np.arange(7)
+    expected = normlib.layer_norm(x.values, weight.astype(float))
+    for given in (weight, weight.tolist(), xr.DataArray(weight, dims="x")):
+        same(interop.layer_norm(x, "x", weight=given), expected)
+
+
 # -- missing values ----
 
 
@@ -190,6 +197,9 @@ def test_a_dataset_normalizes_what_has_the_dimensions():
         xr.testing.assert_identical(y[name], interop.layer_norm(ds[name], "time", eps=0))
     xr.testing.assert_identical(y[["c", "d"]], ds[["c", "d"]])
     assert y.attrs == ds.attrs
+    bands = xr.Dataset({"a": scene(), "wavelength": ("band", np.arange(6.0)), "offset": 1.0})
+    xr.testing.assert_identical(interop.batch_norm(bands, "band").drop_vars("a"), bands.drop_vars("a"))
+    xr.testing.assert_identical(interop.layer_norm(bands, ...).offset, bands.offset)
     assert [*y.data_vars] == [*ds.data_vars]
 
 
@@ -249,9 +259,11 @@ def test_operands_in_memory_are_cut_as_x_is():
 def test_a_lazy_mask_makes_the_result_lazy():
     da = pytest.importorskip("dask.array")
     x = scene()
-    y = interop.layer_norm(x, "x", where=(x > 1e3).chunk(x=2))
-    assert isinstance(y.data, da.Array)
-    xr.testing.assert_identical(y.compute(), interop.layer_norm(x, "x", where=x > 1e3))
+    expected, mask = interop.layer_norm(x, "x", where=x > 1e3), (x > 1e3).chunk(x=2)
+    for where in (mask, mask.data):
+        y = interop.layer_norm(x, "x", where=where)
+        assert isinstance(y.data, da.Array)
+        xr.testing.assert_identical(y.compute(), expected)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +303,8 @@ ERRORS = {
     "other size": (ValueError, "labels of where are not those of x", lambda: interop.layer_norm(
         X, "x", where=X[..., :3] > 0)),
     "a mask of numbers": (TypeError, "where has dtype float32", lambda: interop.layer_norm(X, "x", where=X)),
+    "text for a weight": (TypeError, "layer_norm: weight has dtype <U1", lambda: interop.layer_norm(
+        X, "band", weight=X.band)),
     "groups": (ValueError, "group_norm: num_groups", lambda: interop.group_norm(X, 4, "band")),
 }  # fmt: skip
 

@@ -233,7 +233,8 @@ class _Norm(NamedTuple):
         if not isinstance(x, xr.Dataset):
             raise TypeError(f"{self.name}: x is a {type(x).__name__}, expected a DataArray or a Dataset")
         named = {*self._dims(x, self.dim), *self._dims(x, self.sample_dim)}
-        chosen = [key for key, value in x.data_vars.items() if named <= {*value.dims} and value.dtype.kind in "biufV"]
+        able = {k: v for k, v in x.data_vars.items() if named <= {*v.dims} and v.dtype.kind in "biufV"}
+        chosen = [key for key, value in able.items() if self._over(value)]
         if not chosen:
             raise ValueError(f"{self.name}: no numeric variable of x has the dimensions {sorted(named, key=str)}")
 
@@ -252,13 +253,24 @@ class _Norm(NamedTuple):
                 raise ValueError(f"{self.name}: x has the dimensions {tuple(x.dims)}, {d!r} is not among them")
         return dims
 
+    @property
+    def _of_rows(self) -> bool:
+        return self.name in ("layer_norm", "rms_norm")
+
+    def _over(self, x: xr.DataArray) -> list[Hashable]:
+        """The dimensions that share a mean."""
+        dims = self._dims(x, self.dim)
+        if self._of_rows:
+            return [*dims]
+        apart = self._dims(x, self.sample_dim) + (() if self.name == "group_norm" else dims)
+        return [d for d in x.dims if d not in apart]
+
     def _array(self, x: xr.DataArray, operands: Mapping[str, Any]) -> xr.DataArray:
         dtype = _arguments.array(self.name, np.empty(0, x.dtype)).dtype  # before Dask is asked to work
         dims, samples = self._dims(x, self.dim), self._dims(x, self.sample_dim)
         if twice := [d for i, d in enumerate(dims + samples) if d in (dims + samples)[:i]]:
             raise ValueError(f"{self.name}: the dimension {twice[0]!r} is named twice")
-        of_rows, others = self.name in ("layer_norm", "rms_norm"), [d for d in x.dims if d not in dims + samples]
-        over = [*dims] if of_rows else others if self.name != "group_norm" else [*dims, *others]
+        of_rows, over = self._of_rows, self._over(x)
         if not over:
             raise ValueError(f"{self.name}: x has the dimensions {x.dims}, and none is left to normalize over")
         self._check_chunks(x.variable.chunksizes, over)
@@ -280,8 +292,8 @@ class _Norm(NamedTuple):
             y.attrs = {}
         return y
 
-    def _check_chunks(self, chunks: Mapping[Any, tuple[int, ...]], core: list[Hashable]) -> None:
-        split = [d for d in core if len(chunks.get(d, ())) > 1]
+    def _check_chunks(self, chunks: Mapping[Any, tuple[int, ...]], over: list[Hashable]) -> None:
+        split = [d for d in over if len(chunks.get(d, ())) > 1]
         if split:
             words = ", ".join(f"{d!r} in {len(chunks[d])}" for d in split)
             fix = ", ".join(f"{d!r}: -1" for d in split)
@@ -293,7 +305,8 @@ class _Norm(NamedTuple):
     def _operand(self, name: str, value: Any, x: xr.DataArray, plain: Iterable[Hashable], any_dim: bool) -> xr.Variable:
         """A parameter or mask, with its dimensions by name, after a look at whether they fit."""
         if not isinstance(value, xr.DataArray):
-            value = _arguments.convert(self.name, name, value)
+            if not hasattr(value, "__dask_graph__"):
+                value = _arguments.convert(self.name, name, value)
             shape = tuple(x.sizes[d] for d in plain)
             if value.shape not in ((), shape):
                 raise ValueError(f"{self.name}: {name} has shape {value.shape}, expected {shape}, of {tuple(plain)}")
@@ -303,6 +316,9 @@ class _Norm(NamedTuple):
             raise ValueError(f"{self.name}: {name} has the dimensions {value.dims}, expected some of {allowed}")
         if name == "where" and value.dtype != bool:
             raise TypeError(f"{self.name}: where has dtype {value.dtype}, expected booleans")
+        if name != "where":
+            dtype = _arguments.array(self.name, np.empty(0, value.dtype), name).dtype
+            value = value if value.dtype == dtype else value.astype(dtype)
         try:
             xr.align(x, value, join="exact", copy=False)
         except ValueError as error:
