@@ -84,6 +84,13 @@ class _Node(NamedTuple):
         squares = self.squares + other.squares + (difference * difference * _Exact(n * m, zero)).over(whole)
         return _Node(total, mean, squares)
 
+    def results(self) -> tuple[Array, Array, Array]:
+        """Count, mean and variance; NaN where there is nothing."""
+        with np.errstate(all="ignore"):
+            var = self.squares.over(np.maximum(self.n, 1).astype(np.float64)).head
+        there = self.n > 0
+        return self.n.copy(), np.where(there, self.mean.head, np.nan), np.where(there, var, np.nan)
+
 
 class Moments:
     """Count, mean and variance of data in chunks.
@@ -173,22 +180,18 @@ class Moments:
     @property
     def count(self) -> Any:
         """How many elements were taken in, for each mean: an array of int64, of no axes if all are reduced."""
-        return self._total().n.copy()
+        return self._total().results()[0]
 
     @property
     def mean(self) -> Any:
         """The mean in float64; NaN where there is nothing."""
-        node = self._total()
-        return np.where(node.n > 0, node.mean.head, np.nan)
+        return self._total().results()[1]
 
     @property
     def var(self) -> Any:
         """The biased variance in float64; NaN where there is nothing. Times count / (count - 1) it is the unbiased
         one."""
-        node = self._total()
-        with np.errstate(all="ignore"):
-            var = node.squares.over(np.maximum(node.n, 1).astype(np.float64)).head
-        return np.where(node.n > 0, var, np.nan)
+        return self._total().results()[2]
 
     def __repr__(self) -> str:
         over = f"channel_axis={self.channel_axis}" if self.channel_axis is not None else f"axis={self.axis}"
