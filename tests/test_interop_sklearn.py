@@ -44,6 +44,12 @@ def flat(x):
     return x
 
 
+def reference(x, **options):
+    """scikit-learn's scaler of x, which warns of columns of NaN."""
+    with np.errstate(all="ignore"):
+        return preprocessing.StandardScaler(**options).fit(x)
+
+
 def assert_same_state(ours, theirs, within=1e-12):
     """The statistics are the same but for rounding."""
     for name in ATTRIBUTES:
@@ -88,7 +94,7 @@ DATA = {
 )
 @pytest.mark.parametrize("x", DATA.values(), ids=DATA)
 def test_results_are_those_of_scikit_learn(x, options):
-    ours, theirs = StandardScaler(**options).fit(x), preprocessing.StandardScaler(**options).fit(x)
+    ours, theirs = StandardScaler(**options).fit(x), reference(x, **options)
     scaled = theirs.transform(x)
     assert_same_state(ours, theirs, within=1e-7 if scaled.itemsize < 8 else 1e-12)
     assert_near(ours.transform(x), scaled)
@@ -100,26 +106,33 @@ def test_fit_transform_has_the_bits_of_fit_and_transform(x):
     np.testing.assert_array_equal(StandardScaler().fit_transform(x), StandardScaler().fit(x).transform(x))
 
 
-@pytest.mark.parametrize(
-    "x", [draw(1000), holes(draw(1000)), draw(1000, dtype="float32")], ids=["full", "holes", "float32"]
-)
+CHUNKED = {
+    "full": draw(1000),
+    "holes": holes(draw(1000)),
+    "float32": draw(1000, dtype="float32"),
+    "constant columns": flat(draw(1000, dtype="float32")),
+}
+
+
+@pytest.mark.parametrize("x", CHUNKED.values(), ids=CHUNKED)
 @pytest.mark.parametrize("step", [1, 64, 999])
 def test_chunks_come_to_the_statistics_of_the_whole(x, step):
     scaler = StandardScaler()
     for i in range(0, len(x), step):
         scaler.partial_fit(x[i : i + step])
-    assert_same_state(scaler, preprocessing.StandardScaler().fit(x), within=1e-7 if x.itemsize < 8 else 1e-12)
+    assert_same_state(scaler, reference(x), within=1e-7 if x.itemsize < 8 else 1e-12)
 
 
 def test_fit_forgets_what_was_before_and_partial_fit_goes_on_in_a_copy():
     x, y = draw(), draw(seed=1, loc=-3)
     scaler = pickle.loads(pickle.dumps(StandardScaler().fit(y).fit(x)))
-    assert_same_state(scaler, preprocessing.StandardScaler().fit(x))
-    assert_same_state(scaler.partial_fit(y), preprocessing.StandardScaler().fit(np.concatenate([x, y])))
+    assert_same_state(scaler, reference(x))
+    assert_same_state(scaler.partial_fit(y), reference(np.concatenate([x, y])))
     assert not hasattr(clone(scaler), "mean_")
 
 
 def test_float32_columns_far_from_zero_keep_their_digits():
+    """scikit-learn 1.9 rounds the mean to float32 before it is subtracted."""
     x = draw(20000, dtype="float32", loc=1e5)
     wide = x.astype(np.float64)
     true = (wide - wide.mean(0)) / wide.std(0)
@@ -145,8 +158,8 @@ def test_chunks_that_drift_far_from_zero_keep_their_digits():
 def test_only_without_copy_the_rows_are_written_to(dtype):
     x = draw(dtype=dtype)
     x.flags.writeable = False
-    expected = StandardScaler().fit_transform(x)
-    scaler = StandardScaler().fit(x)
+    scaler = StandardScaler()
+    expected = scaler.fit_transform(x)
     scaler.inverse_transform(scaler.transform(x))
     for scale in (
         lambda rows: StandardScaler(copy=False).fit_transform(rows),
@@ -168,7 +181,7 @@ def test_infinity_is_an_error_that_changes_nothing(method):
     bad[3, 2], bad[4, 1] = np.inf, np.nan
     with pytest.raises(ValueError, match="Input X contains infinity"):
         getattr(scaler if "partial" in method or method == "transform" else clone(scaler), method)(bad)
-    assert_same_state(scaler.partial_fit(x), preprocessing.StandardScaler().fit(np.concatenate([x, x])))
+    assert_same_state(scaler.partial_fit(x), reference(np.concatenate([x, x])))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "Float64"])
@@ -213,7 +226,7 @@ def test_arrays_of_other_libraries_are_left_to_scikit_learn_under_its_dispatch(m
     strict = pytest.importorskip("array_api_strict")
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")
     x = draw()
-    with config_context(array_api_dispatch=True):
+    with config_context(array_api_dispatch=True), np.errstate(invalid="ignore"):
         scaled = StandardScaler().fit_transform(strict.asarray(x))
     assert isinstance(scaled, type(strict.asarray(x)))
     np.testing.assert_allclose(np.asarray(scaled), StandardScaler().fit_transform(x), rtol=1e-12, atol=1e-12)

@@ -56,7 +56,10 @@ class StandardScaler(preprocessing.StandardScaler):
     ([100002.0, 7.0], [1.0, 1.0])
     """
 
-    _moments: Moments | None  # of all chunks; None where scikit-learn has taken in one
+    mean_: Any
+    var_: Any
+    scale_: Any
+    _moments: Any  # of all chunks; None where scikit-learn has taken in one
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take in a chunk of rows.
@@ -144,7 +147,7 @@ class StandardScaler(preprocessing.StandardScaler):
         copy = self.copy if copy is None else copy
         x = check_array(X, dtype=_FLOATS, force_writeable=not copy, ensure_all_finite="allow-nan")
         mean, scale = self._mean_and_scale(x)
-        unit = {"running_mean": np.zeros_like(mean), "running_var": np.ones_like(scale)}
+        unit: dict[str, Any] = {"running_mean": np.zeros_like(mean), "running_var": np.ones_like(scale)}
         return ops.batch_norm(x, **unit, weight=scale, bias=mean, eps=0, out=None if copy else x)
 
     # -- how ----
