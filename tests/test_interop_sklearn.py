@@ -125,8 +125,11 @@ def test_chunks_come_to_the_statistics_of_the_whole(x, step):
 
 def test_fit_forgets_what_was_before_and_partial_fit_goes_on_in_a_copy():
     x, y = draw(), draw(seed=1, loc=-3)
-    scaler = pickle.loads(pickle.dumps(StandardScaler().fit(y).fit(x)))
-    assert_same_state(scaler, reference(x))
+    scaler = StandardScaler().fit(y)
+    for again in (scaler.fit, scaler.fit_transform):
+        again(x)
+        assert_same_state(scaler, reference(x))
+    scaler = pickle.loads(pickle.dumps(scaler))
     assert_same_state(scaler.partial_fit(y), reference(np.concatenate([x, y])))
     assert not hasattr(clone(scaler), "mean_")
 
@@ -171,6 +174,8 @@ def test_only_without_copy_the_rows_are_written_to(dtype):
         np.testing.assert_array_equal(rows, expected)
     scaler.inverse_transform(rows, copy=False)
     assert_near(rows, x)
+    for scale in (clone(scaler).set_params(copy=False).fit_transform, lambda rows: scaler.transform(rows, copy=False)):
+        np.testing.assert_array_equal(scale(x), expected)  # x cannot be written to
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "fit_transform", "transform"])
