@@ -177,11 +177,16 @@ def scales(op, value, dtype, shape, words):
     return np.require(np.broadcast_to(value, shape), requirements=["C", "A"])
 
 
+def keywords(place, given, names):
+    """The error that Python gives to a keyword that a signature has not."""
+    for name in given:
+        if name not in names:
+            raise TypeError(f"{place}() got an unexpected keyword argument {name!r}")
+
+
 def wanted(function, fused):
     """What is given of the arguments for the same pass; an error where the function has no such argument."""
-    for name in fused:
-        if name not in function.fused:
-            raise TypeError(f"{function.name}() got an unexpected keyword argument {name!r}")
+    keywords(function.name, fused, function.fused)
     return {name: value for name, value in fused.items() if value is not None}
 
 

@@ -90,9 +90,7 @@ class Layer(Holder):
         fused: Fused,
     ) -> None:
         name, known = type(self).__name__, _arguments.DTYPES
-        for key in fused:
-            if key not in Fused.__annotations__:
-                raise TypeError(f"{name}.__init__() got an unexpected keyword argument {key!r}")
+        _arguments.keywords(f"{name}.__init__", fused, Fused.__annotations__)
         try:
             self.dtype = np.dtype(dtype)
         except TypeError as error:

@@ -177,7 +177,13 @@ class _Residual(_Block):
         return f"{type(self).__name__}({inside})"
 
 
-class PreNorm(_Residual):
+class _OfOneNorm(_Residual):
+    def __init__(self, sublayer: Any, norm: Layer) -> None:
+        super().__init__(sublayer, norm=norm)
+        self.norm = norm
+
+
+class PreNorm(_OfOneNorm):
     """A pre-norm block: ``x + sublayer(norm(x))``.
 
     Parameters
@@ -209,10 +215,6 @@ class PreNorm(_Residual):
     array([[ 1.362, -0.272]])
     """
 
-    def __init__(self, sublayer: Any, norm: Layer) -> None:
-        super().__init__(sublayer, norm=norm)
-        self.norm = norm
-
     def _through(self, branch: Array | None, stream: Array) -> Carried:
         y, total = _normalized(self.norm, branch, stream)
         return self._branch(y), total
@@ -221,7 +223,7 @@ class PreNorm(_Residual):
         return self.norm.backward(self._branch(_guarded(dsum), "backward"), dsum)
 
 
-class PostNorm(_Residual):
+class PostNorm(_OfOneNorm):
     """A post-norm block: ``norm(x + sublayer(x))``.
 
     Parameters
@@ -244,10 +246,6 @@ class PostNorm(_Residual):
     >>> block(np.array([[1.0, 3.0]])).round(3)
     array([[-1.,  1.]])
     """
-
-    def __init__(self, sublayer: Any, norm: Layer) -> None:
-        super().__init__(sublayer, norm=norm)
-        self.norm = norm
 
     def _through(self, branch: Array | None, stream: Array) -> Carried:
         x = _added(branch, stream)

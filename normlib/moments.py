@@ -249,9 +249,16 @@ class Moments:
         return _Node(n.astype(np.int64).reshape(kept), _Exact(mean, mean_tail), _Exact(squares, squares_tail))
 
 
+def statistics(x: Array, channel_axis: int, more: dict[str, Any]) -> tuple[Array, Array, Array]:
+    """The batch norm of `x`, and mean and unbiased variance of its channels: running ones, replaced by the batch's."""
+    mean, var = np.zeros(x.shape[channel_axis]), np.zeros(x.shape[channel_axis])
+    running: dict[str, Any] = {"running_mean": mean, "running_var": var, "training": True, "momentum": 1.0}
+    return ops.batch_norm(x, **running, channel_axis=channel_axis, eps=1.0, **more), mean, var
+
+
 def _about_mean(rows: Array, inside: Array | None, count: Array) -> tuple[Array, ...]:
     """The means of rows, and the sums of squares about them, as pairs; `rows` is written to. About a first mean a batch
-    norm loses nothing: its running statistics, replaced by the batch's, are what is asked for, the variance unbiased.
+    norm loses nothing.
     """
     there = True if inside is None else inside
     with np.errstate(all="ignore"):
@@ -260,9 +267,7 @@ def _about_mean(rows: Array, inside: Array | None, count: Array) -> tuple[Array,
         rows -= first[:, None]
         mean, var = np.zeros(len(rows)), np.zeros(len(rows))
         if (count > 1).any():
-            more: dict[str, Any] = {} if inside is None else {"where": inside}
-            given: dict[str, Any] = {"running_mean": mean, "running_var": var, "training": True, "momentum": 1.0}
-            ops.batch_norm(rows, **given, channel_axis=0, eps=1.0, **more)
+            _, mean, var = statistics(rows, 0, {} if inside is None else {"where": inside})
         alone = count < 2
         mean[alone], var[alone] = rows.sum(axis=1, where=there)[alone], 0
         return *_two_sum(first, mean), *_two_product(var, np.maximum(count - 1, 0).astype(np.float64))

@@ -176,9 +176,7 @@ class _Recurrent(Holder):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        for key in options:
-            if key not in _DEFAULTS:
-                raise TypeError(f"{name}.__init__() got an unexpected keyword argument {key!r}")
+        _arguments.keywords(f"{name}.__init__", options, _DEFAULTS)
         given: Any = {**_DEFAULTS, **options}
         self.input_size = positive(self, "input_size", input_size)
         self.hidden_size = positive(self, "hidden_size", hidden_size)

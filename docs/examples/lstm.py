@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from normlib.examples.transformer import Weights
+
 
 def sigmoid(x):
     return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
-class LSTM:
+class LSTM(Weights):
     """The formulas of torch.nn.LSTM, with the names, shapes and first weights of normlib's layer without its norms."""
 
     def __init__(self, inputs, hidden, rng):
@@ -16,15 +18,6 @@ class LSTM:
         self.weights = {name: generator.uniform(-bound, bound, s).astype(np.float32) for name, s in shapes.items()}
         self.weights["bias_l0"] = np.zeros(4 * hidden, np.float32)
         self.zero_grad()
-
-    def parameters(self):
-        return self.weights
-
-    def gradients(self):
-        return self.found
-
-    def zero_grad(self):
-        self.found = {}
 
     def train(self, mode=True):
         pass

@@ -34,13 +34,13 @@ cdef class Steps:
     cdef double* statistics[2]
     cdef Py_ssize_t statistics_apart
     cdef Py_ssize_t tasks, steps, between
-    cdef object held, description, sums, room
+    cdef object held, sums, room
     cdef dict arrays
 
     def __init__(self, cell, dict arrays, lengths=None):
         cdef Cell* c = &self.cell
         cdef Py_ssize_t rows
-        self.description, self.arrays, self.held = cell, arrays, lengths
+        self.arrays, self.held = arrays, lengths
         memset(c, 0, sizeof(Cell))
         memset(&self.plan, 0, sizeof(Plan))
         memset(self.base, 0, sizeof(self.base))

@@ -79,9 +79,7 @@ class _Named:
 
 
 def _layer(named: _Named, inputs: int, hidden: int, options: Options, **known: Any) -> LayerNormLSTM:
-    for name in options:
-        if name not in Options.__annotations__:
-            raise TypeError(f"{named.place}() got an unexpected keyword argument {name!r}")
+    _arguments.keywords(named.place, options, Options.__annotations__)
     return LayerNormLSTM(inputs, hidden, **known, **options)
 
 

@@ -11,7 +11,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import ops
-from ..moments import Moments, _Exact, _Node
+from ..moments import Moments, _Exact, _Node, statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,9 +198,7 @@ def _moments_of(x: Array, name: str) -> tuple[Array | None, _Node]:
     n, columns = x.shape
     free, mean, var = None, x[0].astype(np.float64), np.zeros(columns)
     if n > 1:
-        mean[:] = 0
-        given: dict[str, Any] = {"running_mean": mean, "running_var": var, "training": True, "momentum": 1.0}
-        free = ops.batch_norm(x, **given, eps=1.0)
+        free, mean, var = statistics(x, 1, {})
     rest = ~np.isfinite(mean + var)
     node = _Node(np.full(columns, n), _Exact(mean, np.zeros(columns)), _Exact(var * (n - 1), np.zeros(columns)))
     if rest.any():
