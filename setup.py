@@ -26,7 +26,7 @@ HEADER = Path("normlib/include/normlib.h")
 FAILURE = "build_failure.txt"  # beside the kernels, where they could not be built: why, for `normlib info`
 CALLS = (
     "parallel", "schedule", "layout", "masks", "outputs", "check", "call", "from_python", "from_c", "capi", "from_xla",
-    "recurrent",
+    "recurrent", "sums",
 )  # fmt: skip
 GNU_FLAGS = [
     "-O3",

@@ -1,7 +1,7 @@
 """Normalization of arrays on the CPU: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm,
 forward and backward, on plain NumPy arrays."""
 
-from . import backends
+from . import backends, sync
 from ._config import get_include, show_config
 from ._quantized import dequantize
 from ._version import __version__ as __version__
@@ -21,6 +21,7 @@ from .ops import (
     rms_norm_backward,
 )
 from .recurrent import LayerNormGRU, LayerNormLSTM
+from .sync import SyncBatchNorm
 from .threads import get_num_threads, num_threads, set_num_threads
 
 backends.warn_if_missing()
@@ -38,6 +39,7 @@ __all__ = [
     "RMSNorm",
     "Sandwich",
     "Stack",
+    "SyncBatchNorm",
     "backends",
     "batch_norm",
     "batch_norm_backward",
@@ -55,4 +57,5 @@ __all__ = [
     "rms_norm_backward",
     "set_num_threads",
     "show_config",
+    "sync",
 ]

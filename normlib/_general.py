@@ -98,18 +98,22 @@ def _inside(checked, statistic, least):
 
 
 def _move(checked, mean, rstd, var):
-    """running = (1 - momentum) * running + momentum * batch, with the unbiased variance, for both or neither."""
+    """Move the running statistics, the variance by the unbiased one."""
     if "where" in checked.fused:
         batch = _inside(checked, mean, 1), _inside(checked, var, 2)
     else:
         if checked.op.per_sample:
             mean, var = _over_samples(mean), _over_samples(var)
         batch = mean, var * (checked.count / (checked.count - 1))
-    running = checked.given["running_mean"], checked.given["running_var"]
+    move((checked.given["running_mean"], checked.given["running_var"]), checked.values["momentum"], batch)
+
+
+def move(running, momentum, batch):
+    """running = (1 - momentum) * running + momentum * batch, where `batch` is not masked, for both or neither."""
     before = [array.copy() for array in running]
     try:
         for array, old, new in zip(running, before, batch, strict=True):
-            moved = _moved(old, checked.values["momentum"], np.ma.getdata(new), array.dtype)
+            moved = _moved(old, momentum, np.ma.getdata(new), array.dtype)
             array[...] = np.where(np.ma.getmaskarray(new), old, moved)
     except BaseException:  # an interrupt may come between the two
         for array, old in zip(running, before, strict=True):

@@ -391,9 +391,12 @@ class Layer(Holder):
     def _forward(self, x: NDArray[Any], **more: Any) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
         """The results, and what the backward function needs besides `x`."""
         options = {**self._options(), **more, "eps": self.eps, "return_stats": True}
-        results = self._op.forward(x, **options)
+        results = self._computed(x, options)
         names = self._op.statistics
         return results[: -len(names)], dict(zip(names, results[-len(names) :], strict=True))
+
+    def _computed(self, x: NDArray[Any], options: dict[str, Any]) -> Any:
+        return self._op.forward(x, **options)
 
     def _backward(self, dy: ArrayLike, x: NDArray[Any], **more: Any) -> tuple[Any, ...]:
         """The gradients."""

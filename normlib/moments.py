@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from . import _arguments, _arrays, ops
+from ._pairs import Pair, two_product, two_sum
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,68 +21,20 @@ __all__ = ["Moments"]
 LOT = 1 << 16  # elements that are widened at once, where rows are shorter
 
 
-class _Exact(NamedTuple):
-    """A sum of two numbers, the second of which is what the first has lost (Dekker 1971)."""
-
-    head: Array
-    tail: Array
-
-    def __add__(self, other: _Exact) -> _Exact:  # type: ignore[override]
-        total, lost = _two_sum(self.head, other.head)
-        return _Exact(*_quick_sum(total, lost + (self.tail + other.tail)))
-
-    def __neg__(self) -> _Exact:
-        return _Exact(-self.head, -self.tail)
-
-    def __mul__(self, other: _Exact) -> _Exact:  # type: ignore[override]
-        product, lost = _two_product(self.head, other.head)
-        return _Exact(*_quick_sum(product, lost + (self.head * other.tail + self.tail * other.head)))
-
-    def over(self, n: Array) -> _Exact:
-        """Divided by a number."""
-        first = self.head / n
-        product, lost = _two_product(first, n)
-        rest = ((self.head - product) - lost + self.tail) / n
-        return _Exact(*_quick_sum(first, rest))
-
-
-def _quick_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    total = a + b
-    return total, b - (total - a)
-
-
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The sum, and what it has lost (Knuth 1969)."""
-    total = a + b
-    of_b = total - a
-    return total, (a - (total - of_b)) + (b - of_b)
-
-
-def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """The product, and what it has lost (Dekker 1971, Veltkamp's splitting)."""
-    product, parts = a * b, []
-    for value in (a, b):
-        far = value * (2.0**27 + 1)
-        upper = far - (far - value)
-        parts.append((upper, value - upper))
-    (a1, a2), (b1, b2) = parts
-    return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
-
-
 class _Node(NamedTuple):
     """The moments of some neighbouring chunks: counts, means, sums of squares about the means."""
 
     n: Array
-    mean: _Exact
-    squares: _Exact
+    mean: Pair
+    squares: Pair
 
     def joined(self, other: _Node) -> _Node:
         """Chan, Golub and LeVeque: with d the difference of the means, d^2 n m / (n + m) comes to the squares."""
         total = self.n + other.n
         n, m, whole = (np.asarray(count, np.float64) for count in (self.n, other.n, np.maximum(total, 1)))
         difference, zero = other.mean + -self.mean, np.zeros_like(whole)
-        mean = self.mean + (difference * _Exact(m, zero)).over(whole)
-        squares = self.squares + other.squares + (difference * difference * _Exact(n * m, zero)).over(whole)
+        mean = self.mean + (difference * Pair(m, zero)).over(whole)
+        squares = self.squares + other.squares + (difference * difference * Pair(n * m, zero)).over(whole)
         return _Node(total, mean, squares)
 
     def results(self) -> tuple[Array, Array, Array]:
@@ -246,7 +199,7 @@ class Moments:
             lot = slice(i, i + step)
             found[:, lot] = _about_mean(rows[lot].astype(np.float64), None if inside is None else inside[lot], n[lot])
         mean, mean_tail, squares, squares_tail = found.reshape(4, *kept)
-        return _Node(n.astype(np.int64).reshape(kept), _Exact(mean, mean_tail), _Exact(squares, squares_tail))
+        return _Node(n.astype(np.int64).reshape(kept), Pair(mean, mean_tail), Pair(squares, squares_tail))
 
 
 def statistics(x: Array, channel_axis: int, more: dict[str, Any]) -> tuple[Array, Array, Array]:
@@ -270,4 +223,4 @@ def _about_mean(rows: Array, inside: Array | None, count: Array) -> tuple[Array,
             _, mean, var = statistics(rows, 0, {} if inside is None else {"where": inside})
         alone = count < 2
         mean[alone], var[alone] = rows.sum(axis=1, where=there)[alone], 0
-        return *_two_sum(first, mean), *_two_product(var, np.maximum(count - 1, 0).astype(np.float64))
+        return *two_sum(first, mean), *two_product(var, np.maximum(count - 1, 0).astype(np.float64))

@@ -1,6 +1,7 @@
 # All kernels, in one source for every ISA level; a level is a module of a few lines that includes this file.
 
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
+from libc.stdint cimport int64_t
 from normlib._kernels.cell cimport (
     BIAS, BIAS_H, BIAS_INNER, C_AFTER, C_BEFORE, DC, DH, DOUTPUT, FROM_H, FROM_X, GATES, H_AFTER, H_BEFORE, INNER, NORM_H, NORM_INNER, NORM_X,
     NORMS, OUTPUT, PRODUCT, SQUASHED, Cell, CellNorm, part_size,
@@ -9,12 +10,12 @@ from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_GATE, OF_RESIDUAL
 from normlib._kernels.plan cimport (
     ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, I8, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES,
     few_rows, View, line_of, round_up, size_of, view_of, y_bytes,
-    FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
+    CHANNEL_COLUMNS, FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD, FEATURE_COLUMNS_BACKWARD,
     FEATURE_COLUMNS_STRIPS,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP, COPY, WIDEN, NARROW, MOVE,
-    CELL_FORWARD, CELL_BACKWARD, STEPS,
+    CELL_FORWARD, CELL_BACKWARD, EXACT_SUMS, STEPS,
 )
 
 include "vectors/lanes.pxi"
@@ -38,6 +39,7 @@ include "walks/channel_columns.pxi"
 include "walks/position_masks.pxi"
 include "walks/parameters.pxi"
 include "walks/memory.pxi"
+include "walks/sums.pxi"
 include "cells/norms.pxi"
 include "cells/lstm.pxi"
 include "cells/gru.pxi"
@@ -83,6 +85,7 @@ cdef void set_steps():
     in_float[WIDEN], in_double[WIDEN] = widen_all, widen_all
     in_float[NARROW], in_double[NARROW] = narrow_all, narrow_all
     in_float[MOVE], in_double[MOVE] = move_running, move_running
+    in_float[EXACT_SUMS], in_double[EXACT_SUMS] = exact_sums, exact_sums
     in_float[CELL_FORWARD], in_double[CELL_FORWARD] = cell_forward, cell_forward
     in_float[CELL_BACKWARD], in_double[CELL_BACKWARD] = cell_backward, cell_backward
 

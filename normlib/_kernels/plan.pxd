@@ -142,6 +142,7 @@ cdef enum:  # Step
     MOVE        # running statistics at y, by those of `samples` x `length` at mean
     CELL_FORWARD    # of a recurrent layer
     CELL_BACKWARD
+    EXACT_SUMS      # of x, and of its squares, or of dy and dy z, to y, for each of `parts` of `batch` samples, or of positions
     STEPS
 
 cdef inline Py_ssize_t size_of(int dtype) noexcept nogil:

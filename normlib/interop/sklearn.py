@@ -11,7 +11,8 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import ops
-from ..moments import Moments, _Exact, _Node, statistics
+from .._pairs import Pair
+from ..moments import Moments, _Node, statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -200,7 +201,7 @@ def _moments_of(x: Array, name: str) -> tuple[Array | None, _Node]:
     if n > 1:
         free, mean, var = statistics(x, 1, {})
     rest = ~np.isfinite(mean + var)
-    node = _Node(np.full(columns, n), _Exact(mean, np.zeros(columns)), _Exact(var * (n - 1), np.zeros(columns)))
+    node = _Node(np.full(columns, n), Pair(mean, np.zeros(columns)), Pair(var * (n - 1), np.zeros(columns)))
     if rest.any():
         some = x[:, rest]
         assert_all_finite(some, allow_nan=True, estimator_name=name, input_name="X")
