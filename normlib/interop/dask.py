@@ -22,7 +22,7 @@ import functools
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
@@ -306,7 +306,7 @@ def _lazy(
     for key, value in operands.items():
         if value is not None:
             arrays[key] = _mask(name, value, x) if key == "where" else _parameter(norm, key, value, x, dtype)
-    if not norm.spanned or "running_mean" in arrays:
+    if not norm.spanned or "running_mean" in arrays or x.size == 0:
         return _map(_whole, name, norm, arrays, x.chunks, dtype)
     data = {key: arrays[key] for key in ("x", "where") if key in arrays}
     cells = _map(_moments, f"{name}_moments", norm, data, tuple((1,) * n for n in x.numblocks), np.dtype(object))
@@ -338,7 +338,7 @@ def _checked(name: str, x: da.Array, axis: Any, eps: float, num_groups: int | No
     axis = (_arguments.axes if op.of_features else _arguments.channel)(name, axis, x.ndim)
     norm = _Norm(name, axis, _arguments.epsilon(name, eps), x.numblocks)
     if op.has_groups:
-        _check_known(name, x, axis)
+        _check_known(name, "x", x, [axis])
         num_groups = _arguments.groups(name, num_groups, x.shape[axis])
         norm = norm._replace(num_groups=num_groups, channels=x.chunks[axis])
     if op.per_sample:
@@ -346,10 +346,11 @@ def _checked(name: str, x: da.Array, axis: Any, eps: float, num_groups: int | No
     return norm, dtype
 
 
-def _check_known(name: str, x: da.Array, axis: int) -> None:
-    if math.isnan(x.shape[axis]):
-        words = f"x has chunks of unknown sizes along axis {axis}, expected known ones"
-        raise ValueError(f"{name}: {words}: x.compute_chunk_sizes()")
+def _check_known(name: str, key: str, value: da.Array, axes: Iterable[int]) -> None:
+    unknown = [a for a in axes if math.isnan(value.shape[a])]
+    if unknown:
+        words = f"{key} has chunks of unknown sizes along its axes {unknown}, expected known ones"
+        raise ValueError(f"{name}: {words}: {key}.compute_chunk_sizes()")
 
 
 def _check_chunks(name: str, key: str, value: da.Array, x: da.Array, axes: Mapping[int, int]) -> None:
@@ -364,11 +365,12 @@ def _check_chunks(name: str, key: str, value: da.Array, x: da.Array, axes: Mappi
 def _parameter(norm: _Norm, key: str, value: Any, x: da.Array, dtype: np.dtype[Any]) -> da.Array:
     """A parameter with the axes of `x`, of size 1 but for its own."""
     op, name, axes = norm.op, norm.name, norm.over if norm.op.of_features else (norm.axis,)
-    for a in axes:
-        _check_known(name, x, a)
-    shape = tuple(x.shape[a] for a in axes)
-    words = f"the {'shape' if op.of_features else 'size'} of x along {op.axis_name}={norm.axis}"
     lazy = isinstance(value, da.Array)
+    _check_known(name, "x", x, axes)
+    if lazy:
+        _check_known(name, key, value, range(value.ndim))
+    shape = tuple(x.shape[a] for a in axes)
+    words = f"the {'shape of x over' if op.of_features else 'size of x along'} {op.axis_name}={norm.axis}"
     like = np.empty(value.shape, value.dtype) if lazy else value
     if key.startswith("running"):
         like = _arguments.statistic(name, key, like, shape, words, DTYPES)
@@ -389,6 +391,8 @@ def _mask(name: str, value: Any, x: da.Array) -> da.Array:
         raise TypeError(f"{name}: where has dtype {value.dtype}, expected bool")
     missing = x.ndim - value.ndim
     beside = {a: missing + a for a, n in enumerate(value.shape) if n != 1}
+    if not lazy and missing >= 0:
+        _check_known(name, "x", x, beside.values())
     sizes = [value.shape[a] for a in beside], [x.shape[a] for a in beside.values() if a >= 0]
     if missing < 0 or not np.array_equal(*sizes, equal_nan=lazy):
         words = f"expected one that broadcasts to {x.shape}, the shape of x"
@@ -396,9 +400,8 @@ def _mask(name: str, value: Any, x: da.Array) -> da.Array:
     if lazy:
         _check_chunks(name, "where", value, x, beside)
     else:
-        value = da.from_array(
-            value, chunks=tuple(x.chunks[missing + a] if a in beside else 1 for a in range(value.ndim))
-        )
+        chunks = tuple(x.chunks[missing + a] if a in beside else (1,) for a in range(value.ndim))
+        value = da.from_array(value, chunks=chunks)
     return value[(np.newaxis,) * missing]
 
 
@@ -413,8 +416,7 @@ def _whole(norm: _Norm, names: tuple[str, ...], *arrays: Array) -> Array:
     for key in given.keys() - {"x", "where"}:
         given[key] = given[key].reshape(shape)
     if norm.num_groups:
-        channels = x.shape[norm.axis]
-        given["num_groups"] = channels // norm.group_size if channels else 1
+        given["num_groups"] = x.shape[norm.axis] // norm.group_size if x.size else 1
     return getattr(ops, norm.name)(**given, **{norm.op.axis_name: norm.axis}, eps=norm.eps)
 
 
@@ -459,11 +461,11 @@ def _by_moments(norm: _Norm, names: tuple[str, ...], *arrays: Array, block_id: t
     dtype = _arguments.computed(x.dtype)
     if not x.size:
         return x.astype(dtype)
+    statistics = _statistics(norm, given["cells"].item(), block_id)
+    if norm.op.of_channels:
+        return _evaluated(norm, x, where, statistics, weight, bias, dtype)
+    y = _evaluated(norm, x, where, statistics, None, None, np.result_type(dtype, np.float32))
     with np.errstate(all="ignore"):
-        statistics = _statistics(norm, given["cells"].item(), block_id)
-        if norm.op.of_channels:
-            return _evaluated(norm, x, where, statistics, weight, bias, dtype)
-        y = _evaluated(norm, x, where, statistics, None, None, np.result_type(dtype, np.float32))
         if weight is not None:
             y *= weight
         if bias is not None:
@@ -471,6 +473,7 @@ def _by_moments(norm: _Norm, names: tuple[str, ...], *arrays: Array, block_id: t
         return y.astype(dtype, copy=False)
 
 
+@_arguments.quietly
 def _statistics(norm: _Norm, cell: dict[int, Moments], block: tuple[int, ...]) -> Array:
     """Mean, what its rounding has lost, and variance, with the axes of x, of size 1 where they are shared."""
     found = []
@@ -496,8 +499,9 @@ def _evaluated(
     bias.
     """
     mean, lost, var = statistics
-    scale = (1 if weight is None else weight) / np.sqrt(var + norm.eps)
-    bias = (0 if bias is None else bias) - lost * scale
+    with np.errstate(all="ignore"):
+        scale = (1 if weight is None else weight) / np.sqrt(var + norm.eps)
+        bias = (0 if bias is None else bias) - lost * scale
     over = tuple(a for a in range(x.ndim) if a in norm.over)
     kept = tuple(a for a in range(x.ndim) if a not in norm.over)
     shape = [n if a in kept else 1 for a, n in enumerate(x.shape)]
