@@ -4,7 +4,8 @@ What holds for all of them:
 
 - Nothing is computed before it is asked for. Dtype, chunks and the names of keys follow from the arguments.
 - Where the elements that share a mean lie in one chunk, a chunk goes through the function of NumPy: its bits are those
-  of the whole array.
+  of the whole array. (With channels last, one chunk must hold two channels or more for that: a single one is summed as
+  channels-first are.)
 - Where they span chunks, each chunk gives its :class:`normlib.Moments`, a tree of tasks merges them, and each chunk is
   normalized by the result: within 4 ulps of the formula. The bits follow from the values and from the chunks along what
   is normalized over; not from workers, their number, the order in which they end, or ``split_every`` of Dask's
@@ -283,15 +284,17 @@ class _Norm(NamedTuple):
         whole = not self.num_groups or all(n == 0 or n % self.group_size == 0 for n in self.channels)
         return tuple(a for a in self.reduced if self.numblocks[a] > 1 and (a in self.over or not whole))
 
-    def pieces(self, block: tuple[int, ...]) -> Iterator[tuple[int, int, slice]]:
-        """What a chunk has of each group: the group, the how-manyeth chunk of it this is, the channels in the chunk."""
+    def pieces(self, block: tuple[int, ...]) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
+        """What a chunk has of each group: the group, which of its chunks this is, and where it stands in the chunk."""
+        everything = [slice(None)] * len(self.numblocks)
         if not self.num_groups:
-            yield 0, 0, slice(None)
+            yield 0, 0, tuple(everything)
             return
         at, size, bounds = block[self.axis], self.group_size, [0, *itertools.accumulate(self.channels)]
         start, stop = bounds[at], bounds[at + 1]
         for group in range(start // size, math.ceil(stop / size)):
-            here = slice(max(0, group * size - start), min(stop, (group + 1) * size) - start)
+            channels = slice(max(0, group * size - start), min(stop, (group + 1) * size) - start)
+            here = (*everything[: self.axis], channels, *everything[self.axis + 1 :])
             yield group, at - (bisect_right(bounds, group * size) - 1), here
 
 
@@ -371,7 +374,7 @@ def _parameter(norm: _Norm, key: str, value: Any, x: da.Array, dtype: np.dtype[A
         _check_known(name, key, value, range(value.ndim))
     shape = tuple(x.shape[a] for a in axes)
     words = f"the {'shape of x over' if op.of_features else 'size of x along'} {op.axis_name}={norm.axis}"
-    like = np.empty(value.shape, value.dtype) if lazy else value
+    like = np.zeros(value.shape, value.dtype) if lazy else value
     if key.startswith("running"):
         like = _arguments.statistic(name, key, like, shape, words, DTYPES)
     else:
@@ -424,13 +427,15 @@ def _moments(norm: _Norm, names: tuple[str, ...], *arrays: Array, block_id: tupl
     """One cell: the moments of what a chunk has of each group."""
     given = dict(zip(names, arrays, strict=True))
     x, where = given["x"], given.get("where")
+    kept = tuple(a for a in range(x.ndim) if a not in norm.reduced)
+    order, axes = kept + norm.reduced, tuple(range(len(kept), x.ndim))
     cell = {}
-    for group, index, channels in norm.pieces(block_id):
+    for group, index, here in norm.pieces(block_id):
         for a in norm.over:
             index = index * norm.numblocks[a] + block_id[a]
-        piece = (..., channels, *(slice(None),) * (x.ndim - 1 - norm.axis)) if norm.num_groups else ...
-        inside = None if where is None else np.broadcast_to(where, x.shape)[piece]
-        cell[group] = Moments(norm.reduced).update(x[piece], where=inside, index=index)
+        inside = None if where is None else np.broadcast_to(where, x.shape)[here].transpose(order)
+        rows = np.ascontiguousarray(x[here].transpose(order))  # bits follow from the order in memory
+        cell[group] = Moments(axes).update(rows, where=inside, index=index)
     cells = np.empty((1,) * x.ndim, object)
     cells.fill(cell)
     return cells
@@ -477,7 +482,7 @@ def _by_moments(norm: _Norm, names: tuple[str, ...], *arrays: Array, block_id: t
 def _statistics(norm: _Norm, cell: dict[int, Moments], block: tuple[int, ...]) -> Array:
     """Mean, what its rounding has lost, and variance, with the axes of x, of size 1 where they are shared."""
     found = []
-    for group, _, channels in norm.pieces(block):
+    for group, _, here in norm.pieces(block):
         node = cell[group]._total()
         _, mean, var = node.results()
         values = np.stack([mean, node.mean.tail, var])
@@ -485,6 +490,7 @@ def _statistics(norm: _Norm, cell: dict[int, Moments], block: tuple[int, ...]) -
             values = np.stack([mean * 0, mean * 0, var + mean * mean])
         values = np.expand_dims(values, [a + 1 for a in norm.reduced])
         if norm.num_groups:
+            channels = here[norm.axis]
             values = np.repeat(values, channels.stop - channels.start, axis=norm.axis + 1)
         found.append(values)
     return np.concatenate(found, axis=norm.axis + 1) if norm.num_groups else found[0]
