@@ -278,6 +278,34 @@ def test_the_bits_do_not_depend_on_who_computes_what_and_when(op, options, chunk
         same(y.compute(scheduler="threads", num_workers=workers), expected)
 
 
+def cancelling(length, columns):
+    """Columns of terms from 1 to 1e60 and their negatives, whose sum shows in which order it was taken."""
+    rng = np.random.default_rng(4)
+    terms = 10 ** rng.uniform(0, 60, (length // 2, columns))
+    return rng.permuted(np.concatenate([terms, -terms]), axis=0)
+
+
+def test_the_tree_of_moments_is_the_same_whatever_that_of_dask():
+    x = cancelling(26, 40)
+    results = set()
+    for split_every in (2, 3, 5, 64):
+        with dask.config.set(split_every=split_every):
+            y = interop.batch_norm(da.from_array(x, chunks=(2, 40)), eps=0)
+        results.add(y.compute(scheduler="sync").tobytes())
+    assert len(results) == 1
+    assert (
+        len({np.add.accumulate(x[order], axis=0)[-1].tobytes() for order in (slice(None), slice(None, None, -1))}) == 2
+    )
+
+
+def test_the_bits_of_a_group_do_not_depend_on_other_groups():
+    x = np.concatenate([cancelling(6, 40), cancelling(6, 40)[::-1], cancelling(6, 40) / 3]).T
+    y = interop.group_norm(da.from_array(x, chunks=(40, 2)), 3, eps=0).compute(scheduler="sync")
+    for part in (slice(0, 6), slice(6, 12), slice(12, 18)):
+        alone = interop.group_norm(da.from_array(x[:, part], chunks=(40, 2)), 1, eps=0)
+        same(y[:, part], alone.compute(scheduler="sync"))
+
+
 @pytest.mark.parametrize(
     ("op", "options", "chunks", "others"),
     [
@@ -308,7 +336,7 @@ def test_the_progress_bar_of_dask_sees_the_tasks():
 def cluster(tmp_path, **options):
     distributed = pytest.importorskip("distributed")
     return distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path), **options
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path), **options
     )
 
 
