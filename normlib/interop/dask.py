@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 from dask.graph_manipulation import clone
 
 from .. import _arguments, ops
@@ -321,11 +322,12 @@ def _lazy(
     return _map(_by_moments, name, norm, {"x": x, "cells": cells} | arrays | again, x.chunks, dtype)
 
 
-def _map(step: Any, token: str, norm: _Norm, arrays: Mapping[str, da.Array], chunks: Any, dtype: Any) -> da.Array:
+def _map(step: Any, prefix: str, norm: _Norm, arrays: Mapping[str, da.Array], chunks: Any, dtype: Any) -> da.Array:
     """`step` of each chunk and what lies beside it; axes of one chunk are broadcast."""
     function = functools.partial(step, norm, tuple(arrays))
     meta = np.empty((0,) * len(norm.numblocks), dtype)
-    return da.map_blocks(function, *arrays.values(), token=token, chunks=chunks, dtype=dtype, meta=meta)
+    name = f"{prefix}-{tokenize(function, *arrays.values())}"
+    return da.map_blocks(function, *arrays.values(), name=name, chunks=chunks, dtype=dtype, meta=meta)
 
 
 def _checked(name: str, x: da.Array, axis: Any, eps: float, num_groups: int | None) -> tuple[_Norm, np.dtype[Any]]:
