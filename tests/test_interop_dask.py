@@ -441,6 +441,8 @@ WHERE = da.ones((6, 4, 9), chunks=(4, 4, 5), dtype=bool)
 ERRORS = {
     "no array of Dask": (TypeError, r"layer_norm: x is a ndarray, expected .*: dask.array.from_array\(x, ",
         lambda: interop.layer_norm(np.ones(3))),
+    "masked": (TypeError, r"layer_norm: x has chunks of MaskedArray, .* where=~da.ma.getmaskarray\(x\)",
+        lambda: interop.layer_norm(da.ma.masked_equal(X, 0))),
     "no axes": (ValueError, r"layer_norm: x has shape \(\), expected at least one axis",
         lambda: interop.layer_norm(da.ones(()))),
     "one axis": (ValueError, r"batch_norm: x has shape \(3,\), expected at least 2 axes",

@@ -335,6 +335,9 @@ def _checked(name: str, x: da.Array, axis: Any, eps: float, num_groups: int | No
     if not isinstance(x, da.Array):
         way = "dask.array.from_array(x, chunks=...)"
         raise TypeError(f"{name}: x is a {type(x).__name__}, expected an array of Dask: {way}")
+    if type(x._meta) is not np.ndarray:
+        words = f"x has chunks of {type(x._meta).__name__}, expected arrays of NumPy"
+        raise TypeError(f"{name}: {words}; of masked ones da.ma.getdata(x), with where=~da.ma.getmaskarray(x)")
     op = OPS[name]
     dtype = _arguments.array(name, np.empty(0, x.dtype)).dtype
     if x.ndim < (1 if op.of_features else 2):
