@@ -1,4 +1,4 @@
-"""Standardising data by SciPy, scikit-learn, xarray and normlib: time and error of each call of docs/from.md.
+"""Standardising data by SciPy, scikit-learn, Dask, xarray and normlib: time and error of each call of docs/from.md.
 
     python -m benchmarks.from_others
 
@@ -14,6 +14,7 @@ import normlib
 
 ROUNDS = 15
 ROWS, LENGTH, OFFSET, DEVIATION = 64, 20_000, 1e5, 3.0
+CHUNKS = 5
 
 
 def calls(x):
@@ -34,6 +35,7 @@ def calls(x):
         found["scikit-learn"] = lambda: preprocessing.scale(x, axis=1)
     except ImportError:
         pass
+    found |= calls_of_dask(x)
     try:
         import xarray as xr
 
@@ -56,6 +58,25 @@ def calls(x):
     except ImportError:
         return found
     return found | {"xarray with bottleneck": lambda: with_bottleneck(True)}
+
+
+def calls_of_dask(x):
+    """The same in chunks along the rows, on one thread."""
+    try:
+        import dask.array as da
+
+        from normlib.interop.dask import layer_norm
+    except ImportError:
+        return {}
+    a = da.from_array(x, chunks=(len(x), x.shape[1] // CHUNKS))
+
+    def formula():
+        return (a - a.mean(axis=1, keepdims=True)) / a.std(axis=1, keepdims=True)
+
+    return {
+        "normlib.interop.dask": lambda: layer_norm(a, eps=0).compute(scheduler="sync"),
+        "Dask": lambda: formula().compute(scheduler="sync"),
+    }
 
 
 def exact(x):

@@ -9,7 +9,8 @@ What holds for all of them:
 - Parameters and `where` that are DataArrays find their dimensions by name. Their labels must be those of `x`, in its
   order: nothing is filled in or left out, as an arithmetic join would.
 - Elements outside `where` take no part, and are NaN in the result, as in :meth:`xarray.DataArray.where`.
-- Arrays of Dask stay lazy. What shares a mean must lie in one chunk; the other dimensions may be chunked at will.
+- Arrays of Dask stay lazy. What shares a mean must lie in one chunk; the other dimensions may be chunked at will. For
+  ``x.data`` in other chunks there is :mod:`normlib.interop.dask`.
 """
 
 from __future__ import annotations
@@ -299,7 +300,8 @@ class _Norm(NamedTuple):
             fix = ", ".join(f"{d!r}: -1" for d in split)
             raise ValueError(
                 f"{self.name}: x has chunks along what is normalized over, {words}, expected one: "
-                f"x.chunk({{{fix}}}), with the other dimensions in more chunks if that is too much at once"
+                f"x.chunk({{{fix}}}), with the other dimensions in more chunks if that is too much at once, "
+                f"or normlib.interop.dask.{self.name}(x.data, ...), which takes any chunks"
             )
 
     def _operand(self, name: str, value: Any, x: xr.DataArray, plain: Iterable[Hashable], any_dim: bool) -> xr.Variable:
