@@ -12,7 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules.module import _has_any_global_hook
 
 from ...backends import active
-from . import _bridge
+from . import _bridge, groups
 from ._graphs import activation_of
 from ._tensors import fits
 from .forms import Form, group_count
@@ -169,12 +169,23 @@ class _Gated(_LookAlike):
 
 
 class _SyncBatchNorm(_BatchNorm):
-    """Where nothing is to be synchronized, which is so in evaluation and on the CPU, it is a batch norm."""
+    """In training, where there are processes that share the batch, over all of them."""
 
     def forward(self, input, *, fused=None):
-        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
-            return nn.SyncBatchNorm.forward(self, input) if fused is None else NotImplemented
-        return super().forward(input, fused=fused)
+        if not (self.training and self._normlib_shares()):
+            return super().forward(input, fused=fused)
+        self._check_input_dim(input)
+        return groups.batch_norm(self, input) if fused is None else NotImplemented
+
+    def _normlib_shares(self):
+        return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+class Shared(_SyncBatchNorm):
+    """Also where there is one process alone, for the same bits."""
+
+    def _normlib_shares(self):
+        return True
 
 
 class _Subclass:

@@ -17,12 +17,12 @@ from torch.nn.utils import parametrize
 from . import _bridge
 from .forms import form_of
 from .fusion import Planned, forward_of, places, plans
-from .lookalikes import Lazy, mixin_of, names_of
-from .modules import Accelerated
+from .lookalikes import Lazy, Shared, _SyncBatchNorm, mixin_of, names_of
+from .modules import Accelerated, _BatchNorm
 from .survey import Norm, Report, walk
 
 
-def accelerate(model, fuse=False, verbose=False):
+def accelerate(model, fuse=False, verbose=False, *, sync=False):
     """Let normlib compute the norms of a model, in place, and the activations that follow them in the same pass.
 
     ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.BatchNorm1d`` to ``3d``, ``nn.SyncBatchNorm``, ``nn.GroupNorm``,
@@ -51,6 +51,11 @@ def accelerate(model, fuse=False, verbose=False):
         Whether to fuse adds too: that of a residual before a norm, and what is added to a norm's output.
     verbose : bool, default False
         Whether to print the :func:`report`, in the place of a warning.
+    sync : bool, default False
+        Whether the batch norms share their statistics in training among all processes of ``torch.distributed``, as a
+        :class:`normlib.SyncBatchNorm` does: with the bits of one process that has the whole batch, accelerated with
+        ``sync=True`` too. For a model that DistributedDataParallel takes afterwards. A ``nn.SyncBatchNorm`` does so in
+        any case, among its own group.
 
     Returns
     -------
@@ -79,7 +84,9 @@ def accelerate(model, fuse=False, verbose=False):
     _bridge.load(build=True)
     norms = Report()
     for name, module in walk(model):
-        cls, why = _place(module)
+        if sync:
+            _own_class(module)
+        cls, why = _place(module, sync)
         norms.append(Norm(name, type(module).__name__, why))
         if cls is not None:
             module.__class__ = cls
@@ -164,16 +171,16 @@ def _own_class(module, of=(Accelerated, Planned)):
         module.__dict__.pop("_normlib_plans", None)
 
 
-def _place(module):
+def _place(module, sync=False):
     """The class that takes the place of a norm's own, None where it has it or there is none; and why there is none."""
     if isinstance(module, Accelerated):
         return None, ""
-    if cls := _accelerated(type(module), form=None):
+    if cls := _accelerated(type(module), form=None, sync=sync):
         return cls, ""
     if isinstance(module, LazyModuleMixin):
         return None, "it is lazy: accelerate it after its first call"
     form, why = form_of(module)
-    return (None, why) if why else (_accelerated(type(module), form=form), "")
+    return (None, why) if why else (_accelerated(type(module), form=form, sync=sync), "")
 
 
 def restore(model):
@@ -209,15 +216,18 @@ def _checked(function, model):
 
 
 @functools.cache
-def _accelerated(cls, form):
-    """The class that takes the place of `cls`, or None; `form`: that of a class that is not torch's."""
+def _accelerated(cls, form, sync=False):
+    """The class that takes the place of `cls`, or None; `form`: that of a class that is not torch's; `sync`: for batch
+    norms over all processes."""
     if issubclass(cls, Accelerated):
         return None
     if issubclass(cls, LazyModuleMixin):
-        become = cls.cls_to_become and _accelerated(cls.cls_to_become, form)
-        return become and _mixed(Lazy, cls, {"cls_to_become": become}, form=form)
+        become = cls.cls_to_become and _accelerated(cls.cls_to_become, form, sync)
+        return become and _mixed(Lazy, cls, {"cls_to_become": become}, form=form, sync=sync)
     mixin = mixin_of(cls, form)
-    return mixin and _mixed(mixin, cls, names_of(form), form=form)
+    if sync and mixin in (_BatchNorm, _SyncBatchNorm):
+        mixin = Shared
+    return mixin and _mixed(mixin, cls, names_of(form), form=form, sync=sync)
 
 
 @functools.cache

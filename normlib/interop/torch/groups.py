@@ -1,0 +1,82 @@
+"""torch.distributed under batch norms over several processes."""
+
+from collections import deque
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+
+from ... import sync
+from ._tensors import array, tensor
+
+# The last works of gloo. Were its thread the last to hold one, it would wait for Python's lock to let the tensors go,
+# while whoever ends the group may have the lock and wait for the thread (pytorch/pytorch#56297).
+_held: deque[object] = deque(maxlen=8)
+
+
+class Ranks:
+    """A process group for :mod:`normlib.sync`: the default one, unless told."""
+
+    def __init__(self, group=None):
+        self.group = group
+
+    def allgather(self, message):
+        """The messages of all ranks: their lengths first, then all of them at the longest one's."""
+        lengths = self._gathered(torch.tensor([len(message)]))
+        padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
+        padded[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        parts = self._gathered(padded)
+        return [part[: int(n)].numpy().tobytes() for part, n in zip(parts, lengths, strict=True)]
+
+    def _gathered(self, t):
+        size = dist.get_world_size(self.group)
+        if size < 1:
+            raise ValueError("sync: this process is not in the group, expected one of its ranks")
+        found = [torch.empty_like(t) for _ in range(size)]
+        work = dist.all_gather(found, t, group=self.group, async_op=True)
+        work.wait()
+        _held.append(work)
+        return found
+
+
+class _Shared(torch.autograd.Function):
+    """Batch norm over all ranks in the graph of autograd."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, ranks):
+        given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+        arrays = {name: array("batch_norm", name, t) for name, t in given.items()}
+        options = {"momentum": momentum, "eps": eps, "return_stats": True, "group": ranks}
+        y, ctx.mean, ctx.rstd = sync.batch_norm(array("batch_norm", "x", x), **arrays, **options)
+        ctx.save_for_backward(x, weight)
+        ctx.ranks = ranks
+        return tensor(y, x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        """The gradients; for weight and bias each rank has an equal part, whose sum or mean over the ranks, as taken by
+        DistributedDataParallel for all parameters, is that of the gradients of the shares."""
+        x, weight = ctx.saved_tensors
+        arrays = [array("batch_norm", name, t) for name, t in (("dy", dy.to(x.dtype)), ("x", x), ("weight", weight))]
+        dx, *found = sync.batch_norm_backward(*arrays, mean=ctx.mean, rstd=ctx.rstd, group=ctx.ranks)
+        parts = 1 if ctx.ranks is None else dist.get_world_size(ctx.ranks.group)
+        gradients = [None if a is None else tensor(a, weight.dtype) / parts for a in found]
+        return tensor(dx, x.dtype), *gradients, *[None] * 5
+
+
+@torch.compiler.disable
+def batch_norm(module, input):
+    """What a batch norm makes of its share of the batch in training."""
+    group = getattr(module, "process_group", None)
+    ranks = Ranks(group) if dist.is_available() and dist.is_initialized() else None
+    tracked = module.track_running_stats
+    count = module.num_batches_tracked if tracked else None
+    momentum = module.momentum
+    if momentum is None:
+        momentum = 0.0 if count is None else 1 / (int(count) + 1)
+    running = (module.running_mean, module.running_var) if tracked else (None, None)
+    y = _Shared.apply(input, module.weight, module.bias, *running, momentum, module.eps, ranks)
+    if count is not None:
+        count.add_(1)
+    return y
