@@ -132,7 +132,7 @@ def batch_norm(
     [[-1.342, -0.447], [0.447, 1.342]]
     """
     place = "sync.batch_norm"
-    options = {"momentum": momentum, "eps": eps, "channel_axis": channel_axis, "return_stats": True}
+    options: dict[str, Any] = {"momentum": momentum, "eps": eps, "channel_axis": channel_axis, "return_stats": True}
 
     def checked() -> Call:
         return _checked("batch_norm", x, {"weight": weight, "bias": bias, "out": out, **options}, where)
@@ -145,7 +145,7 @@ def batch_norm(
     if n.max(initial=0) == 1:
         raise ValueError(f"{place}: all ranks together have one value a channel, expected more")
     mean, lost, var = _statistics(n, total)
-    affine = {"weight": weight, "bias": bias}
+    affine: dict[str, Any] = {"weight": weight, "bias": bias}
     if call.x.dtype == np.float64:  # whose mean has more digits, which come to the bias
         with np.errstate(all="ignore"):
             shift = -lost / np.sqrt(var + call.values["eps"])
