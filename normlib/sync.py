@@ -9,33 +9,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _arguments, _general, _sums, ops
 from ._arrays import numpy_of
 from ._call import Call
+from ._groups import Group, gathered
+from ._layer import Fused
 from ._pairs import Pair
 from .description import FUNCTIONS
 from .layers import BatchNorm
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     Array = NDArray[Any]
 
 __all__ = ["Group", "SyncBatchNorm", "batch_norm", "batch_norm_backward"]
 
 NOISE = 2.0**-98  # of the mean square: a variance below is the rounding of pairs
-
-
-class Group(Protocol):
-    """The ranks that share a batch, as :class:`mpi4py.MPI.Comm` is one."""
-
-    def allgather(self, message: bytes, /) -> Sequence[bytes]:
-        """What each rank calls with its message returns the messages of all, in the order of the ranks."""
 
 
 def batch_norm(
@@ -168,11 +163,10 @@ def batch_norm_backward(
     mean: ArrayLike,
     rstd: ArrayLike,
     channel_axis: int = 1,
-    weight_grads: bool | None = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
     group: Group | None = None,
-) -> Any:
+) -> tuple[Array, Array, Array]:
     r"""Gradients of :func:`batch_norm`, with means and sums over the shares of all ranks.
 
     With z = (x - mean) * rstd and g = dy * weight:
@@ -188,8 +182,6 @@ def batch_norm_backward(
         As given to :func:`batch_norm`.
     mean, rstd : array_like
         The statistics that it returned.
-    weight_grads : bool, optional
-        Whether to return `dweight` and `dbias`; by default where `weight` is given.
     out : ndarray, optional
         Where to put `dx`; `dy` or `x` itself is allowed.
 
@@ -197,8 +189,9 @@ def batch_norm_backward(
     -------
     dx : ndarray
         The gradient with respect to the share `x`, of its shape, dtype and memory layout; `out` if that was given.
-    dweight, dbias : ndarray or None
-        The gradients with respect to the parameters, over all ranks, the same on each: there is nothing to add up.
+    dweight, dbias : ndarray
+        The gradients with respect to the parameters, over all ranks, the same on each: there is nothing to add up. In
+        the dtype of `weight`, or of `x` without one.
 
     Raises
     ------
@@ -217,13 +210,11 @@ def batch_norm_backward(
     given = {"dy": dy, "weight": weight, "mean": mean, "rstd": rstd, "channel_axis": channel_axis, "out": out}
 
     def checked() -> Call:
-        return _checked("batch_norm_backward", x, {"weight_grads": weight_grads, **given}, where)
+        return _checked("batch_norm_backward", x, given, where)
 
     call, n, total = _shared("sync.batch_norm_backward", group, checked, lambda call: {})
     sums = total.head
     dx = _gradient(call, sums / np.maximum(n, 1), out)
-    if not call.values["weight_grads"]:
-        return dx, None, None
     dbias, dweight = _general._narrow(list(sums), call.dtype)
     return dx, dweight, dbias
 
@@ -308,7 +299,7 @@ def _shared(place: str, group: Any, checked: Callable[[], Call], agreed: Callabl
         failure, header, numbers = error, {"error": str(error)}, np.empty(0, np.int64)
     if group is None and failure is not None:
         raise failure
-    messages = _gathered(place, group, json.dumps(header).encode() + b"\n" + numbers.tobytes())
+    messages = gathered(place, group, json.dumps(header).encode() + b"\n" + numbers.tobytes())
     if failure is not None:
         raise failure
     assert call is not None
@@ -321,18 +312,6 @@ def _shared(place: str, group: Any, checked: Callable[[], Call], agreed: Callabl
     top, bins, special = every[:, 1:3], every[:, 3:-2], every[:, -2:].view(np.float64)
     bins = bins.reshape(len(every), -1, 2, n.size)
     return call, n, _sums.Sums.joined(top, bins, special).total()
-
-
-def _gathered(place: str, group: Any, message: bytes) -> Sequence[bytes]:
-    if group is None:
-        return [message]
-    if type(group).__module__.startswith("torch."):
-        from .interop.torch.groups import Ranks
-
-        group = Ranks(group)
-    if not callable(getattr(group, "allgather", None)):
-        raise TypeError(f"{place}: group is a {type(group).__name__}, expected a method allgather(bytes)")
-    return group.allgather(message)
 
 
 def _agree(place: str, headers: list[dict[str, Any]]) -> None:
@@ -387,21 +366,10 @@ class SyncBatchNorm(BatchNorm):
            [ 1.]])
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        channel_axis: int = 1,
-        dtype: DTypeLike = np.float32,
-        group: Group | None = None,
-    ) -> None:
-        rest: dict[str, Any] = {"bias": bias, "channel_axis": channel_axis, "dtype": dtype}
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, **rest)
+    def __init__(self, num_features: int, *args: Any, group: Group | None = None, **options: Any) -> None:
+        if fused := [name for name in Fused.__annotations__ if options.get(name) is not None]:
+            raise TypeError(f"SyncBatchNorm: {fused[0]} is given, expected None: it comes after a SyncBatchNorm")
+        super().__init__(num_features, *args, **options)
         self.group = group
 
     def _computed(self, x: Array, options: dict[str, Any]) -> Any:
@@ -418,7 +386,7 @@ class SyncBatchNorm(BatchNorm):
         return gradients
 
     def _own(self, place: str, options: dict[str, Any]) -> dict[str, Any]:
-        known = {*batch_norm.__annotations__, *batch_norm_backward.__annotations__}
-        own = {name: value for name, value in options.items() if name != "training"}
-        _arguments.keywords(place, own, known)
+        """The options of the functions of this module, which share some of those of a batch norm."""
+        own = {name: value for name, value in options.items() if name not in ("training", "weight_grads")}
+        _arguments.keywords(place, own, {*batch_norm.__annotations__, *batch_norm_backward.__annotations__})
         return own

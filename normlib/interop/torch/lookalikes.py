@@ -12,7 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules.module import _has_any_global_hook
 
 from ...backends import active
-from . import _bridge, groups
+from . import _bridge, shared
 from ._graphs import activation_of
 from ._tensors import fits
 from .forms import Form, group_count
@@ -175,7 +175,7 @@ class _SyncBatchNorm(_BatchNorm):
         if not (self.training and self._normlib_shares()):
             return super().forward(input, fused=fused)
         self._check_input_dim(input)
-        return groups.batch_norm(self, input) if fused is None else NotImplemented
+        return shared.batch_norm(self, input) if fused is None else NotImplemented
 
     def _normlib_shares(self):
         return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,42 +1,12 @@
-"""torch.distributed under batch norms over several processes."""
-
-from collections import deque
+"""Batch norms that share their statistics among the processes of torch.distributed."""
 
 import torch
-import torch.distributed as dist
+from torch import distributed
 from torch.autograd.function import once_differentiable
 
 from ... import sync
+from ..._groups import OfTorch
 from ._tensors import array, tensor
-
-# The last works of gloo. Were its thread the last to hold one, it would wait for Python's lock to let the tensors go,
-# while whoever ends the group may have the lock and wait for the thread (pytorch/pytorch#56297).
-_held: deque[object] = deque(maxlen=8)
-
-
-class Ranks:
-    """A process group for :mod:`normlib.sync`: the default one, unless told."""
-
-    def __init__(self, group=None):
-        self.group = group
-
-    def allgather(self, message):
-        """The messages of all ranks: their lengths first, then all of them at the longest one's."""
-        lengths = self._gathered(torch.tensor([len(message)]))
-        padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
-        padded[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        parts = self._gathered(padded)
-        return [part[: int(n)].numpy().tobytes() for part, n in zip(parts, lengths, strict=True)]
-
-    def _gathered(self, t):
-        size = dist.get_world_size(self.group)
-        if size < 1:
-            raise ValueError("sync: this process is not in the group, expected one of its ranks")
-        found = [torch.empty_like(t) for _ in range(size)]
-        work = dist.all_gather(found, t, group=self.group, async_op=True)
-        work.wait()
-        _held.append(work)
-        return found
 
 
 class _Shared(torch.autograd.Function):
@@ -60,7 +30,7 @@ class _Shared(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         arrays = [array("batch_norm", name, t) for name, t in (("dy", dy.to(x.dtype)), ("x", x), ("weight", weight))]
         dx, *found = sync.batch_norm_backward(*arrays, mean=ctx.mean, rstd=ctx.rstd, group=ctx.ranks)
-        parts = 1 if ctx.ranks is None else dist.get_world_size(ctx.ranks.group)
+        parts = 1 if ctx.ranks is None else ctx.ranks.size
         gradients = [None if a is None else tensor(a, weight.dtype) / parts for a in found]
         return tensor(dx, x.dtype), *gradients, *[None] * 5
 
@@ -69,7 +39,7 @@ class _Shared(torch.autograd.Function):
 def batch_norm(module, input):
     """What a batch norm makes of its share of the batch in training."""
     group = getattr(module, "process_group", None)
-    ranks = Ranks(group) if dist.is_available() and dist.is_initialized() else None
+    ranks = OfTorch(group) if distributed.is_available() and distributed.is_initialized() else None
     tracked = module.track_running_stats
     count = module.num_batches_tracked if tracked else None
     momentum = module.momentum
