@@ -103,7 +103,7 @@ def sums(x: Array, dy: Array | None = None, mean: Array | None = None, rstd: Arr
 
 def _widened(a: Array) -> Array:
     """Channels, and their elements in float64."""
-    return a.transpose(1, 0, 2).reshape(a.shape[1], -1).astype(np.float64)
+    return a.transpose(1, 0, 2).reshape(a.shape[1], a.shape[0] * a.shape[2]).astype(np.float64)
 
 
 def _sums_of(terms: Array, folds: int) -> Sums:
@@ -114,7 +114,8 @@ def _sums_of(terms: Array, folds: int) -> Sums:
         special = special.sum(axis=-1, where=strange)
     terms[strange] = 0
     most = np.abs(terms).max(axis=-1, initial=0)
-    top = np.where(most == 0, LOWEST, np.maximum(-(-(np.frexp(most)[1] + 1) // WIDTH), LOWEST)).astype(np.int64)
+    exponent = np.frexp(most * (1 - 2.0**-53))[1]  # a power of two fits too where it is the bound
+    top = np.where(most == 0, LOWEST, np.maximum(-(-(exponent + 1) // WIDTH), LOWEST)).astype(np.int64)
     bins = np.zeros((folds, *top.shape), np.int64)
     for k in range(folds):
         unit = WIDTH * (top - 1 - k)

@@ -252,13 +252,17 @@ class _RunningNorm(_ChannelNorm):
         before = [array.copy() for array in changed]
         try:
             results, saved = super()._forward(x, momentum=momentum, **mode, **running, **more)
-            if count is not None and x.size:
+            if count is not None and self._counts(x):
                 count[...] += 1
         except BaseException:  # an interrupt may come between the two
             for array, values in zip(changed, before, strict=True):
                 array[...] = values
             raise
         return results, {**saved, **mode}
+
+    def _counts(self, x: NDArray[Any]) -> bool:
+        """Whether this is a batch: one of nothing is none."""
+        return x.size > 0
 
 
 class BatchNorm(_RunningNorm):

@@ -127,10 +127,11 @@ def batch_norm(
     [[-1.342, -0.447], [0.447, 1.342]]
     """
     place = "sync.batch_norm"
-    options: dict[str, Any] = {"momentum": momentum, "eps": eps, "channel_axis": channel_axis, "return_stats": True}
+    options: dict[str, Any] = {"momentum": momentum, "eps": eps, "channel_axis": channel_axis}
 
     def checked() -> Call:
-        return _checked("batch_norm", x, {"weight": weight, "bias": bias, "out": out, **options}, where)
+        given = {"weight": weight, "bias": bias, "out": out, "return_stats": return_stats, **options}
+        return _checked("batch_norm", x, given, where)
 
     def agreed(call: Call) -> dict[str, Any]:
         _arguments.running(call.name, running_mean, running_var, call.parameter_shape, update=True)
@@ -141,18 +142,16 @@ def batch_norm(
         raise ValueError(f"{place}: all ranks together have one value a channel, expected more")
     mean, lost, var = _statistics(n, total)
     affine: dict[str, Any] = {"weight": weight, "bias": bias}
-    if call.x.dtype == np.float64:  # whose mean has more digits, which come to the bias
-        with np.errstate(all="ignore"):
-            shift = -lost / np.sqrt(var + call.values["eps"])
-            own = call.values["weight"], call.values["bias"]
+    with np.errstate(all="ignore"):
+        rstd = 1 / np.sqrt(var + call.values["eps"])  # the same where a share is empty, which no backend sees
+        if call.x.dtype == np.float64:  # whose mean has more digits, which come to the bias
+            shift, own = -lost * rstd, (call.values["weight"], call.values["bias"])
             affine["bias"] = (shift if own[0] is None else shift * own[0]) + (0 if own[1] is None else own[1])
-    y, *statistics = ops.batch_norm(
-        call.x, running_mean=mean, running_var=var, out=out, **affine, **options, **call.fused
-    )
+    y = ops.batch_norm(call.x, running_mean=mean, running_var=var, out=out, **affine, **options, **call.fused)
     if running_mean is not None and running_var is not None:
         batch = np.ma.array(mean, mask=n < 1), np.ma.array(var, mask=n < 2) * (n / np.maximum(n - 1, 1))
         _general.move((running_mean, running_var), call.values["momentum"], batch)
-    return (y, *statistics) if return_stats else y
+    return (y, mean, rstd) if return_stats else y
 
 
 def batch_norm_backward(
@@ -213,7 +212,7 @@ def batch_norm_backward(
         return _checked("batch_norm_backward", x, given, where)
 
     call, n, total = _shared("sync.batch_norm_backward", group, checked, lambda call: {})
-    sums = total.head
+    sums = np.where(n > 0, total.head, 0)  # where nothing is, the mean is NaN
     dx = _gradient(call, sums / np.maximum(n, 1), out)
     dbias, dweight = _general._narrow(list(sums), call.dtype)
     return dx, dweight, dbias
@@ -310,7 +309,7 @@ def _shared(place: str, group: Any, checked: Callable[[], Call], agreed: Callabl
     if n.max(initial=0) > _sums.TERMS:
         raise ValueError(f"{place}: a channel has {n.max()} values, expected {_sums.TERMS} at most")
     top, bins, special = every[:, 1:3], every[:, 3:-2], every[:, -2:].view(np.float64)
-    bins = bins.reshape(len(every), -1, 2, n.size)
+    bins = bins.reshape(len(every), bins.shape[1] // 2, 2, n.size)
     return call, n, _sums.Sums.joined(top, bins, special).total()
 
 
@@ -384,6 +383,10 @@ class SyncBatchNorm(BatchNorm):
             dy, x, group=self.group, **self._own("SyncBatchNorm.backward", more)
         )
         return gradients
+
+    def _counts(self, x: Array) -> bool:
+        """The others may have a share: all ranks count alike."""
+        return True
 
     def _own(self, place: str, options: dict[str, Any]) -> dict[str, Any]:
         """The options of the functions of this module, which share some of those of a batch norm."""

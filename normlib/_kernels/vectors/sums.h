@@ -60,7 +60,7 @@ static inline void exact_lift(exact_t *s, const double *most)
     for (int l = 0; l < LANES; l++) {
         int e, k;
         if (!(most[l] > s->bound[l])) continue;
-        frexp(most[l], &e);
+        frexp(most[l] * (1 - 0x1p-53), &e);     /* so that a power of two fits below the bound it is */
         int64_t top = e + 1 > 0 ? (e + WIDTH) / WIDTH : -((-e - 1) / WIDTH), by = top - s->top[l];
         for (k = FOLDS - 1; k >= 0; k--) s->bins[k][l] = k >= by ? s->bins[k - by][l] : 0;
         begin_bins(s, l, top);
