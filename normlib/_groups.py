@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+FRAME = 1 << 14  # bytes that each rank of torch.distributed sends in any case
+
 
 class Group(Protocol):
     """The ranks that share a batch, as :class:`mpi4py.MPI.Comm` is one."""
@@ -43,16 +45,18 @@ class OfTorch:
             raise ValueError("sync: this process is not in group, expected one of its ranks")
 
     def allgather(self, message: bytes) -> list[bytes]:
-        """The lengths of all messages first, then the messages, at the length of the longest."""
-        lengths = self._gathered(self.torch.tensor([len(message)]))
-        padded = self.torch.zeros(int(max(lengths)), dtype=self.torch.uint8)
-        padded[: len(message)] = self.torch.frombuffer(bytearray(message), dtype=self.torch.uint8)
-        parts = self._gathered(padded)
-        return [part[: int(n)].numpy().tobytes() for part, n in zip(parts, lengths, strict=True)]
+        """The messages behind their lengths, in a first round so much of them as is always sent, then the rest."""
+        framed = len(message).to_bytes(8, "little") + message
+        rounds = [self._gathered(framed[:FRAME], FRAME)]
+        lengths = [8 + int.from_bytes(part[:8], "little") for part in rounds[0]]
+        if max(lengths) > FRAME:
+            rounds.append(self._gathered(framed[FRAME:], max(lengths) - FRAME))
+        return [b"".join(parts)[8:n] for n, parts in zip(lengths, zip(*rounds, strict=True), strict=True)]
 
-    def _gathered(self, t: Any) -> list[Any]:
+    def _gathered(self, message: bytes, size: int) -> list[bytes]:
+        t = self.torch.frombuffer(bytearray(message.ljust(size, b"\0")), dtype=self.torch.uint8)
         found = [self.torch.empty_like(t) for _ in range(self.size)]
         work = self.torch.distributed.all_gather(found, t, group=self.group, async_op=True)
         work.wait()
         _held.append(work)
-        return found
+        return [part.numpy().tobytes() for part in found]

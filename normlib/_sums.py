@@ -39,6 +39,8 @@ class Sums(NamedTuple):
     @staticmethod
     def joined(top: Array, bins: Array, special: Array) -> Sums:
         """The sums of all parts along the first axis of these arrays."""
+        if len(top) == 1:
+            return Sums(top[0], bins[0], special[0])
         most = top.max(axis=0)
         lower, folds = (most - top)[:, None], bins.shape[1]  # by so many bins all that a part has lies lower
         bins = np.concatenate((np.zeros_like(bins), bins), axis=1)
@@ -51,7 +53,8 @@ class Sums(NamedTuple):
         total = Pair(np.zeros(self.top.shape), np.zeros(self.top.shape))
         for k, bins in enumerate(self.bins):
             unit = WIDTH * (self.top - 1 - k)
-            for part in (bins >> 32 << 32, bins & 0xFFFFFFFF):  # which a float64 holds
+            few = np.abs(bins).max(initial=0) < 1 << 53  # what a float64 holds
+            for part in (bins,) if few else (bins >> 32 << 32, bins & 0xFFFFFFFF):
                 total += Pair(np.ldexp(part.astype(np.float64), unit), np.zeros(unit.shape))
         return Pair(np.where(self.special == 0, total.head, self.special), total.tail)
 

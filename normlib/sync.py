@@ -2,7 +2,7 @@
 
 The bits are those of one process that has the whole batch: however many ranks there are, and however the samples are
 shared out. For what the ranks exchange are sums that have no rounding to depend on (see ``normlib/_sums.py``): of each
-channel a count and 8 integers, 10 for float64; nothing else, whatever the size of the batch.
+channel a count and 10 integers, 12 for float64; nothing else, whatever the size of the batch.
 """
 
 from __future__ import annotations
