@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import sync_ranks
 import torch
 from ranks import shares
 from torch import distributed, nn
@@ -20,6 +19,8 @@ from normlib import sync
 from normlib.interop.torch import accelerate
 
 N, C = 12, 4
+OPTIONS = {"plain": {"affine": False, "momentum": None}, "without": {"track_running_stats": False}}
+SIZES = {"even": (6, 6), "uneven": (5, 7), "empty": (0, 12)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -65,15 +66,27 @@ def training(rank=0, count=1):
 def module(rank=0, sizes=(N,), dtype=torch.float32, **options):
     """A step of torch's own SyncBatchNorm, accelerated: y, dx and what is the same on all ranks."""
     norm = nn.SyncBatchNorm(C, **options)
-    found = {}
     norm = accelerate(norm, sync=len(sizes) == 1)
-    x, dy = (torch.from_numpy(shares(t.to(dtype).float().numpy(), sizes)[rank]).to(dtype) for t in (images()[0], images(1)[0]))
+    x, dy = (
+        torch.from_numpy(shares(t.to(dtype).float().numpy(), sizes)[rank]).to(dtype)
+        for t in (images()[0], images(1)[0])
+    )
     x.requires_grad_()
     y = norm(x)
     y.backward(dy)
-    found |= {"y": y.detach(), "dx": x.grad, **norm.state_dict()}
+    found = {"y": y.detach(), "dx": x.grad, **norm.state_dict()}
     found |= {f"grad_{name}": p.grad * len(sizes) for name, p in norm.named_parameters()}
     return {name: t.float().numpy() for name, t in found.items()}
+
+
+def arrays(group=None, rank=0, sizes=(4,)):
+    """A step on arrays of few channels and of many, whose sums are a long message."""
+    found = {}
+    for channels in (3, 500):
+        norm = sync.SyncBatchNorm(channels, group=group)
+        x, dy = (shares(a, sizes)[rank] for a in np.random.default_rng(1).normal(size=(2, 4, channels)))
+        found |= {f"{channels}.y": norm(x), f"{channels}.dx": norm.backward(dy), f"{channels}.var": norm.running_var}
+    return found
 
 
 def disagreement(rank):
@@ -108,14 +121,12 @@ def main(rank, count, directory):
     store = f"file://{directory}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=limit)
     found = {f"training.{name}": value for name, value in training(rank, count).items()}
-    for name, sizes in {"even": (6, 6), "uneven": (5, 7), "empty": (0, 12)}.items():
-        for dtype in DTYPES:
-            found |= {f"{name}.{dtype}.{key}": a for key, a in module(rank, sizes, DTYPES[dtype]).items()}
-    found |= {f"plain.float32.{key}": a for key, a in module(rank, (5, 7), affine=False, momentum=None).items()}
-    group = distributed.new_group(timeout=limit)
-    norm = sync.SyncBatchNorm(sync_ranks.C, group=group)
-    x, dy, _ = (shares(a, sync_ranks.SIZES[count])[rank] for a in sync_ranks.batch(np.float64))
-    found |= {"arrays.y": norm(x), "arrays.dx": norm.backward(dy), "arrays.mean": norm.running_mean}
+    for name, sizes in SIZES.items():
+        for dtype, kind in DTYPES.items():
+            found |= {f"{name}.{dtype}.{key}": a for key, a in module(rank, sizes, kind).items()}
+    for name, options in OPTIONS.items():
+        found |= {f"{name}.{key}": a for key, a in module(rank, (5, 7), **options).items()}
+    found |= arrays(distributed.new_group(timeout=limit), rank, (3, 1))
     found["disagreement"] = disagreement(rank)
     np.savez(Path(directory, f"rank{rank}.npz"), **found)
     distributed.barrier()

@@ -31,7 +31,8 @@ class _Shared(torch.autograd.Function):
         arrays = [array("batch_norm", name, t) for name, t in (("dy", dy.to(x.dtype)), ("x", x), ("weight", weight))]
         dx, *found = sync.batch_norm_backward(*arrays, mean=ctx.mean, rstd=ctx.rstd, group=ctx.ranks)
         parts = 1 if ctx.ranks is None else ctx.ranks.size
-        gradients = [None if a is None else tensor(a, weight.dtype) / parts for a in found]
+        wanted = zip(found, ctx.needs_input_grad[1:3], strict=True)
+        gradients = [tensor(a, weight.dtype) / parts if needed else None for a, needed in wanted]
         return tensor(dx, x.dtype), *gradients, *[None] * 5
 
 
