@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import backends
-from ._pairs import Pair, two_product
+from ._pairs import Pair, quick_sum, two_product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,9 +53,8 @@ class Sums(NamedTuple):
         total = Pair(np.zeros(self.top.shape), np.zeros(self.top.shape))
         for k, bins in enumerate(self.bins):
             unit = WIDTH * (self.top - 1 - k)
-            few = np.abs(bins).max(initial=0) < 1 << 53  # what a float64 holds
-            for part in (bins,) if few else (bins >> 32 << 32, bins & 0xFFFFFFFF):
-                total += Pair(np.ldexp(part.astype(np.float64), unit), np.zeros(unit.shape))
+            halves = (bins >> 32 << 32, bins & 0xFFFFFFFF)  # which a float64 holds
+            total += Pair(*quick_sum(*(np.ldexp(half.astype(np.float64), unit) for half in halves)))
         return Pair(np.where(self.special == 0, total.head, self.special), total.tail)
 
 

@@ -89,6 +89,14 @@ def test_the_total_has_twice_the_digits_of_float64(dtype, rng):
         assert abs(tail[index]) <= np.spacing(abs(head[index])) / 2
 
 
+def test_a_total_does_not_depend_on_those_beside_it(rng):
+    """Also where these have more terms than a float64 counts."""
+    bins = rng.integers(-(2**52), 2**52, (4, 500))
+    alone = Sums(np.full(500, 2), bins, np.zeros(500)).total()
+    beside = Sums(np.full(501, 2), np.c_[bins, np.full(4, 2**61)], np.zeros(501)).total()
+    assert bits(part[:500] for part in beside) == bits(alone)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(st.floats(-1e290, 1e290), min_size=1, max_size=40),
