@@ -22,7 +22,7 @@ ENVIRONMENT = {
 }
 
 
-def ended(processes, timeout=60):
+def ended(processes, timeout=120):
     """(exit code, output, errors) of each process; fails if one hangs, and ends it."""
     try:
         found = [(*process.communicate(timeout=timeout), process.returncode) for process in processes]
@@ -96,7 +96,9 @@ def test_a_rank_of_mpi_that_falls_ends_the_others(how, tmp_path):
 def sync_torch():
     pytest.importorskip("torch")
     pytest.importorskip("ml_dtypes")
-    return pytest.importorskip("sync_torch")
+    import sync_torch
+
+    return sync_torch
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,6 @@ def test_processes_of_torch_that_disagree_are_all_told_so(gloo):
 
 def test_a_process_of_torch_that_is_killed_ends_the_step_of_the_others(gloo):
     """With an error, and with running statistics as they were, which the process itself has checked."""
-    assert gloo[1] != "None"
     assert "Gloo" in gloo[1] or "Connection" in gloo[1] or "imed out" in gloo[1]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Group:
-    """One rank of several, which wait for each other for ten seconds at most."""
+    """One rank of several, which wait for each other for a minute at most."""
 
     def __init__(self, rank, messages, barrier):
         self.rank, self.messages, self.barrier = rank, messages, barrier
@@ -23,7 +23,7 @@ class Group:
 
 def groups(count):
     """The groups of so many ranks."""
-    messages, barrier = [b""] * count, threading.Barrier(count, timeout=10)
+    messages, barrier = [b""] * count, threading.Barrier(count, timeout=60)
     return [Group(rank, messages, barrier) for rank in range(count)]
 
 

@@ -117,7 +117,7 @@ def survivor(rank):
 
 def main(rank, count, directory):
     torch.set_num_threads(1)
-    limit = timedelta(seconds=15)
+    limit = timedelta(seconds=60)
     store = f"file://{directory}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=limit)
     found = {f"training.{name}": value for name, value in training(rank, count).items()}
