@@ -216,6 +216,22 @@ def test_restore_and_what_was_accelerated_before(sync_torch, one_thread):
     assert stepped(model, sync_torch) == stepped(plain, sync_torch)
 
 
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
+def test_in_one_process_it_is_the_batch_norm_of_torch(options, sync_torch, one_thread):
+    torch, nt = sync_torch.torch, pytest.importorskip("normlib.interop.torch")
+    own = torch.nn.BatchNorm2d(sync_torch.C, **options)
+    norms = own, nt.accelerate(copy.deepcopy(own), sync=True)
+    for step in (0, 1):
+        (x, _), (dy, _) = sync_torch.images(step), sync_torch.images(2)
+        found = []
+        for norm in norms:
+            x = x.clone().detach().requires_grad_()
+            y = norm(x)
+            y.backward(dy)
+            found.append([y.detach(), x.grad, *norm.state_dict().values(), *(p.grad for p in norm.parameters())])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
 def test_evaluation_shares_nothing(sync_torch, one_thread):
     """The output is that of a batch norm; a sample gets the same, whoever is beside it."""
     nt = pytest.importorskip("normlib.interop.torch")
