@@ -229,7 +229,7 @@ def test_in_one_process_it_is_the_batch_norm_of_torch(options, sync_torch, one_t
             y = norm(x)
             y.backward(dy)
             found.append([y.detach(), x.grad, *norm.state_dict().values(), *(p.grad for p in norm.parameters())])
-        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=2e-4)  # sums of 300 terms
 
 
 def test_evaluation_shares_nothing(sync_torch, one_thread):
