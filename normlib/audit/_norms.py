@@ -1,0 +1,204 @@
+"""The norms among the tensors of a checkpoint: by name and shape, with kind, placement and eps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from ._architectures import Architecture, architecture
+from ._checkpoint import Checkpoint, Norm, Tensor, Unreadable, shortest
+
+# The parameters of a norm by the names that frameworks give them
+PARAMETERS = {
+    "weight": "weight", "gamma": "weight", "scale": "weight", "g": "weight", "bias": "bias", "beta": "bias",
+    "b": "bias", "running_mean": "running_mean", "moving_mean": "running_mean", "running_var": "running_var",
+    "moving_variance": "running_var", "num_batches_tracked": "",
+}  # fmt: skip
+NAMED = re.compile(r"norm|(^|_)(ln|bn|gn)\d*($|_)", re.IGNORECASE)
+NOT_NORMS = re.compile(r"(weight_norm|normaliz|parametrizations|embed_norm_scale|norm\.(linear|proj)|layer_scale)")
+
+# Roles by the end of a name, in the words of GGUF where it has some, and the placement that each means. {} is a block.
+ROLES: list[tuple[str, str, str]] = [
+    (r"token_embd_norm|emb_ln|(word_)?embeddings?_(layer_?)?norm|embeddings\.(LayerNorm|layer_norm|norm)",
+     "token_embd_norm", "embedding"),
+    (r"attn_(q|k)_norm|(q|k)_(layer)?norm|(query|key)_layernorm|layer_norm_(q|k)|norm_(q|k)|(q|k)_ln", "", "QK"),
+    (r"attention\.output\.LayerNorm|sa_layer_norm|attn_output_norm|attention_output_norm", "attn_output_norm", "post"),
+    (r"output\.LayerNorm|output_layer_norm|layer_output_norm|full_layer_layer_norm", "layer_output_norm", "post"),
+    (r"pre_feedforward_layernorm|pre_ff_layernorm|pre_mlp_layernorm", "ffn_norm", "pre"),
+    (r"post_feedforward_layernorm|post_ffw_norm|post_mlp_layernorm", "post_ffw_norm", "post"),
+    (r"post_attention_norm|post_self_attn_layernorm", "post_attention_norm", "post"),
+    (r"input_layernorm|ln_1|attn_norm|attention_norm|norm_1|layernorm_before|layer\.0\.layer_norm|operator_norm",
+     "attn_norm", "pre"),
+    (r"post_attention_layernorm|ln_2|ffn_norm|norm_2|layernorm_after|mlp_norm", "ffn_norm", "pre"),
+]  # fmt: skip
+FINAL = re.compile(
+    r"([A-Za-z_]+\.){0,4}(ln_f|norm_f|output_norm|final_layer_?norm|final_norm|ln_post|norm|layer_?norm)$"
+)
+BLOCK = re.compile(r"(?:^|\.)(?:\w*layers?|h|blk|\w*blocks?|encoder|decoder)\.\d+\.")
+NORMS, NAME = 1 << 16, 1 << 10  # more than any model has
+EPS_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps",
+            "batch_norm_eps", "rms_norm_epsilon", "layernorm_eps", "ln_eps")  # fmt: skip
+OF_KIND = {"rms_norm": "rms", "layer_norm": "layer", "batch_norm": "batch"}
+
+
+def find(checkpoint: Checkpoint) -> list[Norm]:
+    """All norms, in the order of the file or of its layers."""
+    norms = list(_among_tensors(checkpoint)) if checkpoint.norms is None else checkpoint.norms
+    names = {norm.name for norm in norms}
+    if len(norms) > NORMS or any(len(name) > NAME for name in names):
+        raise Unreadable(
+            f"audit: {checkpoint.path} has {len(norms)} norms, expected at most {NORMS}, of {NAME} letters"
+        )
+    return [_placed(norm, names, checkpoint) for norm in sorted(norms, key=lambda n: _order(n.name, checkpoint))]
+
+
+def usual(checkpoint: Checkpoint, name: str) -> Architecture | None:
+    """What is usual for the architecture that a norm belongs to."""
+    inner = _section(checkpoint, name).get("model_type")
+    return architecture(inner if isinstance(inner, str) else checkpoint.architecture)
+
+
+def _order(name: str, checkpoint: Checkpoint) -> list[tuple[int, str]]:
+    """By name, with numbers as numbers; what has an order already, a graph or modules, keeps it."""
+    if checkpoint.norms is not None:
+        return []
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d{1,9})", name)]
+
+
+def _modules(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Modules whose own tensors all are what a norm may have, by name: their tensors."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    others = set()
+    for full, tensor in tensors.items():
+        name, _, last = full.rpartition(".")
+        if last in PARAMETERS:
+            modules.setdefault(name, {})[PARAMETERS[last]] = tensor
+        else:
+            others.add(name)
+    yield from ((name, own) for name, own in modules.items() if name not in others)
+
+
+def _among_tensors(checkpoint: Checkpoint) -> Iterator[Norm]:
+    found = [(name, own) for name, own in _modules(checkpoint.tensors) if _is_norm(name, own)]
+    biased = any("bias" in own for _, own in found)
+    for name, own in found:
+        known = usual(checkpoint, name)
+        kind, why = _kind(name, own, known, biased, checkpoint)
+        weight = own.get("weight")
+        shape = next(iter(own.values())).shape
+        width = weight.size if weight is not None else shape[0] if shape else 1
+        eps, source = _eps(checkpoint, name, kind, known)
+        offset = known is not None and known.offset and kind == known.kind and checkpoint.format != "gguf"
+        offset &= not (checkpoint.architecture == "qwen3_next" and name.endswith("linear_attn.norm"))
+        own.pop("", None)
+        yield Norm(name, kind, width, eps, source, offset=offset, kind_from=why, **own)
+
+
+def _is_norm(name: str, own: dict[str, Tensor]) -> bool:
+    """Running statistics; or a name of norms and one axis (two where each head has a weight); or, without a name, a
+    weight and a bias of the same single axis, which nothing else has."""
+    if NOT_NORMS.search(name) or not {"weight", "bias", "running_var"} & own.keys():
+        return False
+    if "running_mean" in own and "running_var" in own:
+        return True
+    axes = {len(own[key].shape) for key in ("weight", "bias") if key in own}
+    last = name.rpartition(".")[2]
+    if NAMED.search(last):
+        return axes == {1} or (axes == {2} and _role(name, set())[1] == "QK")
+    both = "weight" in own and "bias" in own and own["weight"].shape == own["bias"].shape
+    return both and axes == {1} and own["weight"].size > 1
+
+
+def _kind(
+    name: str, own: dict[str, Tensor], known: Architecture | None, biased: bool, checkpoint: Checkpoint
+) -> tuple[str, str]:
+    last = name.rpartition(".")[2].lower()
+    if "running_var" in own:
+        return "batch_norm", "running statistics"
+    if re.search(r"group_?norm|^gn\d*$", last):
+        return "group_norm", "its name"
+    if re.search(r"instance_?norm", last):
+        return "instance_norm", "its name"
+    if re.search(r"batch_?norm|^bn\d*$|_bn$", last):
+        return "batch_norm", "its name"
+    if known is not None:
+        return known.kind, f"the architecture, {checkpoint.architecture}"
+    key = _eps_key(_section(checkpoint, name), "")
+    if key and "rms" in key:
+        return "rms_norm", f"the key {key}"
+    if "rms" in last:
+        return "rms_norm", "its name"
+    if "bias" in own and last.isdigit() and _after_convolution(name, checkpoint.tensors):
+        return "group_norm", "a convolution before it"
+    if "bias" in own or biased:
+        return "layer_norm", "biases"
+    return "rms_norm", "no biases"
+
+
+def _after_convolution(name: str, tensors: dict[str, Tensor]) -> bool:
+    before, _, last = name.rpartition(".")
+    previous = tensors.get(f"{before}.{int(last) - 1}.weight".removeprefix("."))
+    return previous is not None and len(previous.shape) >= 3
+
+
+def _section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """The part of a configuration that is about a norm: that of vision, audio or text, where a model has several."""
+    config = checkpoint.config
+    first = name.lower().split(".")
+    for words, key in ((("vision", "visual"), "vision_config"), (("audio", "speech"), "audio_config")):
+        inner = config.get(key)
+        if isinstance(inner, dict) and any(word in part for part in first for word in words):
+            return inner
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) and _eps_key(inner, "") else config
+
+
+def _eps_key(config: dict[str, Any], kind: str) -> str:
+    """The key that has eps, that of the kind first."""
+    of_gguf = f"{config.get('general.architecture')}.attention."
+    names = (
+        *EPS_KEYS,
+        *(of_gguf + key for key in ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")),
+    )
+    keys = [key for key in names if type(config.get(key)) in (int, float)]
+    return next((key for key in keys if OF_KIND.get(kind, "") in key), keys[0] if keys else "")
+
+
+def _eps(checkpoint: Checkpoint, name: str, kind: str, known: Architecture | None) -> tuple[float | None, str]:
+    section = _section(checkpoint, name)
+    if kind in OF_KIND and (key := _eps_key(section, kind)) and not (kind == "batch_norm" and "batch" not in key):
+        eps = section[key]
+        return shortest(eps) if checkpoint.format == "gguf" else float(eps), f"{checkpoint.config_from}, {key}"
+    if known is not None and kind == known.kind and checkpoint.format != "gguf":
+        return known.eps[0], f"not in the file; the default of {checkpoint.architecture}"
+    return None, ""
+
+
+def _role(name: str, names: set[str]) -> tuple[str, str]:
+    """Role and placement of a norm by its name, and by which others there are."""
+    for pattern, role, placement in ROLES:
+        if not (found := re.search(rf"(?:^|\.)(?:{pattern})$", name)):
+            continue
+        before = name[: found.start()]
+        if placement == "QK":
+            return f"attn_{'q' if re.search('q', found[0]) else 'k'}_norm", placement
+        sandwiched = f"{before}.pre_feedforward_layernorm" in names or f"{before}.post_feedforward_layernorm" in names
+        if found[0].endswith("post_attention_layernorm") and sandwiched:
+            return "post_attention_norm", "post"
+        return role, placement
+    if FINAL.fullmatch(name) and any(map(BLOCK.search, names)):
+        return "output_norm", "final"
+    return "", ""
+
+
+def _placed(norm: Norm, names: set[str], checkpoint: Checkpoint) -> Norm:
+    role, placement = _role(norm.name, names)
+    block, known = BLOCK.search(norm.name), usual(checkpoint, norm.name)
+    if not placement and block and known is not None:
+        placement = known.placement
+    if placement in ("pre", "post") and known is not None and known.placement in ("sandwich", "res-post"):
+        placement = known.placement
+    number = re.findall(r"\d+", block[0])[0] if block and role else ""
+    return replace(norm, placement=placement, role=f"blk.{number}.{role}" if number else role)
