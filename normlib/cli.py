@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the norms of a checkpoint, and what is wrong with them",
         epilog="exit status: 0 no finding, 1 findings, 2 the checkpoint cannot be read",
     )
-    audit.add_argument("path", metavar="PATH", help="a folder of Hugging Face, or a file: safetensors, GGUF, ONNX, torch")
+    audit.add_argument("path", metavar="PATH", help="a folder of Hugging Face; a safetensors, GGUF, ONNX, torch file")
     audit.add_argument("--against", metavar="PATH", help="the checkpoint it was converted from: what changed")
     audit.add_argument("--ignore", metavar="RULE", action="append", default=[], help="leave out what a rule finds")
     shown = audit.add_mutually_exclusive_group()

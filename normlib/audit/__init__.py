@@ -65,18 +65,16 @@ def audit(
     """
     left_out = _ignored(ignore)
     checkpoint, norms = _read(path)
-    values = {
-        norm.name: {
-            key: found
-            for key, tensor in norm.tensors.items()
-            if (found := _values.of(tensor, norm.offset and key == "weight")) is not None
-        }
-        for norm in norms
-    }
+    values = {norm.name: _of_norm(norm) for norm in norms}
     found = _findings.findings(Audited(checkpoint, norms, values))
     if against is not None:
         found += _against.changes(_read(against)[1], norms)
     return report(checkpoint, norms, values, [finding for finding in found if finding.rule not in left_out])
+
+
+def _of_norm(norm: Norm) -> dict[str, _values.Values]:
+    read = {key: _values.of(tensor, norm.offset and key == "weight") for key, tensor in norm.tensors.items()}
+    return {key: values for key, values in read.items() if values is not None}
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Checkpoint, list[Norm]]:

@@ -106,7 +106,7 @@ def _changed(before: Norm, after: Norm) -> Iterator[tuple[str, str]]:
     elif before.eps is not None and after.eps is None:
         yield "eps-changed", f"eps {before.eps:g} is no longer in the file"
     for key, tensor in before.tensors.items():
-        other = getattr(after, key)
+        other = after.tensors.get(key)
         if other is None:
             yield "parameter-lost", f"its {key} is not there"
             continue

@@ -130,8 +130,8 @@ class Norm:
         "pre", "post", "QK", "final", "embedding" and the like; empty where the name does not tell.
     offset : bool
         Whether what multiplies is 1 + weight.
-    weight, bias, running_mean, running_var : Tensor or None
-        The tensors, unread.
+    tensors : dict
+        The tensors, unread, by what they are: "weight", "bias", "running_mean", "running_var".
     operator : str
         The operator of ONNX, or those into which the norm was taken apart; the class of TorchScript.
     groups : int or None
@@ -149,20 +149,19 @@ class Norm:
     eps_from: str = ""
     placement: str = ""
     offset: bool = False
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    running_mean: Tensor | None = None
-    running_var: Tensor | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict, hash=False)
     operator: str = ""
     groups: int | None = None
     role: str = ""
     kind_from: str = ""
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that there are, by what they are."""
-        names = ("weight", "bias", "running_mean", "running_var")
-        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+    def weight(self) -> Tensor | None:
+        return self.tensors.get("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.tensors.get("bias")
 
 
 @dataclass

@@ -109,7 +109,7 @@ class _Part:
         source = "the graph" if self.eps is not None else ""
         operator = " ".join(node.op for node in self.nodes)
         return Norm(name, self.kind, width, self.eps, source, offset=self.offset, operator=operator,
-                    groups=self.groups, kind_from="the graph", **self.tensors)  # fmt: skip
+                    groups=self.groups, kind_from="the graph", tensors=self.tensors)  # fmt: skip
 
 
 class _Search:

@@ -37,6 +37,7 @@ FINAL = re.compile(
     r"([A-Za-z_]+\.){0,4}(ln_f|norm_f|output_norm|final_layer_?norm|final_norm|ln_post|norm|layer_?norm)$"
 )
 BLOCK = re.compile(r"(?:^|\.)(?:\w*layers?|h|blk|\w*blocks?|encoder|decoder)\.\d+\.")
+TENSORS = ("weight", "bias", "running_mean", "running_var")
 NORMS, NAME = 1 << 16, 1 << 10  # more than any model has
 EPS_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps",
             "batch_norm_eps", "rms_norm_epsilon", "layernorm_eps", "ln_eps")  # fmt: skip
@@ -92,8 +93,8 @@ def _among_tensors(checkpoint: Checkpoint) -> Iterator[Norm]:
         eps, source = _eps(checkpoint, name, kind, known)
         offset = known is not None and known.offset and kind == known.kind and checkpoint.format != "gguf"
         offset &= not (checkpoint.architecture == "qwen3_next" and name.endswith("linear_attn.norm"))
-        own.pop("", None)
-        yield Norm(name, kind, width, eps, source, offset=offset, kind_from=why, **own)
+        tensors = {key: own[key] for key in TENSORS if key in own}
+        yield Norm(name, kind, width, eps, source, offset=offset, kind_from=why, tensors=tensors)
 
 
 def _is_norm(name: str, own: dict[str, Tensor]) -> bool:

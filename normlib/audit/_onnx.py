@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._checkpoint import BYTES, TENSORS, Checkpoint, File, Tensor
+from ._checkpoint import BYTES, TENSORS, Checkpoint, File, Norm, Tensor
 from ._graph import Graph, Node, norms_of
 from ._protobuf import Span, Wire, signed
 
@@ -44,7 +44,9 @@ def read(path: Path) -> Checkpoint:
             config[str(key)] = text
     if not graphs:
         raise file.fails("no graph in it, expected a model of ONNX")
-    norms, notes, tensors = [], [], {}
+    norms: list[Norm] = []
+    notes: list[tuple[str, str, str]] = []
+    tensors: dict[str, Tensor] = {}
     for graph in graphs:
         found, more = norms_of(graph, {norm.name for norm in norms})
         norms += found

@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class _Archive:
                 data = entry.read(most + 1)
         except KeyError:
             raise self.file.fails(f"its entry {name!r} is missing") from None
-        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError, zipfile.zlib.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError, zlib.error) as error:
             raise self.file.fails(f"its entry {name!r} cannot be read: {error}") from None
         self.left -= len(data)
         if len(data) > most or self.left < 0:
@@ -230,11 +231,11 @@ def _norm(archive: _Archive, name: str, module: _pickle.Module, tensors: dict[st
     if (found := CLASS.search(class_of(module))) is None:
         return None
     eps, source = _eps(archive, module)
-    own = {key: tensors.get(f"{name}.{key}") for key in ("weight", "bias", "running_mean", "running_var")}
-    width = next((math.prod(t.shape) for t in own.values() if t is not None), None)
-    return Norm(
-        name, f"{found[1].lower()}_norm", width, eps, source, operator=class_of(module), kind_from="its class", **own
-    )
+    keys = ("weight", "bias", "running_mean", "running_var")
+    own = {key: tensor for key in keys if (tensor := tensors.get(f"{name}.{key}")) is not None}
+    width = next((tensor.size for tensor in own.values()), None)
+    of = class_of(module)
+    return Norm(name, f"{found[1].lower()}_norm", width, eps, source, tensors=own, operator=of, kind_from="its class")
 
 
 def _eps(archive: _Archive, module: _pickle.Module) -> tuple[float | None, str]:

@@ -37,5 +37,6 @@ def of(tensor: Tensor, offset: bool = False) -> Values | None:
     values = values + offset
     finite = values[np.isfinite(values)]
     low, high, mean = (finite.min(), finite.max(), finite.mean()) if finite.size else (np.nan,) * 3
-    counts = (int(np.count_nonzero(what)) for what in (~np.isfinite(values), values == 0, values < 0))
-    return Values(values.size, float(low), float(high), float(mean), *counts, bool((values == 1).all()))
+    bad, zeros, negative = (int(np.count_nonzero(w)) for w in (~np.isfinite(values), values == 0, values < 0))
+    ones = bool((values == 1).all())
+    return Values(values.size, float(low), float(high), float(mean), bad, zeros, negative, ones)
