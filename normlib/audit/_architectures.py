@@ -14,7 +14,8 @@ class Architecture(NamedTuple):
     of a block; whether they multiply by 1 + w; whether they have biases.
 
     With x the stream and f a sublayer: "pre" is x + f(norm(x)), "post" norm(x + f(x)), "res-post" x + norm(f(x)) and
-    "sandwich" x + norm(f(norm(x))).
+    "sandwich" x + norm(f(norm(x))). Last, whether eps comes from a key of the configuration (that of the final norm does
+    where there is one), and whether the first block lacks its first norm, since that of the embeddings stands before it.
     """
 
     kind: str
@@ -22,29 +23,36 @@ class Architecture(NamedTuple):
     placement: str
     offset: bool = False
     bias: bool = False
+    has_key: bool = True
+    starts_bare: bool = False
 
 
 _LAYER, _RMS = "layer_norm", "rms_norm"
 _BERT = Architecture(_LAYER, (1e-12, 1e-5, 1e-6, 1e-7), "post", bias=True)
 _GPT = Architecture(_LAYER, (1e-5, 1e-6), "pre", bias=True)
 _VIT = Architecture(_LAYER, (1e-12, 1e-6, 1e-5), "pre", bias=True)
-_BART = Architecture(_LAYER, (1e-5,), "post", bias=True)
+_BART = Architecture(_LAYER, (1e-5,), "post", bias=True, has_key=False)
 _LLAMA = Architecture(_RMS, (1e-6, 1e-5), "pre")
 _T5 = Architecture(_RMS, (1e-6,), "pre")
 _PLAIN = Architecture(_LAYER, (1e-5, 1e-6), "pre")  # layer norms without a bias
 _GEMMA = Architecture(_RMS, (1e-6,), "pre", offset=True)
 
 ARCHITECTURES = {
-    **dict.fromkeys(
-        ("albert", "bert", "electra", "mpnet", "roberta", "xlm-roberta", "distilbert", "nomic-bert"), _BERT
-    ),
+    **dict.fromkeys(("albert", "bert", "electra", "mpnet", "roberta", "xlm-roberta", "nomic-bert"), _BERT),
+    "distilbert": _BERT._replace(eps=(1e-12,), has_key=False),
     **dict.fromkeys(("deberta", "deberta-v2"), _BERT._replace(eps=(1e-7, 1e-12))),
     **dict.fromkeys(("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptneox", "gptj", "phi"), _GPT),
-    **dict.fromkeys(("phi2", "persimmon", "starcoder", "starcoder2", "opt", "xglm", "whisper", "mbart"), _GPT),
-    **dict.fromkeys(("deit", "dinov2", "vit", "siglip_vision_model", "clip_vision_model", "clip_text_model"), _VIT),
+    **dict.fromkeys(("phi2", "persimmon", "starcoder", "starcoder2"), _GPT),
+    **dict.fromkeys(("opt", "xglm", "whisper", "mbart"), _GPT._replace(eps=(1e-5,), has_key=False)),
+    **dict.fromkeys(
+        ("deit", "dinov2", "vit", "siglip_vision_model", "siglip_text_model", "clip_vision_model", "clip_text_model"),
+        _VIT,
+    ),
     **dict.fromkeys(("clip", "siglip", "swin"), _VIT),
+    **dict.fromkeys(("convnext", "convnextv2"), _VIT._replace(eps=(1e-6, 1e-12), placement="", has_key=False)),
     **dict.fromkeys(("bart", "marian"), _BART),
-    **dict.fromkeys(("cohere", "cohere2", "command-r", "modernbert", "modern-bert", "dbrx", "mpt"), _PLAIN),
+    **dict.fromkeys(("cohere", "cohere2", "command-r", "dbrx", "mpt"), _PLAIN),
+    **dict.fromkeys(("modernbert", "modern-bert"), _PLAIN._replace(starts_bare=True)),
     "stablelm": _GPT,
     "nemotron": _GPT._replace(offset=True),
     **dict.fromkeys(("llama", "mistral", "mistral3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3"), _LLAMA),

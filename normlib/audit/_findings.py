@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ._architectures import Architecture
 from ._checkpoint import FLOATS, Checkpoint, Norm
-from ._norms import BLOCK, usual
+from ._norms import BLOCK, DEFAULT, usual
 from ._values import Values
 
 SEQUENCE = re.compile(r"att(e)?n|lstm|gru|rnn|weight_ih_l\d")
@@ -80,7 +80,7 @@ def _eps_missing(of: Audited) -> Found:
     for norm in of.norms:
         if norm.eps is None:
             yield norm.name, "eps is not in the file"
-        elif norm.eps_from.startswith("not in the file"):
+        elif norm.eps_from.startswith(DEFAULT):
             yield norm.name, f"eps is {norm.eps_from}, {norm.eps:g}"
 
 
@@ -191,6 +191,9 @@ def _layers_missing(of: Audited) -> Found:
     for (before, after), layers in having.items():
         parent = after.rpartition(".")[0]
         expected = {i for i, inside in modules.get(before, {}).items() if parent in inside}
+        known = of.known(next(iter(layers.values())))
+        if known is not None and known.starts_bare:
+            expected.discard(0)
         missing = sorted(expected - layers.keys())
         if missing and 2 * len(layers) > len(expected) and len(layers) > 1:
             some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
@@ -206,7 +209,8 @@ def _too_few_layers(of: Audited) -> Found:
     counts = [config.get("num_hidden_layers"), config.get(f"{of.checkpoint.architecture}.block_count")]
     count = next((n for n in counts if type(n) is int and 0 < n < 1 << 16), None)
     blocks = [int(b) for name in of.checkpoint.tensors for b in re.findall(r"\d+", (BLOCK.search(name) or [""])[0])[:1]]
-    if count and blocks and max(blocks) + 1 < count:
+    shared = "num_hidden_groups" in config  # ALBERT has one block for all layers
+    if count and blocks and max(blocks) + 1 < count and not shared:
         yield f"layers {max(blocks) + 1} to {count - 1}", f"missing: the configuration has {count} layers"
 
 

@@ -17,11 +17,11 @@ PARAMETERS = {
     "moving_variance": "running_var", "num_batches_tracked": "",
 }  # fmt: skip
 NAMED = re.compile(r"norm|(^|_)(ln|bn|gn)\d*($|_)", re.IGNORECASE)
-NOT_NORMS = re.compile(r"(weight_norm|normaliz|parametrizations|embed_norm_scale|norm\.(linear|proj)|layer_scale)")
+NOT_NORMS = re.compile(r"(weight_norm|parametrizations|embed_norm_scale|norm\.(linear|proj)|layer_scale)")
 
 # Roles by the end of a name, in the words of GGUF where it has some, and the placement that each means. {} is a block.
 ROLES: list[tuple[str, str, str]] = [
-    (r"token_embd_norm|emb_ln|(word_)?embeddings?_(layer_?)?norm|embeddings\.(LayerNorm|layer_norm|norm)",
+    (r"token_embd_norm|emb_ln|(word_)?embeddings?_(layer_?)?norm|layernorm_embedding|embeddings\.(LayerNorm|layer_?norm|norm)|pre_layrnorm|ln_pre",
      "token_embd_norm", "embedding"),
     (r"attn_(q|k)_norm|(q|k)_(layer)?norm|(query|key)_layernorm|layer_norm_(q|k)|norm_(q|k)|(q|k)_ln", "", "QK"),
     (r"attention\.output\.LayerNorm|sa_layer_norm|attn_output_norm|attention_output_norm", "attn_output_norm", "post"),
@@ -34,9 +34,10 @@ ROLES: list[tuple[str, str, str]] = [
     (r"post_attention_layernorm|ln_2|ffn_norm|norm_2|layernorm_after|mlp_norm", "ffn_norm", "pre"),
 ]  # fmt: skip
 FINAL = re.compile(
-    r"([A-Za-z_]+\.){0,4}(ln_f|norm_f|output_norm|final_layer_?norm|final_norm|ln_post|norm|layer_?norm)$"
+    r"([A-Za-z_]+\.){0,4}(ln_f|norm_f|output_norm|final_layer_?norm|final_norm|ln_post|post_layernorm|norm|layer_?norm)$"
 )
 BLOCK = re.compile(r"(?:^|\.)(?:\w*layers?|h|blk|\w*blocks?|encoder|decoder)\.\d+\.")
+DEFAULT = "not in the file; the default of"
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 NORMS, NAME = 1 << 16, 1 << 10  # more than any model has
 EPS_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps",
@@ -52,7 +53,10 @@ def find(checkpoint: Checkpoint) -> list[Norm]:
         raise Unreadable(
             f"audit: {checkpoint.path} has {len(norms)} norms, expected at most {NORMS}, of {NAME} letters"
         )
-    return [_placed(norm, names, checkpoint) for norm in sorted(norms, key=lambda n: _order(n.name, checkpoint))]
+    layered = any(map(BLOCK.search, names))
+    return [
+        _placed(norm, names, checkpoint, layered) for norm in sorted(norms, key=lambda n: _order(n.name, checkpoint))
+    ]
 
 
 def usual(checkpoint: Checkpoint, name: str) -> Architecture | None:
@@ -107,7 +111,7 @@ def _is_norm(name: str, own: dict[str, Tensor]) -> bool:
     axes = {len(own[key].shape) for key in ("weight", "bias") if key in own}
     last = name.rpartition(".")[2]
     if NAMED.search(last):
-        return axes == {1} or (axes == {2} and _role(name, set())[1] == "QK")
+        return axes == {1} or (axes == {2} and _role(name)[1] == "QK")
     both = "weight" in own and "bias" in own and own["weight"].shape == own["bias"].shape
     return both and axes == {1} and own["weight"].size > 1
 
@@ -120,6 +124,8 @@ def _kind(
         return "batch_norm", "running statistics"
     if re.search(r"group_?norm|^gn\d*$", last):
         return "group_norm", "its name"
+    if "feature_extractor." in name and checkpoint.config.get("feat_extract_norm") == "group":
+        return "group_norm", f"{checkpoint.config_from}, feat_extract_norm"
     if re.search(r"instance_?norm", last):
         return "instance_norm", "its name"
     if re.search(r"batch_?norm|^bn\d*$|_bn$", last):
@@ -169,33 +175,36 @@ def _eps_key(config: dict[str, Any], kind: str) -> str:
 
 def _eps(checkpoint: Checkpoint, name: str, kind: str, known: Architecture | None) -> tuple[float | None, str]:
     section = _section(checkpoint, name)
-    if kind in OF_KIND and (key := _eps_key(section, kind)) and not (kind == "batch_norm" and "batch" not in key):
+    key = _eps_key(section, kind) if kind in OF_KIND else ""
+    if kind == "batch_norm" and "batch" not in key:
+        key = ""
+    of_kind = known is not None and kind == known.kind and checkpoint.format != "gguf"
+    if known is not None and of_kind and not known.has_key and _role(name)[1] != "final":
+        return known.eps[0], f"the code of {checkpoint.architecture}"
+    if key:
         eps = section[key]
         return shortest(eps) if checkpoint.format == "gguf" else float(eps), f"{checkpoint.config_from}, {key}"
-    if known is not None and kind == known.kind and checkpoint.format != "gguf":
-        return known.eps[0], f"not in the file; the default of {checkpoint.architecture}"
+    if known is not None and of_kind:
+        return known.eps[0], f"{DEFAULT} {checkpoint.architecture}" if known.has_key else "the code"
     return None, ""
 
 
-def _role(name: str, names: set[str]) -> tuple[str, str]:
-    """Role and placement of a norm by its name, and by which others there are."""
+def _role(name: str) -> tuple[str, str]:
+    """Role and placement of a norm by its name."""
     for pattern, role, placement in ROLES:
-        if not (found := re.search(rf"(?:^|\.)(?:{pattern})$", name)):
-            continue
-        before = name[: found.start()]
-        if placement == "QK":
-            return f"attn_{'q' if re.search('q', found[0]) else 'k'}_norm", placement
-        sandwiched = f"{before}.pre_feedforward_layernorm" in names or f"{before}.post_feedforward_layernorm" in names
-        if found[0].endswith("post_attention_layernorm") and sandwiched:
-            return "post_attention_norm", "post"
-        return role, placement
-    if FINAL.fullmatch(name) and any(map(BLOCK.search, names)):
-        return "output_norm", "final"
-    return "", ""
+        if found := re.search(rf"(?:^|\.)(?:{pattern})$", name):
+            return role or f"attn_{'q' if 'q' in found[0] else 'k'}_norm", placement
+    return ("output_norm", "final") if FINAL.fullmatch(name) else ("", "")
 
 
-def _placed(norm: Norm, names: set[str], checkpoint: Checkpoint) -> Norm:
-    role, placement = _role(norm.name, names)
+def _placed(norm: Norm, names: set[str], checkpoint: Checkpoint, layered: bool) -> Norm:
+    """A norm with its placement, by its name, by which others there are, by the architecture."""
+    role, placement = _role(norm.name)
+    before, _, last = norm.name.rpartition(".")
+    if last == "post_attention_layernorm" and f"{before}.post_feedforward_layernorm" in names:
+        role, placement = "post_attention_norm", "post"
+    if placement == "final" and not layered:
+        role, placement = "", ""
     block, known = BLOCK.search(norm.name), usual(checkpoint, norm.name)
     if not placement and block and known is not None:
         placement = known.placement

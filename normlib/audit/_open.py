@@ -28,10 +28,10 @@ def _file(path: Path) -> Checkpoint:
     head = File(path).memory[:16]
     if head[:4] == b"GGUF":
         return _gguf.read(path)
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return _with_config(_torch.read(path), path.parent)
     if head[8:9] == b"{":
         return _with_config(Checkpoint(path, "safetensors", _safetensors.read(path)), path.parent)
+    if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":
+        return _with_config(_torch.read(path), path.parent)
     if path.suffix == ".onnx" or head[:1] == b"\x08":  # ir_version, the first field of a model
         return _onnx.read(path)
     raise Unreadable(
