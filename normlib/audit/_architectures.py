@@ -14,8 +14,8 @@ class Architecture(NamedTuple):
     of a block; whether they multiply by 1 + w; whether they have biases.
 
     With x the stream and f a sublayer: "pre" is x + f(norm(x)), "post" norm(x + f(x)), "res-post" x + norm(f(x)) and
-    "sandwich" x + norm(f(norm(x))). Last, whether eps comes from a key of the configuration (that of the final norm does
-    where there is one), and whether the first block lacks its first norm, since that of the embeddings stands before it.
+    "sandwich" x + norm(f(norm(x))). Last, whether eps comes from a key of the configuration (for the final norm it
+    does where there is one), and whether the first block lacks its first norm, as that of the embeddings stands there.
     """
 
     kind: str

@@ -242,17 +242,20 @@ def _eps(archive: _Archive, module: _pickle.Module) -> tuple[float | None, str]:
     """eps of a module: an attribute, or what stands in the code of its class, which is read as text."""
     if isinstance(eps := module.state.get("eps"), float):
         return eps, "attribute eps"
-    folder = module.of.rpartition(".")[0].replace(".", "/")
-    if folder not in archive.eps:
-        archive.eps[folder] = _eps_in(archive, f"code/{folder}.py")
-    eps = archive.eps[folder]
+    if module.of not in archive.eps:
+        archive.eps[module.of] = _eps_in(archive, module.of)
+    eps = archive.eps[module.of]
     return eps, "" if eps is None else "the code of its class"
 
 
-def _eps_in(archive: _Archive, name: str) -> float | None:
-    if archive.root + name not in archive.entries:
+def _eps_in(archive: _Archive, of: str) -> float | None:
+    place, _, name = of.rpartition(".")
+    file = f"code/{place.replace('.', '/')}.py"
+    if archive.root + file not in archive.entries:
         return None
-    text = archive.read(name, CODE).decode("utf-8", "replace")
+    text = archive.read(file, CODE).decode("utf-8", "replace")
+    _, _, text = text.partition(f"class {name}(")
+    text, _, _ = text.partition("\nclass ")
     if constant := CONSTANT.search(text):
         return float(constant[1])
     for call in CALL.finditer(text):  # the last number of a call that is not whole is eps, in all of them
