@@ -203,7 +203,8 @@ def _tensor(file: File, name: str, view: _pickle.Strided, part: Part | None) -> 
 # -- TorchScript ----
 
 CLASS = re.compile(r"(Layer|RMS|Group|Batch|Instance)Norm(?![a-z])")
-CALL = re.compile(r"\b(?:layer|rms|batch|group|instance)_norm\w*\(([^()]*)\)")
+CALL = re.compile(r"\b(layer|rms|batch|group|instance)_norm\w*\(([^()]*)\)")
+UNWRITTEN = {"layer": 1e-5, "group": 1e-5}  # of torch's operators with a default, which the code leaves out
 FLOAT = re.compile(r"\d+\.\d*(?:e-?\d+)?|\d+e-\d+")
 CONSTANT = re.compile(r"^ *eps : Final\[float\] = (\d+\.?\d*(?:e-?\d+)?)$", re.MULTILINE)
 
@@ -259,9 +260,9 @@ def _eps_in(archive: _Archive, of: str) -> float | None:
     if constant := CONSTANT.search(text):
         return float(constant[1])
     for call in CALL.finditer(text):  # the last number of a call that is not whole is eps, in all of them
-        numbers = [float(part) for part in call[1].split(",") if FLOAT.fullmatch(part.strip())]
-        if numbers:
-            return numbers[-1]
+        numbers = [float(part) for part in call[2].split(",") if FLOAT.fullmatch(part.strip())]
+        if numbers or call[1] in UNWRITTEN:
+            return numbers[-1] if numbers else UNWRITTEN[call[1]]
     return None
 
 
