@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HEADER = 1 << 24  # bytes of a header that is parsed as a whole; those of models of 10^12 parameters are smaller
 ELEMENTS = 1 << 22  # of a norm; the widest have some 10^5
-TENSORS = 1 << 20
+TENSORS, NORMS, NAME = 1 << 18, 1 << 16, 1 << 10  # tensors or nodes, norms, letters of a name: more than any model has
 
 # The dtypes that are read, by the name under which a reader knows them
 NUMPY = {

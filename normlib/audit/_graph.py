@@ -28,10 +28,8 @@ class Node:
 class Graph:
     """A graph, or a function: nodes in order, tensors that are constant."""
 
-    path: str = ""
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    inputs: list[str] = field(default_factory=list)
 
 
 class Operator(NamedTuple):
@@ -67,11 +65,10 @@ CLASS = re.compile(r"norm|^RMS$|\bLN\b", re.IGNORECASE)
 ENDINGS = re.compile(r"[._/](weight|gamma|scale|bias|beta|w_0|b_0)$")
 
 
-def norms_of(graph: Graph, taken: set[str]) -> tuple[list[Norm], list[tuple[str, str, str]]]:
-    """The norms in the order of the nodes, under names that are not taken; and notes: rule, norm and words."""
+def norms_of(graph: Graph, names: Counter[str]) -> tuple[list[Norm], list[tuple[str, str, str]]]:
+    """The norms in the order of the nodes, under names of which each is taken once; and notes: rule, norm and words."""
     search = _Search(graph)
     found = [part for node in graph.nodes for part in (search.operator(node), search.apart(node)) if part is not None]
-    names = Counter(taken)
     norms, notes, ends = [], [], {}
     for part in found:
         name = search.name(part)

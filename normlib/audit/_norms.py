@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from ._architectures import Architecture, architecture
-from ._checkpoint import Checkpoint, Norm, Tensor, Unreadable, shortest
+from ._checkpoint import NORMS, Checkpoint, Norm, Tensor, Unreadable, shortest
 
 # The parameters of a norm by the names that frameworks give them
 PARAMETERS = {
@@ -39,7 +40,6 @@ FINAL = re.compile(
 BLOCK = re.compile(r"(?:^|\.)(?:\w*layers?|h|blk|\w*blocks?|encoder|decoder)\.\d+\.")
 DEFAULT = "not in the file; the default of"
 TENSORS = ("weight", "bias", "running_mean", "running_var")
-NORMS, NAME = 1 << 16, 1 << 10  # more than any model has
 EPS_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps",
             "batch_norm_eps", "rms_norm_epsilon", "layernorm_eps", "ln_eps")  # fmt: skip
 OF_KIND = {"rms_norm": "rms", "layer_norm": "layer", "batch_norm": "batch"}
@@ -47,12 +47,11 @@ OF_KIND = {"rms_norm": "rms", "layer_norm": "layer", "batch_norm": "batch"}
 
 def find(checkpoint: Checkpoint) -> list[Norm]:
     """All norms, in the order of the file or of its layers."""
-    norms = list(_among_tensors(checkpoint)) if checkpoint.norms is None else checkpoint.norms
+    found = _among_tensors(checkpoint) if checkpoint.norms is None else iter(checkpoint.norms)
+    norms = list(itertools.islice(found, NORMS + 1))
+    if len(norms) > NORMS:
+        raise Unreadable(f"audit: {checkpoint.path} has more than {NORMS} norms")
     names = {norm.name for norm in norms}
-    if len(norms) > NORMS or any(len(name) > NAME for name in names):
-        raise Unreadable(
-            f"audit: {checkpoint.path} has {len(norms)} norms, expected at most {NORMS}, of {NAME} letters"
-        )
     layered = any(map(BLOCK.search, names))
     return [
         _placed(norm, names, checkpoint, layered) for norm in sorted(norms, key=lambda n: _order(n.name, checkpoint))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +33,9 @@ def read(path: Path) -> Checkpoint:
     config: dict[str, Any] = {}
     for number, value in reader.wire.fields(Span(0, file.size)):
         if number == 7:
-            reader.graph(reader.wire.message(value), "", graphs, 0)
+            reader.graph(reader.wire.message(value), graphs, 0)
         elif number == 25:
-            reader.graph(reader.wire.message(value), "function", graphs, 0)
+            reader.graph(reader.wire.message(value), graphs, 0, function=True)
         elif number == 8:
             domain, version = _entry(reader, value, 1, 2)
             if domain in ("", "ai.onnx"):
@@ -47,8 +48,9 @@ def read(path: Path) -> Checkpoint:
     norms: list[Norm] = []
     notes: list[tuple[str, str, str]] = []
     tensors: dict[str, Tensor] = {}
+    names: Counter[str] = Counter()
     for graph in graphs:
-        found, more = norms_of(graph, {norm.name for norm in norms})
+        found, more = norms_of(graph, names)
         norms += found
         notes += more
         tensors |= graph.tensors
@@ -72,32 +74,27 @@ class _Attribute:
 
 class _Reader:
     def __init__(self, file: File) -> None:
-        self.file, self.wire, self.nodes = file, Wire(file), 0
+        self.file, self.wire, self.seen = file, Wire(file), 0
 
-    def graph(self, span: Span, path: str, graphs: list[Graph], depth: int) -> None:
+    def graph(self, span: Span, graphs: list[Graph], depth: int, function: bool = False) -> None:
         """Reads a graph, or a function, and all inside; appends them."""
         if depth > DEPTH:
             raise self.file.fails(f"graphs are nested more than {DEPTH} deep")
-        function = path == "function"
-        nodes_at, found, inner = 7 if function else 1, Graph(path), []
+        nodes_at, found, inner = 7 if function else 1, Graph(), []
         graphs.append(found)
         for number, value in self.wire.fields(span):
             if number == nodes_at:
                 node, subgraphs = self.node(self.wire.message(value))
                 found.nodes.append(node)
-                inner += [(f"{path}/{node.name or node.op}.{name}", part) for name, part in subgraphs]
+                inner += subgraphs
                 if node.op == "Constant" and isinstance(node.attributes.get("value"), Tensor) and node.outputs:
                     found.tensors[node.outputs[0]] = node.attributes["value"]
             elif number == 5 and not function:
                 tensor = self.tensor(self.wire.message(value))
                 found.tensors[tensor.name] = tensor
-            elif number == (4 if function else 11):
-                found.inputs.append(self.wire.text(value) if function else _entry(self, value, 1, 0)[0])
-            elif number == 1 and function:
-                found.path = f"function {self.wire.text(value)}"
         self.sorted(found)
-        for name, part in inner:
-            self.graph(part, name, graphs, depth + 1)
+        for part in inner:
+            self.graph(part, graphs, depth + 1)
 
     def sorted(self, graph: Graph) -> None:
         """ONNX wants nodes after what they read; one that reads what comes later is in a cycle, or out of order."""
@@ -108,10 +105,13 @@ class _Reader:
                     what = f"node {node.name or node.op!r} reads {name[:80]!r}, which is computed after it"
                     raise self.file.fails(f"{what}: a cycle, or nodes out of order")
 
-    def node(self, span: Span) -> tuple[Node, list[tuple[str, Span]]]:
-        self.nodes += 1
-        if self.nodes > TENSORS:
-            raise self.file.fails(f"it has more than {TENSORS} nodes")
+    def count(self) -> None:
+        self.seen += 1
+        if self.seen > 2 * TENSORS:
+            raise self.file.fails(f"it has more than {2 * TENSORS} nodes and tensors")
+
+    def node(self, span: Span) -> tuple[Node, list[Span]]:
+        self.count()
         wire, node, graphs = self.wire, Node(), []
         for number, value in wire.fields(span):
             match number:
@@ -128,7 +128,7 @@ class _Reader:
                 case 5:
                     name, attribute = self.attribute(wire.message(value))
                     node.attributes[name] = attribute.value
-                    graphs += [(name, part) for part in attribute.graphs]
+                    graphs += attribute.graphs
                 case 9:
                     key, text = _entry(self, value, 1, 2)
                     if key in (SCOPES, CLASSES):
@@ -158,6 +158,7 @@ class _Reader:
         return name, found
 
     def tensor(self, span: Span) -> Tensor:
+        self.count()
         dims: list[int] = []
         kind, name, data, external = 0, "", [], {}
         for number, value in self.wire.fields(span):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _gguf, _onnx, _safetensors, _torch
-from ._checkpoint import HEADER, Checkpoint, File, Tensor, Unreadable
+from ._checkpoint import HEADER, NAME, TENSORS, Checkpoint, File, Tensor, Unreadable
 
 CONFIG = "config.json"
 SHARDS = 1 << 12
@@ -19,9 +19,12 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"audit: {path} does not exist")
     try:
-        return _folder(path) if path.is_dir() else _file(path)
+        found = _folder(path) if path.is_dir() else _file(path)
     except RecursionError:
         raise Unreadable(f"audit: {path} is nested too deep") from None
+    if len(found.tensors) > TENSORS or any(len(name) > NAME for name in found.tensors):
+        raise Unreadable(f"audit: {path} has more than {TENSORS} tensors, or a name of more than {NAME} letters")
+    return found
 
 
 def _file(path: Path) -> Checkpoint:

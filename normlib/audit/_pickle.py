@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-OPCODES = 1 << 22
+OPCODES = 1 << 21  # a tensor has some 25
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ._checkpoint import File
 
-FIELDS = 1 << 23  # of all messages of a file
+FIELDS = 1 << 22  # of all messages of a file
 VARINT, FIXED64, SPAN, FIXED32 = 0, 1, 2, 5
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _pickle
-from ._checkpoint import BYTES, ELEMENTS, HEADER, TENSORS, Checkpoint, File, Norm, Tensor, Unreadable
+from ._checkpoint import BYTES, ELEMENTS, HEADER, NAME, TENSORS, Checkpoint, File, Norm, Tensor, Unreadable
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the form before torch 1.6
 CODE = 1 << 20  # bytes of the code of a class, which is read as text
@@ -145,6 +145,8 @@ def _legacy(file: File) -> Checkpoint:
             raise file.fails("its list of storages does not fit its tensors")
         starts[key] = at + 8
         at += 8 + sizes[key]
+    if at > file.size:
+        raise file.fails(f"its storages end at byte {at}, but the file at {file.size}")
     return _of_state(file, state, lambda key, start, count: file.bytes(starts[key] + start, count, key))
 
 
@@ -168,15 +170,15 @@ def _leaves(state: Any) -> Iterator[tuple[str, _pickle.Strided]]:
     own = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, _pickle.Strided)}
     inner = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, dict)}
     usual = [k for k in ("state_dict", "model", "model_state_dict", "ema", "net", "module") if k in inner]
-    if len(own) > TENSORS:
-        raise Unreadable(f"audit: a state dict has {len(own)} tensors, expected at most {TENSORS}")
+    if any(len(key) > NAME for key in (*own, *inner)):
+        raise Unreadable(f"audit: a state dict has a name of more than {NAME} letters")
     if usual and len(own) < 2:
         yield from _leaves(inner[usual[0]])
         return
     yield from own.items()
     if not own:
         for key, value in inner.items():
-            yield from ((f"{key}.{k}", v) for k, v in value.items() if isinstance(v, _pickle.Strided))
+            yield from ((f"{key}.{str(k)[:NAME]}", v) for k, v in value.items() if isinstance(v, _pickle.Strided))
 
 
 def _tensor(file: File, name: str, view: _pickle.Strided, part: Part | None) -> Tensor:
@@ -220,6 +222,8 @@ def _modules(
     seen.add(id(module))
     yield name, module
     for key, value in module.state.items():
+        if len(str(key)) > NAME:
+            raise file.fails(f"a module has a name of more than {NAME} letters")
         if isinstance(value, _pickle.Module):
             yield from _modules(file, value, f"{name}.{key}" if name else str(key), depth + 1, seen)
 
