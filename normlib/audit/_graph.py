@@ -23,6 +23,10 @@ class Node:
     attributes: dict[str, Any] = field(default_factory=dict)
     scopes: list[list[str]] = field(default_factory=lambda: [[], []])
 
+    def input(self, at: int = 0) -> str:
+        """The name of an input; empty where there is none."""
+        return self.inputs[at] if at < len(self.inputs) else ""
+
 
 @dataclass
 class Graph:
@@ -183,6 +187,7 @@ class _Search:
         }
         eps = node.attributes.get("epsilon", of.eps)
         groups = node.attributes.get("num_groups", node.attributes.get("groups"))
+        groups = groups if isinstance(groups, int) else None
         part = _Part(of.kind, node.inputs[0], [node], shortest(eps), tensors, groups=groups)
         return self.grouped(part) if node.op == "InstanceNormalization" else part
 
@@ -193,14 +198,14 @@ class _Search:
             return part
         groups = part.tensors["weight"].size
         return self.affine(
-            _Part("group_norm", before.inputs[0], [before, part.last, after[0]], part.eps, {}, groups=groups)
+            _Part("group_norm", before.input(), [before, part.last, after[0]], part.eps, {}, groups=groups)
         )
 
     def apart(self, node: Node) -> _Part | None:
         """The norm of which `node` takes the root: sqrt(mean((x - mean(x))^2) + eps), without the mean of x in an
         RMSNorm; then a division, or a product with the inverse, and weight and bias."""
         inverse = self.root(node)
-        total = self.above(node.inputs[0]) if inverse is not None else None
+        total = self.above(node.input()) if inverse is not None else None
         if total is None or total.op != "Add" or len(total.inputs) != 2:
             return None
         given = [self.number(name) for name in total.inputs]
@@ -208,7 +213,7 @@ class _Search:
             return None
         eps, inner = (given[0], total.inputs[1]) if given[0] is not None else (given[1], total.inputs[0])
         average = self.above(inner)
-        square = self.above(average.inputs[0]) if average is not None and average.op == "ReduceMean" else None
+        square = self.above(average.input()) if average is not None and average.op == "ReduceMean" else None
         if average is None or square is None or not self.is_square(square):
             return None
         centred, x, first = self.centred(square.inputs[0])
@@ -240,7 +245,7 @@ class _Search:
             if (
                 mean is not None
                 and mean.op == "ReduceMean"
-                and self.source(mean.inputs[0]) == self.source(node.inputs[0])
+                and self.source(mean.input()) == self.source(node.inputs[0])
             ):
                 return node, self.source(node.inputs[0]), [mean]
         return None, self.source(name), []
@@ -261,7 +266,7 @@ class _Search:
                 return None
             node, root = found
             nodes.append(node)
-            if node.op == "Div" and node.inputs[1] == root:
+            if node.op == "Div" and node.input(1) == root:
                 if self.source(node.inputs[0]) in numerators:
                     return nodes
                 if self.number(node.inputs[0]) != 1:

@@ -168,7 +168,7 @@ def _eps_key(config: dict[str, Any], kind: str) -> str:
         *EPS_KEYS,
         *(of_gguf + key for key in ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")),
     )
-    keys = [key for key in names if type(config.get(key)) in (int, float)]
+    keys = [key for key in names if type(n := config.get(key)) is float or (type(n) is int and abs(n) < 1 << 32)]
     return next((key for key in keys if OF_KIND.get(kind, "") in key), keys[0] if keys else "")
 
 

@@ -147,7 +147,13 @@ def _legacy(file: File) -> Checkpoint:
         at += 8 + sizes[key]
     if at > file.size:
         raise file.fails(f"its storages end at byte {at}, but the file at {file.size}")
-    return _of_state(file, state, lambda key, start, count: file.bytes(starts[key] + start, count, key))
+
+    def part(key: str, start: int, count: int) -> bytes:
+        if key not in starts or start + count > sizes[key]:
+            raise file.fails(f"its storage {key!r} is missing, or ends before byte {start + count}")
+        return file.bytes(starts[key] + start, count, key)
+
+    return _of_state(file, state, part)
 
 
 def _storages(state: Any, sizes: dict[str, int]) -> None:

@@ -92,7 +92,7 @@ def torch(path, arrays, pickle=None, **entries):
         for i, array in enumerate(arrays.values()):
             archive.writestr(f"archive/data/{i}", array.tobytes())
         for name, data in entries.items():
-            archive.writestr(f"archive/{name.replace('__', '/')}", data, zipfile.ZIP_DEFLATED)
+            archive.writestr(f"archive/{name.replace('__', '/', 1)}", data, zipfile.ZIP_DEFLATED)
     path.write_bytes(out.getvalue())
     return path
 
