@@ -180,7 +180,7 @@ class Checkpoint:
         Where `config` is from.
     norms : list of Norm or None
         The norms, where the file itself says which there are: a graph, or classes of modules.
-    notes : list of (norm name, words)
+    notes : list of (rule, norm name, words)
         What the reader found out beside: norms that are no longer there, one that follows another.
     """
 

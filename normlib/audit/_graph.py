@@ -65,6 +65,7 @@ OPERATORS = {
 SAME = ("Cast", "Identity", "Dropout", "CastLike")  # what changes no value
 FRAMES = (*SAME, "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 STEPS = 8  # of such nodes in a row
+READERS = 64  # of a value that are looked at
 CLASS = re.compile(r"norm|^RMS$|\bLN\b", re.IGNORECASE)
 ENDINGS = re.compile(r"[._/](weight|gamma|scale|bias|beta|w_0|b_0)$")
 
@@ -150,7 +151,7 @@ class _Search:
             if not node.outputs:
                 return None
             name = node.outputs[0]
-            readers = self.readers.get(name, [])
+            readers = self.readers.get(name, [])[:READERS]
             if found := next((reader for reader in readers if reader.op in ops), None):
                 return found, name
             if len(readers) != 1 or readers[0].op not in over:
