@@ -368,26 +368,32 @@ def test_a_faithful_conversion_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rule", "changes", "metadata", "words"),
+    ("rule", "change", "words"),
     [
-        ("norm-missing", {"model__norm__weight": None}, {}, "rms_norm of the origin is not there"),
-        ("eps-changed", {}, {"llama.attention.layer_norm_rms_epsilon": 1e-5}, "eps 1e-06 became 1e-05"),
-        ("dtype-changed", {"model__norm__weight": lambda a: a.astype("f8")}, {}, "weight: float32 became float64"),
-        ("values-changed", {"model__norm__weight": lambda a: a.astype("f2")}, {}, "weight: rounded to float16, by at"),
-        ("values-changed", {"model__norm__weight": make.bfloat16}, {}, "values differ, by at most"),  # it cuts off
-        ("values-changed", {"model__norm__weight": lambda a: np.nextafter(a, np.float32(9))}, {}, "8 of 8 values"),
-        ("values-changed", {"model__norm__weight": lambda a: a[:4]}, {}, "weight: 8 values became 4"),
-        ("permuted", {"model__norm__weight": lambda a: a[::-1]}, {}, "weight: the same values in another order"),
+        ("norm-missing", None, "rms_norm of the origin is not there"),
+        ("dtype-changed", lambda a: a.astype("f8"), "weight: float32 became float64"),
+        ("values-changed", lambda a: a.astype("f2"), "weight: rounded to float16, 8 of 8 values by at most"),
+        ("values-changed", make.bfloat16, "weight: other values, 8 of 8 values by at most"),  # cut off
+        ("values-changed", lambda a: np.nextafter(a, np.float32(9)), "weight: other values, 8 of 8 values by at most"),
+        ("values-changed", lambda a: a[:4], "weight: 8 values became 4"),
+        ("permuted", lambda a: a[::-1], "weight: the same values in another order"),
     ],
 )
-def test_what_a_conversion_changed(tmp_path, rule, changes, metadata, words):
-    changes = against(tmp_path, as_gguf(tmp_path / "x.gguf", changed(make.llama(), **changes), **metadata))
-    of_rule = [change for change in changes if change.rule == rule]
-    assert len(of_rule) == 1
-    assert words in of_rule[0].words
-    name = "model.norm" if rule == "norm-missing" else "output_norm"
-    assert name in of_rule[0].norms
-    assert len(changes) == 1 + (rule == "values-changed" and "of 8" not in words and "became 4" not in words)
+def test_what_a_conversion_changed(tmp_path, rule, change, words):
+    arrays = changed(make.llama(), model__norm__weight=change)
+    changes = {found.rule: found for found in against(tmp_path, as_gguf(tmp_path / "x.gguf", arrays))}
+    assert words in changes[rule].words
+    assert changes[rule].norms == ("model.norm" if rule == "norm-missing" else "output_norm",)
+    other_dtype = change is not None and arrays["model.norm.weight"].dtype != np.float32
+    assert changes.keys() == {rule} | ({"dtype-changed"} if other_dtype else set())
+
+
+def test_another_eps(tmp_path):
+    other = as_gguf(tmp_path / "x.gguf", make.llama(), **{"llama.attention.layer_norm_rms_epsilon": 1e-5})
+    (change,) = against(tmp_path, other)
+    assert (change.rule, change.words, len(change.norms)) == ("eps-changed", "eps 1e-06 became 1e-05", 7)
+    (change,) = against(tmp_path, make.torch(tmp_path / "x.pt", make.llama()))
+    assert (change.rule, change.words) == ("eps-changed", "eps 1e-06 is no longer in the file")
 
 
 def test_a_norm_that_the_origin_lacks(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._checkpoint import FLOATS, Norm, Tensor, rounded
+from ._checkpoint import Norm, Tensor, rounded
 from ._findings import Finding
 
 if TYPE_CHECKING:
@@ -30,23 +30,33 @@ CURES = {
 }
 
 
+class _Change(NamedTuple):
+    """Attributes: the rule, what changed, and in how many of how many values, by how much at most."""
+
+    rule: str
+    words: str
+    differing: int = 0
+    size: int = 0
+    most: float = 0
+
+
 def changes(origin: list[Norm], converted: list[Norm]) -> list[Finding]:
     """What changed from the norms of one checkpoint to those of another; norms with the same words share a finding."""
     pairs, missing, added = _pairs(origin, converted)
-    found: dict[tuple[str, str], list[str]] = {}
-    for norm in missing:
-        found.setdefault(("norm-missing", f"{norm.kind} of the origin is not there"), []).append(norm.name)
-    for norm in added:
-        found.setdefault(("norm-added", f"{norm.kind} is not in the origin"), []).append(norm.name)
-    for before, after in pairs:
-        for rule, words in _changed(before, after):
-            found.setdefault((rule, words), []).append(after.name)
-    return [
-        Finding(rule, tuple(names), words, CURES[rule])
-        for rule in CURES
-        for (of, words), names in found.items()
-        if of == rule
-    ]
+    found = [(norm.name, _Change("norm-missing", f"{norm.kind} of the origin is not there")) for norm in missing]
+    found += [(norm.name, _Change("norm-added", f"{norm.kind} is not in the origin")) for norm in added]
+    found += [(after.name, change) for before, after in pairs for change in _changed(before, after)]
+    alike: dict[tuple[str, str], list[tuple[str, _Change]]] = {}
+    for name, change in found:
+        alike.setdefault((change.rule, change.words), []).append((name, change))
+    return [_finding(rule, words, some) for key in CURES for (rule, words), some in alike.items() if rule == key]
+
+
+def _finding(rule: str, words: str, some: list[tuple[str, _Change]]) -> Finding:
+    worst = max((change for _, change in some), key=lambda change: change.most)
+    if worst.size:
+        words += f", {worst.differing} of {worst.size} values by at most {worst.most:.2g}"
+    return Finding(rule, tuple(dict.fromkeys(name for name, _ in some)), words, CURES[rule])
 
 
 # -- which became which ----
@@ -93,59 +103,49 @@ def _width(norm: Norm) -> Any:
 # -- what changed ----
 
 
-class _Compared(NamedTuple):
-    before: Array
-    after: Array
-
-
-def _changed(before: Norm, after: Norm) -> Iterator[tuple[str, str]]:
+def _changed(before: Norm, after: Norm) -> Iterator[_Change]:
     if before.kind != after.kind:
-        yield "kind-changed", f"{before.kind} became {after.kind}"
-    if before.eps is not None and after.eps is not None and np.float32(before.eps) != np.float32(after.eps):
-        yield "eps-changed", f"eps {before.eps:g} became {after.eps:g}"
-    elif before.eps is not None and after.eps is None:
-        yield "eps-changed", f"eps {before.eps:g} is no longer in the file"
+        yield _Change("kind-changed", f"{before.kind} became {after.kind}")
+    if before.eps is not None and after.eps is None:
+        yield _Change("eps-changed", f"eps {before.eps:g} is no longer in the file")
+    elif before.eps is not None and after.eps is not None and np.float32(before.eps) != np.float32(after.eps):
+        yield _Change("eps-changed", f"eps {before.eps:g} became {after.eps:g}")
     for key, tensor in before.tensors.items():
         other = after.tensors.get(key)
         if other is None:
-            yield "parameter-lost", f"its {key} is not there"
+            yield _Change("parameter-lost", f"its {key} is not there")
             continue
         if tensor.dtype != other.dtype:
-            yield "dtype-changed", f"{key}: {tensor.dtype} became {other.dtype}"
+            yield _Change("dtype-changed", f"{key}: {tensor.dtype} became {other.dtype}")
         folded = key == "weight" and before.offset and not after.offset
-        yield from _values_changed(key, tensor, other, folded)
+        change = _values_changed(key, tensor, other, folded)
+        if change is not None:
+            yield change
     if after.offset and not before.offset:
-        yield "offset-changed", "what loads it adds 1 to the weight, what loaded the origin did not"
+        yield _Change("offset-changed", "what loads it adds 1 to the weight, what loaded the origin did not")
 
 
-def _values_changed(key: str, before: Tensor, after: Tensor, folded: bool) -> Iterator[tuple[str, str]]:
+def _values_changed(key: str, before: Tensor, after: Tensor, folded: bool) -> _Change | None:
     old, new = before.values(), after.values()
     if old is None or new is None:
-        return
+        return None
     if old.size != new.size:
-        yield "values-changed", f"{key}: {old.size} values became {new.size}"
-        return
+        return _Change("values-changed", f"{key}: {old.size} values became {new.size}")
+    if folded and _same(old, new):
+        return _Change("offset-changed", "the weight is as it was, but what loads it adds no 1")
+    dtypes = (after.dtype, before.dtype)
+    if folded and any(_same(rounded(rounded(old + 1, dtype), after.dtype), new) for dtype in dtypes):
+        return _Change("offset-folded", "weight + 1 is stored in the place of weight")
+    old = old + folded
     if _same(old, new):
-        if folded:
-            yield "offset-changed", "the weight is as it was, but what loads it adds no 1"
-        return
-    if folded and any(
-        _same(rounded(rounded(old + 1, dtype), after.dtype), new) for dtype in (after.dtype, before.dtype)
-    ):
-        yield "offset-folded", "weight + 1 is stored in the place of weight"
-        return
-    old = old + 1 if folded else old
-    if _same(rounded(old, after.dtype), new):
-        if after.dtype == before.dtype or after.dtype not in FLOATS:
-            return
-        error = np.nanmax(np.abs(new - old)) if np.isfinite(new - old).any() else math.inf
-        yield "values-changed", f"{key}: rounded to {after.dtype}, by at most {error:.2g}"
-    elif _same(np.sort(rounded(old, after.dtype)), np.sort(new)):
-        yield "permuted", f"{key}: the same values in another order"
-    else:
-        differ = np.abs(new - old)
-        count, most = int(np.count_nonzero(new != old)), np.nanmax(differ) if np.isfinite(differ).any() else math.inf
-        yield "values-changed", f"{key}: {count} of {old.size} values differ, by at most {most:.3g}"
+        return None
+    stored = rounded(old, after.dtype)
+    if _same(np.sort(stored), np.sort(new)) and not _same(stored, new):
+        return _Change("permuted", f"{key}: the same values in another order")
+    differ = np.abs(new - old)
+    most = float(np.nanmax(differ)) if np.isfinite(differ).any() else math.inf
+    words = f"{key}: rounded to {after.dtype}" if _same(stored, new) else f"{key}: other values"
+    return _Change("values-changed", words, int(np.count_nonzero(new != old)), old.size, most)
 
 
 def _same(a: Array, b: Array) -> bool:

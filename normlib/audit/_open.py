@@ -48,9 +48,12 @@ def _folder(path: Path) -> Checkpoint:
     for index, suffix in (("model.safetensors.index.json", ".safetensors"), ("pytorch_model.bin.index.json", ".bin")):
         if index in names:
             return _with_config(_sharded(path, index, suffix), path)
+    for usual in ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin"):
+        if usual in names:
+            return _part(path / usual)
     for suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx"):
         found = [name for name in names if name.endswith(suffix) and not name.startswith((".", "training_args"))]
-        if suffix in (".gguf", ".onnx") and len(found) > 1:
+        if suffix not in (".safetensors", ".bin") and len(found) > 1:
             raise Unreadable(f"audit: {path} has {len(found)} files {suffix}, expected one; name the file")
         if found:
             parts = [_part(path / name) for name in found]

@@ -148,12 +148,12 @@ def _legacy(file: File) -> Checkpoint:
     if at > file.size:
         raise file.fails(f"its storages end at byte {at}, but the file at {file.size}")
 
-    def part(key: str, start: int, count: int) -> bytes:
+    def within(key: str, start: int, count: int) -> bytes:
         if key not in starts or start + count > sizes[key]:
             raise file.fails(f"its storage {key!r} is missing, or ends before byte {start + count}")
         return file.bytes(starts[key] + start, count, key)
 
-    return _of_state(file, state, part)
+    return _of_state(file, state, within)
 
 
 def _storages(state: Any, sizes: dict[str, int]) -> None:
