@@ -237,6 +237,23 @@ def test_placements(tmp_path, model, names, expected):
     assert placements["model.norm"] == "final"
 
 
+def test_places_have_one_name_in_all_formats(tmp_path):
+    """What the norms of transformers are called in GGUF; a block with four norms takes a name for another place."""
+    shapes = {f"model.layers.#.{name}.weight": (4,) for name in ("input_layernorm", "post_attention_layernorm")}
+    two = make.layers(2, **shapes)
+    four = two | make.layers(2, **{f"model.layers.#.{n}_feedforward_layernorm.weight": (4,) for n in ("pre", "post")})
+    roles = ({norm.role for norm in audit(make.folder(tmp_path, arrays, {})).norms} for arrays in (two, four))
+    names = {"attn_norm", "ffn_norm"}, {"attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"}
+    assert [*roles] == [{f"blk.{i}.{name}" for i in range(2) for name in of} for of in names]
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_norms_with_a_weight_for_each_head(tmp_path, form):
+    weight = np.arange(8, dtype=np.float32).reshape(2, 4)
+    (norm,) = audit(WRITERS[form](tmp_path, {"blk.0.attn_q_norm.weight": weight, "blk.0.attn_k.weight": weight})).norms
+    assert (norm.placement, norm.width, norm.weight.shape) == ("QK", 8, (2, 4))
+
+
 # -- findings: each on a checkpoint with that fault ----
 
 

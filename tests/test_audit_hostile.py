@@ -247,6 +247,7 @@ PICKLES = {
     "object": (b"\x80\x02ctorch\nFloatStorage\n)\x81.", "it makes an object of torch.FloatStorage"),
     "extension": (b"\x80\x02\x82\x01.", "it has the opcode EXT1, which data does not need"),
     "call": (b"\x80\x02ctorch\nFloatStorage\n)R.", "it calls a torch.FloatStorage"),
+    "call of a number": (b"\x80\x02K\x01)R.", "it calls a int"),
     "a gigabyte": (b"\x80\x05\x96" + struct.pack("<Q", 1 << 30) + b".", "it is malformed"),
     "memo": (b"\x80\x02Nr\xff\xff\xff\x7f" * 1 + b"0.", "it has the opcode POP"),
     "empty stack": (b"\x80\x02\x86.", "its stack is empty"),

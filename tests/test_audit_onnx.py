@@ -88,6 +88,7 @@ def test_norms_that_were_taken_apart(tmp_path, form):
         "q = Pow (x, eps) v = ReduceMean (q, axes) u = Add (v, eps) r = Sqrt (u) y = Div (x, r)",  # no square
         "q = Pow (x, two) v = ReduceSum (q, axes) u = Add (v, eps) r = Sqrt (u) y = Div (x, r)",  # no mean
         "h = Sin (x) q = Pow (x, two) v = ReduceMean (q, axes) u = Add (v, eps) r = Sqrt (u) y = Div (h, r)",  # another
+        "h = Sin (x) q = Pow (x, two) v = ReduceMean (q, axes) u = Add (v, eps) r = Pow (u, half) y = Mul (h, r)",
     ],
 )
 def test_what_only_looks_like_a_norm(tmp_path, body):
