@@ -184,6 +184,7 @@ def test_kinds(tmp_path, arrays, config, kind, why):
     arrays = {name: np.full(shape, 1.5, np.float32) for name, shape in arrays.items()}
     (norm,) = audit(make.folder(tmp_path, arrays, config)).norms
     assert (norm.kind, norm.kind_from) == (kind, why)
+    assert norm.placement == ""  # there are no blocks that it could end
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,12 @@ def test_files_that_are_cut_off(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_files_with_errors_drawn_at_random(tmp_path, form):
+def test_files_with_errors_drawn_at_random(tmp_path, form, record_property):
     """Bytes changed, parts doubled or left out: a report or Unreadable, and never another error."""
     random, data = Random(1), small(tmp_path / f"x.{form}", form).read_bytes()
     path, readable = tmp_path / f"y.{form}", 0
-    for _ in range(effort(150, 20_000)):
+    tries = effort(150, 20_000)
+    for _ in range(tries):
         broken = bytearray(data)
         for _ in range(random.choice([1, 1, 2, 8])):
             at = random.randrange(len(broken))
@@ -149,6 +150,7 @@ def test_files_with_errors_drawn_at_random(tmp_path, form):
         except Unreadable:
             pass
     assert readable  # what is changed may be a weight
+    record_property("tried", tries)
 
 
 # -- each format ----

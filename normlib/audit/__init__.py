@@ -54,7 +54,8 @@ def audit(
     >>> from normlib.audit import audit
     >>> header = {"model.norm.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     >>> text = json.dumps(header).encode()
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> held = tempfile.TemporaryDirectory()
+    >>> folder = pathlib.Path(held.name)
     >>> _ = (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
     >>> _ = (folder / "config.json").write_text('{"model_type": "llama", "rms_norm_eps": 1e-05}')
     >>> report = audit(folder)
