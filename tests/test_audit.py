@@ -326,6 +326,17 @@ def test_a_fault_is_found_and_named(tmp_path, rule):
     assert rule not in rules(audit(tmp_path / "faulty", ignore=[rule]))
 
 
+def test_of_an_unknown_architecture_most_norms_tell_what_is_missing(tmp_path):
+    arrays = make.layers(3, **{f"a.#.norm.{key}": (4,) for key in ("weight", "bias")})
+    for missing in ("bias", "weight"):
+        broken = {name: array for name, array in arrays.items() if name != f"a.1.norm.{missing}"}
+        report = audit(make.safetensors(tmp_path / "x.safetensors", broken))
+        assert found(report, "parameter-missing") == [(("a.1.norm",), f"layer_norm without its {missing}")]
+    half = {name: array for name, array in arrays.items() if name not in ("a.1.norm.bias", "a.2.norm.bias")}
+    report = audit(make.safetensors(tmp_path / "x.safetensors", half))
+    assert found(report, "parameter-missing") == []
+
+
 def test_what_multiplies_is_what_counts(tmp_path):
     """Weights about 0 are right for an offset, and those about 1 wrong."""
     arrays = make.llama()
@@ -404,6 +415,20 @@ def test_what_a_conversion_changed(tmp_path, rule, change, words):
     assert changes[rule].norms == ("model.norm" if rule == "norm-missing" else "output_norm",)
     other_dtype = change is not None and arrays["model.norm.weight"].dtype != np.float32
     assert changes.keys() == {rule} | ({"dtype-changed"} if other_dtype else set())
+
+
+def test_the_norm_of_a_head_is_not_the_last_of_the_blocks(tmp_path):
+    """That of RoBERTa follows a dense layer."""
+    head = {f"lm_head.layer_norm.{key}": np.float32([1, 2]) for key in ("weight", "bias")}
+    report = audit(make.folder(tmp_path, make.bert() | head, make.BERT | {"model_type": "roberta"}))
+    assert (report.findings, report.norms[-1].name, report.norms[-1].placement) == ((), "lm_head.layer_norm", "")
+
+
+def test_names_of_any_letters(tmp_path):
+    names = ["²", "a.².norm", "layers.²", "٣.norm", "layers.9999999999999.norm", "..", "norm.", "", "é.bn1"]
+    arrays = {f"{name}.{key}": np.float32([1, 2]) for name in names for key in ("weight", "bias")}
+    report = audit(make.safetensors(tmp_path / "x.safetensors", arrays), ignore=["eps-missing"])
+    assert ({norm.name for norm in report.norms}, report.findings) == (set(names), ())
 
 
 def test_another_eps(tmp_path):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ._architectures import Architecture
 from ._checkpoint import FLOATS, Checkpoint, Norm
-from ._norms import BLOCK, DEFAULT, usual
+from ._norms import BLOCK, DEFAULT, number, usual
 from ._values import Values
 
 SEQUENCE = re.compile(r"att(e)?n|lstm|gru|rnn|weight_ih_l\d")
@@ -170,7 +170,7 @@ def _dead_channels(of: Audited) -> Found:
 def _layer(name: str) -> tuple[str, int, str] | None:
     """A name before, at and after its last number."""
     parts = name.split(".")
-    at = max((i for i, part in enumerate(parts) if part.isascii() and part.isdigit() and len(part) < 7), default=-1)
+    at = max((i for i, part in enumerate(parts) if number(part)), default=-1)
     return (".".join(parts[:at]), int(parts[at]), ".".join(parts[at + 1 :])) if 0 <= at < len(parts) - 1 else None
 
 
@@ -208,7 +208,7 @@ def _too_few_layers(of: Audited) -> Found:
     config = of.checkpoint.config
     counts = [config.get("num_hidden_layers"), config.get(f"{of.checkpoint.architecture}.block_count")]
     count = next((n for n in counts if type(n) is int and 0 < n < 1 << 16), None)
-    blocks = [int(b) for name in of.checkpoint.tensors for b in re.findall(r"\d+", (BLOCK.search(name) or [""])[0])[:1]]
+    blocks = [int(found[0].split(".")[-2]) for name in of.checkpoint.tensors if (found := BLOCK.search(name))]
     shared = "num_hidden_groups" in config  # ALBERT has one block for all layers
     if count and blocks and max(blocks) + 1 < count and not shared:
         yield f"layers {max(blocks) + 1} to {count - 1}", f"missing: the configuration has {count} layers"

@@ -20,10 +20,10 @@ PARAMETERS = {
 NAMED = re.compile(r"norm|(^|_)(ln|bn|gn)\d*($|_)", re.IGNORECASE)
 NOT_NORMS = re.compile(r"(weight_norm|parametrizations|embed_norm_scale|norm\.(linear|proj)|layer_scale)")
 
-# Roles by the end of a name, in the words of GGUF where it has some, and the placement that each means. {} is a block.
+# Roles by the end of a name, in the words of GGUF where it has some, and the placement that each means
 ROLES: list[tuple[str, str, str]] = [
-    (r"token_embd_norm|emb_ln|(word_)?embeddings?_(layer_?)?norm|layernorm_embedding|embeddings\.(LayerNorm|layer_?norm|norm)|pre_layrnorm|ln_pre",
-     "token_embd_norm", "embedding"),
+    (r"token_embd_norm|emb_ln|(word_)?embeddings?_(layer_?)?norm|layernorm_embedding|pre_layrnorm|ln_pre|"
+     r"embeddings\.(LayerNorm|layer_?norm|norm)", "token_embd_norm", "embedding"),
     (r"attn_(q|k)_norm|(q|k)_(layer)?norm|(query|key)_layernorm|layer_norm_(q|k)|norm_(q|k)|(q|k)_ln", "", "QK"),
     (r"attention\.output\.LayerNorm|sa_layer_norm|attn_output_norm|attention_output_norm", "attn_output_norm", "post"),
     (r"output\.LayerNorm|output_layer_norm|layer_output_norm|full_layer_layer_norm", "layer_output_norm", "post"),
@@ -35,9 +35,9 @@ ROLES: list[tuple[str, str, str]] = [
     (r"post_attention_layernorm|ln_2|ffn_norm|norm_2|layernorm_after|mlp_norm", "ffn_norm", "pre"),
 ]  # fmt: skip
 FINAL = re.compile(
-    r"([A-Za-z_]+\.){0,4}(ln_f|norm_f|output_norm|final_layer_?norm|final_norm|ln_post|post_layernorm|norm|layer_?norm)$"
+    r"(?!.*(head|predict|project|pool))([A-Za-z_]+\.){0,4}(ln_f|norm_f|output_norm|final_layer_?norm|final_norm|ln_post|post_layernorm|(layer_?)?norm)"
 )
-BLOCK = re.compile(r"(?:^|\.)(?:\w*layers?|h|blk|\w*blocks?|encoder|decoder)\.\d+\.")
+BLOCK = re.compile(r"(?:^|\.)(?:\w*layers?|h|blk|\w*blocks?|encoder|decoder)\.[0-9]{1,9}\.")
 DEFAULT = "not in the file; the default of"
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 EPS_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps",
@@ -68,7 +68,12 @@ def _order(name: str, checkpoint: Checkpoint) -> list[tuple[int, str]]:
     """By name, with numbers as numbers; what has an order already, a graph or modules, keeps it."""
     if checkpoint.norms is not None:
         return []
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d{1,9})", name)]
+    return [(int(part), "") if number(part) else (-1, part) for part in re.split(r"([0-9]{1,9})", name)]
+
+
+def number(part: str) -> bool:
+    """Whether part of a name is a number of usual digits and size."""
+    return part.isascii() and part.isdigit() and len(part) < 10
 
 
 def _modules(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -136,7 +141,7 @@ def _kind(
         return "rms_norm", f"the key {key}"
     if "rms" in last:
         return "rms_norm", "its name"
-    if "bias" in own and last.isdigit() and _after_convolution(name, checkpoint.tensors):
+    if "bias" in own and number(last) and _after_convolution(name, checkpoint.tensors):
         return "group_norm", "a convolution before it"
     if "bias" in own or biased:
         return "layer_norm", "biases"
@@ -184,7 +189,7 @@ def _eps(checkpoint: Checkpoint, name: str, kind: str, known: Architecture | Non
         eps = section[key]
         return shortest(eps) if checkpoint.format == "gguf" else float(eps), f"{checkpoint.config_from}, {key}"
     if known is not None and of_kind:
-        return known.eps[0], f"{DEFAULT} {checkpoint.architecture}" if known.has_key else "the code"
+        return known.eps[0], f"{DEFAULT if known.has_key else 'the code of'} {checkpoint.architecture}"
     return None, ""
 
 
@@ -209,5 +214,5 @@ def _placed(norm: Norm, names: set[str], checkpoint: Checkpoint, layered: bool) 
         placement = known.placement
     if placement in ("pre", "post") and known is not None and known.placement in ("sandwich", "res-post"):
         placement = known.placement
-    number = re.findall(r"\d+", block[0])[0] if block and role else ""
-    return replace(norm, placement=placement, role=f"blk.{number}.{role}" if number else role)
+    layer = f"blk.{block[0].split('.')[-2]}." if block and role else ""
+    return replace(norm, placement=placement, role=layer + role)
