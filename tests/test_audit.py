@@ -248,6 +248,26 @@ def test_places_have_one_name_in_all_formats(tmp_path):
     assert [*roles] == [{f"blk.{i}.{name}" for i in range(2) for name in of} for of in names]
 
 
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("LLAMA", ["model.layers.1.input_layernorm", "model.layers.1.post_attention_layernorm", "model.norm"]),
+        ("QWEN3", ["model.layers.1.self_attn.q_norm", "model.layers.1.self_attn.k_norm"]),
+        ("GEMMA2", [f"model.layers.1.{name}_layernorm" for name in
+                    ("input", "post_attention", "pre_feedforward", "post_feedforward")]),
+        ("GPT2", ["transformer.h.1.ln_1", "transformer.h.1.ln_2", "transformer.ln_f"]),
+        ("BERT", ["embeddings.LayerNorm", "encoder.layer.1.attention.output.LayerNorm",
+                  "encoder.layer.1.output.LayerNorm"]),
+    ],
+)  # fmt: skip
+def test_places_are_called_as_the_converter_of_gguf_calls_them(tmp_path, model, names):
+    gguf = pytest.importorskip("gguf")
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[model], 2)
+    arrays = {f"{name}.weight": np.float32([1, 2]) for name in [*names, "layers.0.norm"]}
+    norms = {norm.name: norm.role for norm in audit(make.safetensors(tmp_path / "x.safetensors", arrays)).norms}
+    assert [norms[name] for name in names] == [table.get_name(name) for name in names]
+
+
 @pytest.mark.parametrize("form", WRITERS)
 def test_norms_with_a_weight_for_each_head(tmp_path, form):
     weight = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -287,7 +307,7 @@ FAULTS = {
     "eps-missing": (make.llama, {}, {"model_type": "llama"}, NORMS_OF_LLAMA),
     "eps-unusual": (make.llama, {}, make.LLAMA | {"rms_norm_eps": 1e-12}, NORMS_OF_LLAMA),
     "weights-about-0": (make.llama, {"norm__weight": lambda a: a - a.mean()}, make.LLAMA, NORMS_OF_LLAMA),
-    "weights-about-2": (make.llama, {"norm__weight": lambda a: 2 + a / 10}, make.LLAMA, NORMS_OF_LLAMA),
+    "weights-about-2": (make.llama, {"norm__weight": lambda a: 1 + a}, make.LLAMA, NORMS_OF_LLAMA),
     "not-finite": (make.llama, {"layers__1__input_layernorm__weight": first_nan}, make.LLAMA,
                    ["model.layers.1.input_layernorm"]),
     "all-ones": (make.llama, {"model__norm__weight": np.ones_like}, make.LLAMA, ["model.norm"]),
@@ -473,11 +493,14 @@ def test_a_layer_norm_that_became_an_rms_norm(tmp_path):
 
 def test_norms_with_other_names_are_known_by_their_bits(tmp_path):
     arrays = make.llama()
-    renamed = {name.replace("input_layernorm", "some_norm").replace("model.", "m."): a for name, a in arrays.items()}
-    assert against(tmp_path, make.folder(tmp_path / "x", renamed, make.LLAMA)) == []
-    faulty = changed(renamed, layers__1__some_norm__weight=lambda a: a * 3)
-    (change,) = against(tmp_path, make.folder(tmp_path / "x", faulty, make.LLAMA))
-    assert (change.rule, change.norms) == ("values-changed", ("m.layers.1.some_norm",))
+    renamed = {name.replace("input_layernorm", "some_norm"): a for name, a in arrays.items()}
+    for i, j in ((0, 7), (1, 6), (2, 5)):  # in another order
+        renamed = {name.replace(f"model.layers.{i}.", f"m.layers.{j}."): a for name, a in renamed.items()}
+    config = make.LLAMA | {"num_hidden_layers": 8}
+    assert against(tmp_path, make.folder(tmp_path / "x", renamed, config)) == []
+    faulty = changed(renamed, layers__6__some_norm__weight=lambda a: a * 3)
+    (change,) = against(tmp_path, make.folder(tmp_path / "x", faulty, config))
+    assert (change.rule, change.norms) == ("values-changed", ("m.layers.6.some_norm",))
 
 
 # -- words ----

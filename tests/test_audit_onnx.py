@@ -139,6 +139,13 @@ def test_weights_in_every_form(tmp_path, dtype, raw):
     np.testing.assert_array_equal(weight.values(), values)
 
 
+def test_quantized_weights(tmp_path):
+    weights = {"q": np.int8([1, 2, 3, 4]), "scale": np.float32(0.1)}
+    report = audit(model(tmp_path / "x.onnx", "w = DequantizeLinear (q, scale) y = LayerNormalization (x, w)", weights))
+    assert [(f.rule, f.words) for f in report.findings] == [("quantized", "parameters in int8 and a scale")]
+    assert report.norms[0].weight.values() is None
+
+
 def test_a_norm_that_follows_a_norm(tmp_path):
     weights = W | {"shape": np.int64([1, 3, 4])}
     body = "n = LayerNormalization (x, w, b) k = Reshape (n, shape) y = LayerNormalization (k, w)"

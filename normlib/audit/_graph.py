@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ._checkpoint import Norm, Tensor, shortest
@@ -160,7 +160,13 @@ class _Search:
         return None
 
     def constant(self, name: str) -> Tensor | None:
-        return self.graph.tensors.get(self.source(name))
+        """The tensor that a value is; of a quantized one that which is stored, by a dtype that is not decoded."""
+        found = self.graph.tensors.get(self.source(name))
+        node = self.above(name) if found is None else None
+        if node is not None and node.op == "DequantizeLinear":
+            found = self.graph.tensors.get(node.input())
+            return None if found is None else replace(found, dtype=f"{found.dtype} and a scale")
+        return found
 
     def number(self, name: str) -> float | None:
         """The value of a constant of one element."""
