@@ -517,6 +517,7 @@ def test_a_report_in_words(tmp_path):
     assert row[4:9] == ["config.json,", "rms_norm_eps", "pre", "w", "float32"]
     assert "not-finite: model.norm: 1 of 8 values of weight are NaN or infinite" in lines
     assert lines[-1] == "1 finding"
+    assert repr(report) == f"Report({str(tmp_path / 'model.safetensors')!r}), 3 norms, 1 finding"
 
 
 def test_a_card(tmp_path):

@@ -156,6 +156,14 @@ def test_files_with_errors_drawn_at_random(tmp_path, form, record_property):
 # -- each format ----
 
 
+def test_words_of_an_error_are_short_and_plain(tmp_path):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    words = refused(tmp_path / "x.safetensors", header({"\x1b[2J" + "n" * 100_000: entry}))
+    assert words.isprintable()
+    huge = header({"\x1b[2Jnorm.weight": entry | {"dtype": "U8", "shape": [1 << 23], "data_offsets": [0, 1 << 23]}})
+    assert refused(tmp_path / "y.safetensors", huge + bytes(1 << 23)).isprintable()
+
+
 def header(entries, length=None, after=b""):
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + after

@@ -32,6 +32,15 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 class Unreadable(ValueError):
     """A file that is no checkpoint of a known format, is cut off, or asks for more than a checkpoint does."""
 
+    def __init__(self, words: str) -> None:
+        super().__init__(plain(words, 800))
+
+
+def plain(text: str, most: int = 100) -> str:
+    """Text as it may be printed: names of a file may be long, or hold what drives a terminal."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: most + 1])
+    return text if len(text) <= most else text[: most - 3] + "..."
+
 
 class File:
     """A regular file, mapped: what is read is checked to lie within."""

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ._checkpoint import Checkpoint, Norm
+from ._checkpoint import Checkpoint, Norm, plain
 from ._findings import Finding
 from ._values import Values
 
@@ -19,17 +19,10 @@ KINDS = {
     "group_norm": "GroupNorm",
     "instance_norm": "InstanceNorm",
 }
-LONGEST = 100  # letters of a name that is printed
 NAMED = 4  # norms that are named in a finding
 
 
-def plain(text: str, most: int = LONGEST) -> str:
-    """A name as it may be printed: names of a file may hold what drives a terminal."""
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: most + 1])
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What an audit found.
 
@@ -60,6 +53,9 @@ class Report:
     def status(self) -> int:
         """The exit status of the command: 0 without findings, else 1."""
         return int(bool(self.findings))
+
+    def __repr__(self) -> str:
+        return f"Report({self.path!r}), {_count(len(self.norms), 'norm')}, {_count(len(self.findings), 'finding')}"
 
     def __str__(self) -> str:
         of = f", {plain(self.architecture)}" if self.architecture else ""

@@ -44,7 +44,8 @@ def _tensor(file: File, name: str, entry: Any, start: int) -> Tensor:
     dtype = DTYPES.get(dtype, dtype[:40])
     if dtype in BYTES and last - first != math.prod(shape) * BYTES[dtype]:
         raise file.fails(f"tensor {name!r} has {last - first} bytes, but shape {shape} of {dtype}")
-    return Tensor(name, dtype, tuple(shape), lambda: file.bytes(start + first, last - first, name))
+    path = file.path  # opened again for each norm: shards are many, and open files few
+    return Tensor(name, dtype, tuple(shape), lambda: File(path).bytes(start + first, last - first, name))
 
 
 def parse(text: bytes, what: str) -> dict[str, Any]:
