@@ -173,7 +173,7 @@ def test_smollm2_beside_the_names_of_transformers(smollm2, tmp_path):
     assert (finding.rule, finding.words, len(finding.norms)) == ("eps-changed", "eps 1e-06 became 1e-05", 61)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.999])
 def test_downloads_that_stopped(smollm2, tmp_path, share):
     """A file that is cut off is refused wherever the cut is, also where no norm is missing."""
     path, size = tmp_path / "x.gguf", int(smollm2.stat().st_size * share)
