@@ -216,6 +216,9 @@ def test_parts_of_a_model_have_configurations_of_their_own(tmp_path):
     text, vision = audit(make.folder(tmp_path, arrays, config)).norms
     assert (text.kind, text.eps, text.offset, text.placement) == ("rms_norm", 1e-6, True, "sandwich")
     assert (vision.kind, vision.eps, vision.offset, vision.placement) == ("layer_norm", 1e-5, False, "pre")
+    del config["text_config"]["rms_norm_eps"]
+    text, _ = audit(make.folder(tmp_path, arrays, config)).norms
+    assert (text.offset, text.eps, text.eps_from) == (True, 1e-6, "not in the file; the default of gemma3_text")
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,12 @@ def find(checkpoint: Checkpoint) -> list[Norm]:
 
 def usual(checkpoint: Checkpoint, name: str) -> Architecture | None:
     """What is usual for the architecture that a norm belongs to."""
+    return architecture(_model_type(checkpoint, name))
+
+
+def _model_type(checkpoint: Checkpoint, name: str) -> str:
     inner = _section(checkpoint, name).get("model_type")
-    return architecture(inner if isinstance(inner, str) else checkpoint.architecture)
+    return inner if isinstance(inner, str) else checkpoint.architecture
 
 
 def _order(name: str, checkpoint: Checkpoint) -> list[tuple[int, str]]:
@@ -163,7 +167,8 @@ def _section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         if isinstance(inner, dict) and any(word in part for part in first for word in words):
             return inner
     inner = config.get("text_config")
-    return inner if isinstance(inner, dict) and _eps_key(inner, "") else config
+    tells = isinstance(inner, dict) and (_eps_key(inner, "") or isinstance(inner.get("model_type"), str))
+    return inner if isinstance(inner, dict) and tells else config
 
 
 def _eps_key(config: dict[str, Any], kind: str) -> str:
@@ -178,18 +183,20 @@ def _eps_key(config: dict[str, Any], kind: str) -> str:
 
 
 def _eps(checkpoint: Checkpoint, name: str, kind: str, known: Architecture | None) -> tuple[float | None, str]:
+    """eps of a norm, and where it is from: the code of an architecture, a key, a default."""
     section = _section(checkpoint, name)
+    of = _model_type(checkpoint, name)
     key = _eps_key(section, kind) if kind in OF_KIND else ""
     if kind == "batch_norm" and "batch" not in key:
         key = ""
-    of_kind = known is not None and kind == known.kind and checkpoint.format != "gguf"
-    if known is not None and of_kind and not known.has_key and _role(name)[1] != "final":
-        return known.eps[0], f"the code of {checkpoint.architecture}"
+    usual_here = known if known is not None and kind == known.kind and checkpoint.format != "gguf" else None
+    if usual_here is not None and not usual_here.has_key and _role(name)[1] != "final":
+        return usual_here.eps[0], f"the code of {of}"
     if key:
         eps = section[key]
         return shortest(eps) if checkpoint.format == "gguf" else float(eps), f"{checkpoint.config_from}, {key}"
-    if known is not None and of_kind:
-        return known.eps[0], f"{DEFAULT if known.has_key else 'the code of'} {checkpoint.architecture}"
+    if usual_here is not None:
+        return usual_here.eps[0], f"{DEFAULT if usual_here.has_key else 'the code of'} {of}"
     return None, ""
 
 
