@@ -1,4 +1,4 @@
-"""The command line: ``normlib info``, ``check``, ``demo``, ``bridge`` and ``bench``."""
+"""The command line: ``normlib info``, ``check``, ``audit``, ``demo``, ``bridge`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -98,6 +98,19 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="more shapes; about ten times as long")
     check.set_defaults(run=_check)
 
+    audit = commands.add_parser(
+        "audit",
+        help="the norms of a checkpoint, and what is wrong with them",
+        epilog="exit status: 0 no finding, 1 findings, 2 the checkpoint cannot be read",
+    )
+    audit.add_argument("path", metavar="PATH", help="a folder of Hugging Face; a safetensors, GGUF, ONNX, torch file")
+    audit.add_argument("--against", metavar="PATH", help="the checkpoint it was converted from: what changed")
+    audit.add_argument("--ignore", metavar="RULE", action="append", default=[], help="leave out what a rule finds")
+    shown = audit.add_mutually_exclusive_group()
+    shown.add_argument("--card", action="store_true", help="a table in Markdown, for a model card")
+    shown.add_argument("--json", action="store_true", help="all of it in JSON")
+    audit.set_defaults(run=_audit)
+
     demo = commands.add_parser(
         "demo",
         usage="normlib demo [NAME [OPTIONS]]",
@@ -167,6 +180,18 @@ def _check(args: argparse.Namespace) -> int:
     verdict = f"FAILED for {', '.join(failed)}" if failed else f"OK, {', '.join(names)} conform"
     print(f"normlib check: {verdict} ({seconds:.0f} s)")
     return 1 if failed else 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from normlib.audit import audit
+
+    try:
+        report = audit(args.path, against=args.against, ignore=args.ignore)
+    except (ValueError, OSError) as error:
+        print(f"normlib {error}", file=sys.stderr)
+        return 2
+    print(report.card() if args.card else report.json() if args.json else report)
+    return report.status
 
 
 def _demo(args: argparse.Namespace) -> int:

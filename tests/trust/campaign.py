@@ -19,6 +19,7 @@ ENTRIES = {
     "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
     "neighbours": ("the default threads beside busy programs", partial(script, "neighbours.py")),
     "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(halves, "test_malformed.py")),
+    "audit": ("checkpoints with errors drawn at random, 20,000 a format", partial(halves, "test_audit_hostile.py")),
     "allocation": ("memory that runs out at each allocation in turn", partial(halves, "test_allocation_failures.py")),
     "growth": ("100,000 calls of each kind; references", partial(halves, "test_growth.py")),
     "large": ("more than 2^31 elements", partial(suite, "test_large.py")),
