@@ -1,0 +1,283 @@
+"""Modules of torch, Flax and Keras, layers on NumPy arrays, ONNX nodes: each as a subject. Nothing is imported here that
+is not there already."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._model import Array
+from ._subject import EPS, NUMPY, Arrays, Function, Given, Result, Subject, first, named, of_numpy
+
+
+def torch_arrays() -> Arrays:
+    """Tensors, without a graph."""
+    import torch
+
+    def make(a: Array, dtype: str) -> Any:
+        return torch.from_numpy(np.array(a, dtype=np.float64)).to(getattr(torch, dtype))
+
+    def take(y: Any) -> Result:
+        if not isinstance(y, torch.Tensor):
+            raise TypeError(f"the result is a {type(y).__name__}, expected a tensor")
+        return Result(y.detach().double().numpy(), str(y.dtype).removeprefix("torch."))
+
+    return Arrays("torch", make, take, torch.no_grad, ("float16", "bfloat16"))
+
+
+def jax_arrays() -> Arrays:
+    """Arrays of JAX, with float64 switched on."""
+    import jax
+    import jax.numpy as jnp
+
+    def make(a: Array, dtype: str) -> Any:
+        return jnp.asarray(a, dtype=dtype)
+
+    return Arrays("jax", make, of_numpy, lambda: jax.enable_x64(True), ("float16", "bfloat16"))
+
+
+def kinds() -> list[Arrays]:
+    """The arrays that a function may take, of the frameworks that are in use."""
+    others = {"torch": torch_arrays, "jax": jax_arrays}
+    return [NUMPY, *(make() for name, make in others.items() if name in sys.modules)]
+
+
+def differentiate(arrays: Arrays, fn: Callable[..., Any], dy: Array, inputs: Sequence[Array]) -> list[Array]:
+    """The gradients of ``sum(dy * fn(*inputs))`` by the framework's own differentiation."""
+    if arrays.name == "torch":
+        import torch
+
+        leaves = [arrays.make(a, "float64").requires_grad_() for a in inputs]
+        y = first(fn(*leaves))
+        found = torch.autograd.grad(y, leaves, arrays.make(dy, "float64").to(y.dtype), allow_unused=True)
+    else:
+        import jax
+
+        with arrays.around():
+            made = [arrays.make(a, "float64") for a in inputs]
+            y, pull = jax.vjp(lambda *given: first(fn(*given)), *made)
+            found = pull(arrays.make(dy, str(y.dtype)))
+    return [np.zeros(np.shape(a)) if g is None else arrays.take(g).values for g, a in zip(found, inputs, strict=True)]
+
+
+class Module(Subject):
+    """An object that holds its parameters: a copy of it is probed, one for each dtype."""
+
+    stats = ("running_mean", "running_var")
+    modal = True
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(type(module).__name__)
+        self.module = module
+        self.copies: dict[str, Any] = {}
+        own = self.own("float64")
+        for role, value in self.held(own).items():
+            self.initial[role] = np.array(self.arrays.take(value).values)
+            self.shapes[role] = self.initial[role].shape
+        self.hints = {"eps": next((v for n in EPS if isinstance(v := getattr(module, n, None), float)), None)}
+        for name in ("momentum", "num_groups", "groups", "unit_offset"):
+            if isinstance(value := getattr(module, name, None), (int, float)):
+                self.hints["num_groups" if name == "groups" else name] = value
+        self.hints["cumulative"] = getattr(module, "momentum", 0) is None
+
+    def own(self, dtype: str) -> Any:
+        """The copy whose parameters are in a dtype."""
+        if dtype not in self.copies:
+            self.copies[dtype] = self.cast(copy.deepcopy(self.module), dtype)
+        return self.copies[dtype]
+
+    def call(self, x: Array, given: Given, dtype: str = "float64", training: bool | None = None) -> Result:
+        module = self.own(dtype)
+        self.assign(module, given)
+        with self.arrays.around():
+            training = self.running() is not None if training is None else training
+            return self.arrays.take(first(self.invoke(module, self.arrays.make(x, dtype), training)))
+
+    def assign(self, module: Any, given: Given) -> None:
+        for name, slot in self.held(module).items():
+            if name in given:
+                self.put(slot, given[name])
+
+    def running(self) -> tuple[Array, Array] | None:
+        found = [getattr(self.own("float64"), name, None) for name in self.stats]
+        if any(value is None for value in found):
+            return None
+        mean, var = (np.array(self.arrays.take(value).values) for value in found)
+        return mean, var
+
+    def set_running(self, mean: Array, var: Array) -> None:
+        for name, value in zip(self.stats, (mean, var), strict=True):
+            self.put(getattr(self.own("float64"), name), value)
+
+    # -- what differs between frameworks ----
+
+    def cast(self, module: Any, dtype: str) -> Any:
+        return module
+
+    def held(self, module: Any) -> dict[str, Any]:
+        """What holds weight and bias, by our names."""
+        raise NotImplementedError
+
+    def put(self, slot: Any, value: Array) -> None:
+        slot[...] = value
+
+    def invoke(self, module: Any, x: Any, training: bool) -> Any:
+        raise NotImplementedError
+
+
+def by_role(members: Any) -> dict[str, Any]:
+    """Of pairs of name and value those that are a weight or a bias."""
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if value is not None and (role := named(name)):
+            found.setdefault(role, value)
+    return found
+
+
+class TorchModule(Module):
+    """A ``torch.nn.Module``."""
+
+    def __init__(self, module: Any) -> None:
+        self.arrays = torch_arrays()
+        super().__init__(module)
+
+    def cast(self, module: Any, dtype: str) -> Any:
+        return module.to(getattr(sys.modules["torch"], dtype))
+
+    def held(self, module: Any) -> dict[str, Any]:
+        return by_role(module.named_parameters())
+
+    def put(self, slot: Any, value: Array) -> None:
+        slot.data.copy_(self.arrays.make(value, "float64").reshape(slot.shape))
+
+    def invoke(self, module: Any, x: Any, training: bool) -> Any:
+        return module.train(training)(x)
+
+    def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
+        module = self.own("float64").train(self.running() is not None)
+        self.assign(module, given)
+        slots = self.held(module)
+        leaf = self.arrays.make(x, "float64").requires_grad_()
+        for slot in slots.values():
+            slot.requires_grad_()
+        y = first(module(leaf))
+        leaves, torch = [leaf, *slots.values()], sys.modules["torch"]
+        found = torch.autograd.grad(y, leaves, self.arrays.make(dy, "float64").to(y.dtype), allow_unused=True)
+        zeros = [torch.zeros_like(v) if g is None else g for v, g in zip(leaves, found, strict=True)]
+        return {name: self.arrays.take(g).values for name, g in zip(("x", *slots), zeros, strict=True)}
+
+
+class FlaxModule(Module):
+    """A module of ``flax.nnx``."""
+
+    decays = True
+    channels_last = True
+    stats = ("mean", "var")
+
+    def __init__(self, module: Any) -> None:
+        self.arrays = jax_arrays()
+        super().__init__(module)
+
+    def held(self, module: Any) -> dict[str, Any]:
+        return by_role((name, value) for name, value in vars(module).items() if hasattr(value, "set_value"))
+
+    def put(self, slot: Any, value: Array) -> None:
+        slot.set_value(self.arrays.make(value, "float32"))
+
+    def invoke(self, module: Any, x: Any, training: bool) -> Any:
+        (module.train if training else module.eval)()
+        return module(x)
+
+    def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
+        module = self.own("float64")
+        self.assign(module, given)
+        state = self.running()
+        (module.train if state is not None else module.eval)()
+        if state is not None:  # running statistics may not be written to under a trace
+            return None
+        return {"x": differentiate(self.arrays, module, dy, [x])[0]}
+
+
+class KerasLayer(Module):
+    """A layer of Keras, on whatever backend it runs."""
+
+    decays = True
+    channels_last = True
+    stats = ("moving_mean", "moving_variance")
+
+    def __init__(self, module: Any) -> None:
+        keras = sys.modules["keras"]
+
+        def make(a: Array, dtype: str) -> Any:
+            return keras.ops.convert_to_tensor(np.asarray(a, dtype=np.float32), dtype=dtype)
+
+        def take(y: Any) -> Result:
+            return of_numpy(keras.ops.convert_to_numpy(y))
+
+        self.arrays = Arrays("keras", make, take)
+        if not module.built:
+            raise ValueError(f"diagnose: {type(module).__name__} is not built, expected layer.build(shape) before")
+        super().__init__(module)
+
+    def held(self, module: Any) -> dict[str, Any]:
+        return by_role((v.name, v) for v in module.weights)
+
+    def put(self, slot: Any, value: Array) -> None:
+        slot.assign(value)
+
+    def invoke(self, module: Any, x: Any, training: bool) -> Any:
+        return module(x, training=training)
+
+
+class Layer(Module):
+    """An object with arrays of NumPy as parameters, `forward` or `__call__`, and maybe `backward`, `train`, `eval`."""
+
+    def held(self, module: Any) -> dict[str, Any]:
+        return by_role((name, v) for name, v in vars(module).items() if isinstance(v, np.ndarray))
+
+    def invoke(self, module: Any, x: Any, training: bool) -> Any:
+        if switch := getattr(module, "train" if training else "eval", None):
+            switch()
+        return (module if callable(module) else module.forward)(x)
+
+    def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
+        module = copy.deepcopy(self.own("float64"))
+        if not hasattr(module, "backward"):
+            return None
+        self.assign(module, given)
+        self.invoke(module, x, self.running() is not None)
+        found = {"x": of_numpy(first(module.backward(dy))).values}
+        for name in self.shapes:
+            if (value := getattr(module, f"grad_{name}", None)) is not None:
+                found[name] = of_numpy(value).values
+        return found
+
+
+def module(fn: Any, backward: Callable[..., Any] | None) -> Subject | None:
+    """The subject for an object that is a module of some framework; None for a plain function."""
+    torch, nnx, keras, onnx = (sys.modules.get(name) for name in ("torch", "flax.nnx", "keras", "onnx"))
+    if torch is not None and isinstance(fn, torch.nn.Module):
+        return TorchModule(fn)
+    if nnx is not None and isinstance(fn, nnx.Module):
+        return FlaxModule(fn)
+    if keras is not None and isinstance(fn, keras.layers.Layer):
+        return KerasLayer(fn)
+    if onnx is not None and isinstance(fn, (onnx.NodeProto, onnx.ModelProto)):
+        from ._onnx import function
+
+        return function(fn, backward)
+    plain = inspect.isroutine(fn) or inspect.isclass(fn) or isinstance(fn, functools.partial)
+    if not plain and hasattr(fn, "__dict__") and (callable(fn) or hasattr(fn, "forward")) and not _jitted(fn):
+        return Layer(fn)
+    return None
+
+
+def _jitted(fn: Any) -> bool:
+    """Whether it is a function under a wrapper, as of ``jax.jit``, ``numpy.vectorize`` or ``torch.compile``."""
+    return hasattr(fn, "__wrapped__")

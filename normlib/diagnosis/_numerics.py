@@ -1,0 +1,197 @@
+"""What a norm that is right in exact arithmetic does in that of machines: 16 bits, rows far from zero, large values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ._identify import LOOSE, line, pattern
+from ._model import ADDS, MULTIPLIES, UNIT, Array, Norm, gather, round_to
+from ._probe import Probe
+from ._report import Evidence, Finding, at_worst
+
+NARROW = 2e-5  # a misfit above that of float32
+WRONG = 0.01  # an error of a gain that no rounding of a mean makes
+FAR = 2e4  # mean/std at which a centered float32 variance is exact to WRONG, and E[x^2] - E[x]^2 has nothing left
+
+
+def precision(probe: Probe, norm: Norm, misfit: float) -> list[Finding]:
+    """Whether a subject works in 16 bits on arrays of 32 and 64."""
+    if misfit < NARROW:
+        return []
+    x, given = probe.random(3, 2), probe.given()
+    y, expected = probe(x, given), norm(x, **given)
+    return [_sixteen(probe, norm, x, y, expected, probe.dtype, given)]
+
+
+def _sixteen(probe: Probe, norm: Norm, x: Array, y: Array, expected: Array, dtype: str, given: dict[str, Array]) -> Finding:
+    alone = _gain_errors(probe, norm, y, given, expected)[1] < 0.3
+    words = "statistics are" if alone else "all of it is"
+    return Finding(
+        "statistics_16", "fault", f"{words} computed in 16 bits, on inputs of {dtype}",
+        at_worst(f"{dtype} rows", x, expected, y), "convert x to float32 before mean and variance, and back at the end",
+    )  # fmt: skip
+
+
+def _gain_errors(probe: Probe, norm: Norm, y: Array, given: dict[str, Array], expected: Array) -> tuple[float, float]:
+    """The errors of rows' common factors, and the share of the whole error that is left beside them."""
+    shift = expected * 0
+    if norm.first == "x":
+        w, b = (norm.along(given.get(name, np.full(1, fill)), y.ndim) if name in given else np.full((), fill)
+                for name, fill in (("weight", 1.0), ("bias", 0.0)))  # fmt: skip
+        shift = shift + ADDS[norm.adds](w, b, MULTIPLIES[norm.multiplies](w, b))
+    labels = norm.labels(y.shape)
+    got, wanted = (gather(a, labels)[0] for a in (y - shift, expected - shift))
+    with np.errstate(all="ignore"):
+        factors = (got * wanted).sum(axis=1, keepdims=True) / np.square(wanted).sum(axis=1, keepdims=True)
+        total = np.square(got - wanted).mean()
+        left = np.square(got - factors * wanted).mean()
+        return float(np.sqrt(np.square(factors - 1).mean())), float(np.sqrt(left / total)) if total else 0.0
+
+
+def far_rows(probe: Probe, norm: Norm) -> list[Finding]:
+    """Whether the variance is ``E[x^2] - E[x]^2``: the gain goes wrong with the square of mean / deviation."""
+    if not norm.centered or norm.power == 0:
+        return []
+    u, back, sigma = pattern(probe, norm)
+    for ratio in 10 ** np.arange(1, 6.1, 0.5):
+        x = round_to(back(u + round(ratio * sigma)), "float32")
+        got, expected = probe(x, dtype="float32"), norm(x, **probe.ones())
+        gain, right = (line(x, y, norm.labels(x.shape)).gain for y in (got, expected))
+        if abs(gain / right - 1) < WRONG:
+            continue
+        evidence = at_worst(f"float32 rows at mean/std {ratio:.2g}", x, expected, got)
+        if ratio < FAR:
+            words = f"the variance is E[x^2] - E[x]^2, which breaks at mean/std {ratio:.2g} in float32"
+            return [Finding("naive_variance", "fault", words, evidence, "take the mean of (x - mean)^2, in a second pass")]
+        words = f"the mean is rounded so far that the variance is wrong from mean/std {ratio:.2g} on in float32"
+        return [Finding("rounded_mean", "note", words, evidence, "sum in pairs, or in float64")]
+    return []
+
+
+def large_rows(probe: Probe, norm: Norm) -> list[Finding]:
+    """At what size squares overflow in float32, where a power of two beside x would change nothing."""
+    if norm.power != 1:
+        return []
+    u, back, sigma = pattern(probe, norm)
+    for k in range(20, 123):
+        x = back(u * 2.0 ** (k - round(math.log2(sigma))))
+        got, expected = probe(x, dtype="float32"), norm(x, **probe.ones())
+        gain, right = (line(x, y, norm.labels(x.shape)).gain for y in (got, expected))
+        if not abs(gain / right - 1) < WRONG:
+            words = f"squares overflow: rows of {2.0**k:.1g} come out wrong in float32"
+            evidence = at_worst("float32 rows", x, expected, got)
+            return [Finding("overflow", "note", words, evidence, "scale a row by a power of two, if such rows occur")]
+    return []
+
+
+def narrow(probe: Probe, norm: Norm, dtypes: tuple[str, ...]) -> list[Finding]:
+    """How arrays of 16 bits are computed: in float32 and rounded once, or after the normalized value too, or in 16 bits."""
+    for dtype in dtypes:
+        try:
+            found = _in_dtype(probe, norm, dtype)
+        except Exception:  # a function without a kernel for it
+            continue
+        if found:
+            return found
+    return []
+
+
+def _in_dtype(probe: Probe, norm: Norm, dtype: str) -> list[Finding]:
+    given, once, twice, errors, clean = probe.given(), [], [], [], []
+    worst: tuple[float, Array, Array, Array] | None = None
+    for _ in range(8):
+        x = probe.random(0.5, 1.5, dtype)
+        answer, expected = probe.ask(x, given, dtype), norm(x, **given)
+        y, rounded = answer.values, round_to(expected, dtype)
+        if answer.dtype != dtype:
+            return []
+        once.append(y == rounded)
+        twice.append(y == _rounded_first(norm, x, given, dtype))
+        errors.append(_gain_errors(probe, norm, y, given, expected)[0])
+        clean.append(_gain_errors(probe, norm, rounded, given, expected)[0])
+        error = float(np.max(np.abs(y - expected)))
+        if worst is None or not error <= worst[0]:
+            worst = error, x, expected, y
+    assert worst is not None
+    large = _squares_of_half(probe, norm, given) if dtype == "float16" else []
+    if np.mean(once) > 0.97:
+        return large
+    if np.mean(twice) > 0.97:
+        evidence = at_worst(f"{dtype} rows", *worst[1:])
+        words = f"rounds twice in {dtype}, as Llama's reference does: the normalized value before the weight, and the result"
+        return [*large, Finding("double_rounding", "note", words, evidence, "multiply in float32, then round, where no "
+                                "checkpoint asks for these bits; normlib has them by round_first=True")]  # fmt: skip
+    ratio = float(np.sqrt(np.mean(np.square(errors)) / np.mean(np.square(clean))))
+    if not ratio < 2:
+        return [_sixteen(probe, norm, *worst[1:2], worst[3], worst[2], dtype, given)]
+    units = worst[0] / (2 * UNIT[dtype] * np.abs(worst[2]).max())
+    words = f"rounds several times in {dtype}: {units:.1f} ulps of the largest output at most"
+    return [*large, Finding("several_roundings", "note", words, at_worst(f"{dtype} rows", *worst[1:]),
+                            "compute in float32 and round once")]  # fmt: skip
+
+
+def _rounded_first(norm: Norm, x: Array, given: dict[str, Array], dtype: str) -> Array:
+    """As in the reference code of Llama: the normalized value is rounded before the weight."""
+    z = round_to(replace(norm, multiplies="1", adds="0")(x, **given), dtype)
+    w, b = (norm.along(given[name], x.ndim) if name in given else None for name in ("weight", "bias"))
+    w, b = np.ones(()) if w is None else w, np.zeros(()) if b is None else b
+    factor = MULTIPLIES[norm.multiplies](w, b)
+    product = round_to(z * factor, dtype) if norm.adds != "0" else z * factor
+    return round_to(product + ADDS[norm.adds](w, b, factor), dtype)
+
+
+def _squares_of_half(probe: Probe, norm: Norm, given: dict[str, Array]) -> list[Finding]:
+    """Squares of 300 are beyond float16, whatever type their sum is taken in."""
+    x = probe.random(0, 512, "float16")
+    y, expected = probe(x, given, "float16"), norm(x, **given)
+    if np.isfinite(y).all() and np.abs(y - expected).max() < LOOSE * np.abs(expected).max():
+        return []
+    return [Finding("overflow_16", "fault", "squares overflow in float16: rows of 300 come out wrong",
+                    at_worst("float16 rows", x, expected, y), "convert x to float32 before squaring")]  # fmt: skip
+
+
+def bits(probe: Probe, norm: Norm) -> list[Finding]:
+    """Whether the last bits of a result depend on the examples beside it, or on the number of threads."""
+    labels, given = norm.labels(probe.shape), probe.given()
+    apart = len(labels) > 1 and not np.isin(labels[0], labels[1:]).any()
+    return [*(_of_batch(probe, given) if apart else []), *_of_threads(probe, given)]
+
+
+def _of_batch(probe: Probe, given: dict[str, Array]) -> list[Finding]:
+    rest = probe.shape[1:]
+    x = probe.of_shape((33, *rest)).random(0.3, 1.7)
+    together = probe(x, given, "float32")
+    for count in (1, 2, 7):
+        y = probe(x[:count], given, "float32")
+        if not np.array_equal(y, together[:count], equal_nan=True):
+            words = f"the last bits depend on the batch size: {count} and 33 examples give different ones"
+            return [_repeats("batch_dependent_bits", words, y, together[:count])]
+    return []
+
+
+def _of_threads(probe: Probe, given: dict[str, Array]) -> list[Finding]:
+    threads = probe.subject.threads()
+    if threads is None:
+        return []
+    get, put = threads
+    x = probe.of_shape((2 + (1 << 17) // math.prod(probe.shape[1:]), *probe.shape[1:])).random(0.3, 1.7)
+    before, found = get(), []
+    try:
+        for count in (1, 2, 3):
+            put(count)
+            found.append(probe(x, given, "float32"))
+    finally:
+        put(before)
+    for y in found[1:]:
+        if not np.array_equal(y, found[0], equal_nan=True):
+            return [_repeats("thread_dependent_bits", "the last bits depend on the number of threads", y, found[0])]
+    return []
+
+
+def _repeats(name: str, words: str, y: Array, other: Array) -> Finding:
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(y != other)), y.shape))
+    evidence = Evidence(f"y{list(place)} of the same input", repr(float(other[place])), repr(float(y[place])))
+    return Finding(name, "note", words, evidence, "sum in an order that depends on the row alone, where results must repeat")
