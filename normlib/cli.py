@@ -1,4 +1,4 @@
-"""The command line: ``normlib info``, ``check``, ``demo``, ``bridge`` and ``bench``."""
+"""The command line: ``normlib info``, ``check``, ``diagnose``, ``demo``, ``bridge`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DEMOS: dict[str, dict[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    own = {"bench": 1, "demo": 2}.get(argv[0] if argv else "", len(argv))  # what follows these is for them to parse
+    own = {"bench": 1, "demo": 2, "diagnose": 1}.get(argv[0] if argv else "", len(argv))  # what follows these is for them to parse
     args = _parser().parse_args(argv[:own], argparse.Namespace(argv=argv[own:]))
     try:
         normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA
@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="more shapes; about ten times as long")
     check.set_defaults(run=_check)
 
+    diagnose = commands.add_parser("diagnose", help="say what a function or module computes, and what is wrong with it")
+    diagnose.set_defaults(run=_diagnose)
+
     demo = commands.add_parser(
         "demo",
         usage="normlib demo [NAME [OPTIONS]]",
@@ -119,6 +122,12 @@ def _bench(args: argparse.Namespace) -> int:
     from normlib.bench import main as bench
 
     return int(bench(args.argv) or 0)
+
+
+def _diagnose(args: argparse.Namespace) -> int:
+    from normlib.diagnosis.command import main as diagnose
+
+    return diagnose(args.argv)
 
 
 def _info(args: argparse.Namespace) -> int:

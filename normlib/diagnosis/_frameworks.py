@@ -80,6 +80,7 @@ class Module(Subject):
         for role, value in self.held(own).items():
             self.initial[role] = np.array(self.arrays.take(value).values)
             self.shapes[role] = self.initial[role].shape
+        self.features = next(iter(self.shapes.values()), None) or _features(module)
         self.hints = {"eps": next((v for n in EPS if isinstance(v := getattr(module, n, None), float)), None)}
         for name in ("momentum", "num_groups", "groups", "unit_offset"):
             if isinstance(value := getattr(module, name, None), (int, float)):
@@ -89,7 +90,7 @@ class Module(Subject):
     def own(self, dtype: str) -> Any:
         """The copy whose parameters are in a dtype."""
         if dtype not in self.copies:
-            self.copies[dtype] = self.cast(copy.deepcopy(self.module), dtype)
+            self.copies[dtype] = self.copied(dtype)
         return self.copies[dtype]
 
     def call(self, x: Array, given: Given, dtype: str = "float64", training: bool | None = None) -> Result:
@@ -117,8 +118,9 @@ class Module(Subject):
 
     # -- what differs between frameworks ----
 
-    def cast(self, module: Any, dtype: str) -> Any:
-        return module
+    def copied(self, dtype: str) -> Any:
+        """A copy whose parameters are in a dtype, where there is a choice."""
+        return copy.deepcopy(self.module)
 
     def held(self, module: Any) -> dict[str, Any]:
         """What holds weight and bias, by our names."""
@@ -129,6 +131,15 @@ class Module(Subject):
 
     def invoke(self, module: Any, x: Any, training: bool) -> Any:
         raise NotImplementedError
+
+
+def _features(module: Any) -> tuple[int, ...] | None:
+    """The lengths that a module without parameters speaks of."""
+    for name in ("normalized_shape", "num_features", "num_channels"):
+        value = getattr(module, name, None)
+        if isinstance(value, int) or (isinstance(value, tuple) and value):
+            return (value,) if isinstance(value, int) else tuple(value)
+    return None
 
 
 def by_role(members: Any) -> dict[str, Any]:
@@ -147,11 +158,11 @@ class TorchModule(Module):
         self.arrays = torch_arrays()
         super().__init__(module)
 
-    def cast(self, module: Any, dtype: str) -> Any:
-        return module.to(getattr(sys.modules["torch"], dtype))
+    def copied(self, dtype: str) -> Any:
+        return copy.deepcopy(self.module).to(getattr(sys.modules["torch"], dtype))
 
     def held(self, module: Any) -> dict[str, Any]:
-        return by_role(module.named_parameters())
+        return by_role((*module.named_parameters(), *module.named_buffers()))
 
     def put(self, slot: Any, value: Array) -> None:
         slot.data.copy_(self.arrays.make(value, "float64").reshape(slot.shape))
@@ -225,6 +236,12 @@ class KerasLayer(Module):
             raise ValueError(f"diagnose: {type(module).__name__} is not built, expected layer.build(shape) before")
         super().__init__(module)
 
+    def copied(self, dtype: str) -> Any:
+        made = type(self.module).from_config(self.module.get_config())
+        made.build_from_config(self.module.get_build_config())
+        made.set_weights(self.module.get_weights())
+        return made
+
     def held(self, module: Any) -> dict[str, Any]:
         return by_role((v.name, v) for v in module.weights)
 
@@ -262,12 +279,12 @@ class Layer(Module):
 def module(fn: Any, backward: Callable[..., Any] | None) -> Subject | None:
     """The subject for an object that is a module of some framework; None for a plain function."""
     torch, nnx, keras, onnx = (sys.modules.get(name) for name in ("torch", "flax.nnx", "keras", "onnx"))
+    if keras is not None and isinstance(fn, keras.layers.Layer):  # on torch it is a torch.nn.Module too
+        return KerasLayer(fn)
     if torch is not None and isinstance(fn, torch.nn.Module):
         return TorchModule(fn)
     if nnx is not None and isinstance(fn, nnx.Module):
         return FlaxModule(fn)
-    if keras is not None and isinstance(fn, keras.layers.Layer):
-        return KerasLayer(fn)
     if onnx is not None and isinstance(fn, (onnx.NodeProto, onnx.ModelProto)):
         from ._onnx import function
 

@@ -118,6 +118,8 @@ def _unit_offset(subject: Subject) -> bool | None:
     """Whether the weight counts from 1: so a module starts with zeros. None where nothing tells."""
     if "unit_offset" in subject.hints:
         return bool(subject.hints["unit_offset"])
+    if re.search("1p|zero_?centered|gemma", subject.label, re.IGNORECASE):
+        return True
     weight = subject.initial.get("weight")
     if weight is None or not (weight == weight.flat[0]).all() or weight.flat[0] not in (0, 1):
         return None

@@ -7,7 +7,7 @@ import numpy as np
 from ._identify import LOOSE, distance
 from ._model import ADDS, MULTIPLIES, Array, Norm, gather
 from ._probe import Probe
-from ._report import Evidence, Finding, at_worst, numbers
+from ._report import Evidence, Finding, Severity, at_worst, numbers
 
 
 def modes(probe: Probe, norm: Norm) -> list[Finding]:
@@ -153,6 +153,7 @@ def fixed_in_training(probe: Probe) -> Finding | None:
     moved = np.abs(probe(other, training=True) - y) > 1e-6 * np.abs(y).max()
     if moved.sum() > 1 or distance(y, evaluated) > LOOSE:
         return None
-    return Finding("train_uses_running", "fault", "training takes the running statistics, not those of the batch",
+    severity: Severity = "note" if "frozen" in subject.label.lower() else "fault"
+    return Finding("train_uses_running", severity, "training takes the running statistics, not those of the batch",
                    at_worst("one element moved, in training: the outputs beside it (expected to move too)", x, evaluated, y),
                    "take mean and variance of the batch in training")  # fmt: skip

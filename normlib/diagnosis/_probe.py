@@ -90,7 +90,7 @@ def probe_of(subject: Subject, intent: Intent, shape: Sequence[int] | None) -> P
 
 def _shapes(subject: Subject, intent: Intent) -> Iterator[tuple[int, ...]]:
     """Shapes that a norm of this kind may take, whose axes differ in length."""
-    known = next((s for s in subject.shapes.values() if s is not None), None)
+    known = subject.features
     if intent.op in ("layer_norm", "rms_norm", None):
         feature = known or (16,)
         a, b, c, *_ = (n for n in SIZES if n not in feature)
@@ -110,7 +110,7 @@ def _shapes(subject: Subject, intent: Intent) -> Iterator[tuple[int, ...]]:
 
 def _parameter_axes(subject: Subject, intent: Intent, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """The axes of x along which the parameters may lie."""
-    known = next((s for s in subject.shapes.values() if s is not None), None)
+    known = subject.features
     likely = intent.parameter_axes(shape, subject.channels_last)
     options = [likely, (len(shape) - 1,), (1,) if len(shape) > 1 else (0,)]
     if known is not None:
@@ -118,4 +118,4 @@ def _parameter_axes(subject: Subject, intent: Intent, shape: tuple[int, ...]) ->
         options = [trailing, likely, *((axis,) for axis in range(len(shape)))]
         options = [axes for axes in options if tuple(shape[a] for a in axes) == known]
         options = options or [(axis,) for axis, n in enumerate(shape) if n == math.prod(known)]
-    yield from dict.fromkeys(options if subject.shapes else options[:1] or [()])
+    yield from dict.fromkeys(options if subject.shapes else options[:1])

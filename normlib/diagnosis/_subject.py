@@ -64,6 +64,7 @@ class Subject:
         self.shapes: dict[str, tuple[int, ...] | None] = {}  # of its parameters; None: whatever fits
         self.initial: Given = {}
         self.hints: dict[str, Any] = {}  # eps, momentum, num_groups: what it says of itself
+        self.features: tuple[int, ...] | None = None  # the lengths of the axes along which its parameters lie
 
     def call(self, x: Array, given: Given, dtype: str = "float64", training: bool | None = None) -> Result:
         """The output for x and parameters, given in a dtype; `training` None is the mode that norms are known by."""
