@@ -22,6 +22,7 @@ from ._model import ADDS, FIRST, MULTIPLIES, Array, Norm, gather
 from ._probe import Probe
 
 MOVED = 1e-4  # of the largest output: what counts as another result
+EXACT = 1e-12  # of the squares of an output: a misfit that is rounding in float32
 LOOSE = 0.05  # the largest misfit of a model that is still taken for the subject's: statistics may have 8 bits
 
 
@@ -45,6 +46,9 @@ def identify(probe: Probe) -> tuple[Norm, float]:
     norm = statistics(probe, norm)
     norm = epsilon(probe, norm)
     norm = parameters(probe, norm)
+    if "b" in norm.first:  # a bias of 1 before an RMS norm has looked like an eps
+        probe.bias = 0.0
+        norm = parameters(probe, epsilon(probe, replace(norm, ddof=0, scale=1.0)))
     x, given = probe.random(3, 2), probe.given()
     y = probe(x, given)
     misfit = distance(y, norm(x, **given))
@@ -68,6 +72,8 @@ def rows(probe: Probe) -> Norm:
     shape = probe.shape
     places = [tuple(0 for _ in shape), tuple(n - 1 for n in shape), tuple(n // 2 for n in shape)]
     found = [_row_of(shape, place, *_moved_by(probe, place)) for place in places]
+    if not (found[0].axes or found[0].groups):
+        raise Unexplained("there are no statistics: an output depends on its own input alone", *_moved_by(probe, places[0])[1:])
     if any(norm != found[0] for norm in found):
         raise Unexplained("rows are not all of one kind", *_moved_by(probe, places[0])[1:])
     return replace(found[0], parameter_axes=probe.parameter_axes)
@@ -210,25 +216,32 @@ def rounded(eps: float) -> float:
 
 def parameters(probe: Probe, norm: Norm) -> Norm:
     """What is made of weight and bias, and the divisor of the variance."""
-    x, given = probe.random(3, 16), probe.given()
-    y = probe(x, given)
-    w, b = (norm.along(given.get(name), x.ndim) for name in ("weight", "bias"))
+    given = probe.given()
+    inputs = [probe.random(3, 16), probe.random(-20, 8)]
+    outputs = [probe(x, given) for x in inputs]
+    total = sum(float(np.square(y).sum()) for y in outputs)
     best, scale, misfit = norm, 1.0, math.inf
     for candidate in _candidates(norm, given):
-        z = replace(candidate, multiplies="1", adds="0")(x, **given)
-        factor = MULTIPLIES[candidate.multiplies](*_with_both(w, b))
-        shift = ADDS[candidate.adds](*_with_both(w, b), factor)
-        rest, terms = y - shift, z * factor
-        with np.errstate(all="ignore"):
-            fitted = float((rest * terms).sum() / np.square(terms).sum())
-            error = float(np.square(rest - fitted * terms).sum())
-        if error < misfit:
+        fitted, error = _fit(candidate, given, inputs, outputs)
+        if misfit > EXACT * total and error < misfit / 2:  # of several that fit, the first and simplest
             best, scale, misfit = candidate, fitted, error
-    return divided(best, scale, probe, max(1e-6, 4 * math.sqrt(misfit / np.square(y).sum())))
+    return divided(best, scale, probe, max(1e-6, 4 * math.sqrt(misfit / total)))
 
 
-def _with_both(w: Array | None, b: Array | None) -> tuple[Array, Array]:
-    return np.ones(()) if w is None else w, np.zeros(()) if b is None else b
+def _fit(norm: Norm, given: dict[str, Array], inputs: list[Array], outputs: list[Array]) -> tuple[float, float]:
+    """The factor beside a model that fits best, by least squares, and the squares that it leaves."""
+    along, across, squares = 0.0, 0.0, 0.0
+    w, b = (norm.along(given.get(name), inputs[0].ndim) for name in ("weight", "bias"))
+    w, b = np.ones(()) if w is None else w, np.zeros(()) if b is None else b
+    factor = MULTIPLIES[norm.multiplies](w, b)
+    with np.errstate(all="ignore"):
+        for x, y in zip(inputs, outputs, strict=True):
+            terms = replace(norm, multiplies="1", adds="0")(x, **given) * factor
+            rest = y - ADDS[norm.adds](w, b, factor)
+            along, across = along + float((rest * terms).sum()), across + float(np.square(terms).sum())
+            squares += float(np.square(rest).sum())
+        fitted = along / across if across else math.nan
+        return fitted, max(0.0, squares - fitted * along)
 
 
 def _candidates(norm: Norm, given: dict[str, Array]) -> list[Norm]:
@@ -251,14 +264,12 @@ def _candidates(norm: Norm, given: dict[str, Array]) -> list[Norm]:
 def divided(norm: Norm, scale: float, probe: Probe, noise: float) -> Norm:
     """The divisor of the variance that a constant factor stands for, and eps beside such a variance."""
     n = norm.row_length(probe.shape)
-    factors = {ddof: ((n - ddof) / n) ** (norm.power / 2) for ddof in (0, 1, n - 1)}
-    ddof = min(factors, key=lambda ddof: abs(scale / factors[ddof] - 1))
-    tolerance = max(0.2 * abs(1 - factors[1]), noise)
-    rest = 1.0
-    if abs(scale - 1) < noise:
-        ddof = 0
-    elif abs(scale / factors[ddof] - 1) > tolerance or norm.power == 0:
-        ddof, rest = 0, scale
+    factors = {ddof: ((n - ddof) / n) ** (norm.power / 2) for ddof in (0, 1, n - 1)[: 3 if norm.power else 1]}
+    tolerance = max(0.2 * (1 - math.sqrt((n - 1) / n)), noise)
+    rests = {ddof: scale / factor for ddof, factor in factors.items()}
+    near = [(ddof, 1.0) for ddof, rest in rests.items() if abs(rest - 1) < tolerance]
+    near += [(ddof, round(rest, 1)) for ddof, rest in rests.items() if abs(rest - round(rest, 1)) < tolerance * abs(rest)]
+    ddof, rest = next(iter(near), (0, scale))
     ratio = n / (n - ddof)
     eps = norm.eps * {"deviation": math.sqrt(ratio), "reciprocal": 1 / math.sqrt(ratio)}.get(norm.place, ratio)
     return replace(norm, ddof=ddof, scale=float(f"{rest:.6g}"), eps=rounded(eps))

@@ -138,8 +138,8 @@ class Norm:
                 mean = mean if held.mean is None else held.mean
                 deviation = deviation if held.deviation is None else held.deviation
             z = back(self.scale * (rows - mean * self.subtracts) / deviation)
-        factor = MULTIPLIES[self.multiplies](w, b)
-        return z * factor + ADDS[self.adds](w, b, factor)
+            factor = MULTIPLIES[self.multiplies](w, b)
+            return z * factor + ADDS[self.adds](w, b, factor)
 
     def statistics(self, rows: Array) -> tuple[Array, Array]:
         """Means of rows, and by what they are divided."""

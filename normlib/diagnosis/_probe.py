@@ -23,6 +23,7 @@ class Probe:
     def __init__(self, subject: Subject, shape: Sequence[int], axes: tuple[int, ...], dtype: str, seed: int = 0) -> None:
         self.subject, self.shape, self.dtype = subject, tuple(shape), dtype
         self.parameter_axes = axes
+        self.bias = 1.0
         self.rng = np.random.default_rng(seed)
         sizes = tuple(self.shape[axis] for axis in axes)
         self.shapes = {name: fixed or sizes for name, fixed in subject.shapes.items()}
@@ -41,7 +42,7 @@ class Probe:
 
     def ones(self) -> Given:
         """Weights and biases of 1: a swap of the two changes nothing, and neither takes the other's effect away."""
-        return {name: np.ones(shape) for name, shape in self.shapes.items()}
+        return {name: np.full(shape, self.bias if name == "bias" else 1.0) for name, shape in self.shapes.items()}
 
     def given(self, dtype: str = "float16") -> Given:
         """Weights and biases that all differ, exact in every dtype."""
