@@ -90,12 +90,13 @@ def diagnose(
     if dtype not in (None, *DTYPES):
         raise ValueError(f"diagnose: dtype is {dtype!r}, expected one of {', '.join(DTYPES)}, or None")
     probe = probe_of(subject, intent, shape)
-    if early := _random(probe) or _modes.fixed_in_training(probe):
+    if early := _modes.fixed_in_training(probe) or _random(probe):
         return Diagnosis(subject.label, "not identified", None, intent.op, [early])
     try:
         norm, misfit = identify(probe)
     except Unexplained as error:
-        return Diagnosis(subject.label, "not identified", None, intent.op, [_differences.unexplained(error)])
+        found = [_differences.unexplained(error), *_modes.alike(probe)]
+        return Diagnosis(subject.label, "not identified", None, intent.op, found)
     narrow = (dtype,) if dtype else probe.subject.arrays.narrow
     return _held_against(probe, norm, misfit, intent.settled(norm, probe.shape), narrow)
 

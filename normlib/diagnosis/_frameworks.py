@@ -4,7 +4,6 @@ is not there already."""
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -289,12 +288,7 @@ def module(fn: Any, backward: Callable[..., Any] | None) -> Subject | None:
         from ._onnx import function
 
         return function(fn, backward)
-    plain = inspect.isroutine(fn) or inspect.isclass(fn) or isinstance(fn, functools.partial)
-    if not plain and hasattr(fn, "__dict__") and (callable(fn) or hasattr(fn, "forward")) and not _jitted(fn):
+    arrays = any(isinstance(value, np.ndarray) for value in getattr(fn, "__dict__", {}).values())
+    if not inspect.isclass(fn) and (hasattr(fn, "forward") or (callable(fn) and arrays)):
         return Layer(fn)
     return None
-
-
-def _jitted(fn: Any) -> bool:
-    """Whether it is a function under a wrapper, as of ``jax.jit``, ``numpy.vectorize`` or ``torch.compile``."""
-    return hasattr(fn, "__wrapped__")

@@ -123,10 +123,12 @@ def _in_dtype(probe: Probe, norm: Norm, dtype: str) -> list[Finding]:
     ratio = float(np.sqrt(np.mean(np.square(errors)) / np.mean(np.square(clean))))
     if not ratio < 2:
         return [_sixteen(worst[1], worst[3], worst[2], dtype)]
+    if large:
+        return large
     units = worst[0] / (2 * UNIT[dtype] * np.abs(worst[2]).max())
     words = f"rounds several times in {dtype}: {units:.1f} ulps of the largest output at most"
-    return [*large, Finding("several_roundings", "note", words, at_worst(f"{dtype} rows", *worst[1:]),
-                            "compute in float32 and round once")]  # fmt: skip
+    return [Finding("several_roundings", "note", words, at_worst(f"{dtype} rows", *worst[1:]),
+                    "compute in float32 and round once")]  # fmt: skip
 
 
 def _rounded_first(norm: Norm, x: Array, given: dict[str, Array], dtype: str) -> Array:

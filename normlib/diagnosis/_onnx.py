@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._model import Array
-from ._subject import NUMPY, Function, named
+from ._subject import Function, named
 
 INTERNAL = ("SimplifiedLayerNormalization",)  # operators of ONNX Runtime alone, under the default domain
 OPSET = 23  # the first with RMSNormalization
@@ -37,7 +37,7 @@ def function(given: Any, backward: Callable[..., Any] | None) -> Function:
             runs[key] = _runner(model)
         return runs[key](dict(zip(roles.values(), arrays, strict=True)))
 
-    made = Function(run, list(roles)[1:], NUMPY, backward)
+    made = Function(run, list(roles)[1:], backward=backward)
     made.label = label
     return made
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class Arrays(NamedTuple):
 def of_numpy(value: Any) -> Result:
     """An array of NumPy, or what becomes one, as a result."""
     array = np.asarray(value)
-    if array.dtype == object or not array.dtype.isbuiltin and array.dtype.name != "bfloat16":
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise TypeError(f"the result is a {type(value).__name__}, expected an array")
     return Result(array.astype(np.float64), array.dtype.name)
 
@@ -92,16 +93,23 @@ class Function(Subject):
     """A function of x, and of weight and bias where it takes them."""
 
     def __init__(
-        self, fn: Callable[..., Any], parameters: Sequence[str], arrays: Arrays, backward: Callable[..., Any] | None = None
+        self,
+        fn: Callable[..., Any],
+        parameters: Sequence[str],
+        keywords: Mapping[str, str] | None = None,
+        backward: Callable[..., Any] | None = None,
+        arrays: Arrays = NUMPY,
     ) -> None:
         super().__init__(getattr(fn, "__qualname__", type(fn).__name__))
         self.fn, self.order, self.arrays, self.backward = fn, tuple(parameters), arrays, backward
-        self.shapes = dict.fromkeys(self.order)
+        self.keywords = dict(keywords or {})  # of parameters that go by name alone: how they are called
+        self.shapes = dict.fromkeys((*self.order, *self.keywords))
 
     def call(self, x: Array, given: Given, dtype: str = "float64", training: bool | None = None) -> Result:
         with self.arrays.around():
             arrays = [self.arrays.make(a, dtype) for a in (x, *(given[name] for name in self.order))]
-            return self.arrays.take(first(self.fn(*arrays)))
+            named = {word: self.arrays.make(given[name], dtype) for name, word in self.keywords.items()}
+            return self.arrays.take(first(self.fn(*arrays, **named)))
 
     def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
         names = ["x", *self.order]
@@ -118,7 +126,8 @@ class Function(Subject):
             return None
         from . import _frameworks
 
-        found = _frameworks.differentiate(self.arrays, self.fn, dy, inputs)
+        others = {word: self.arrays.make(given[name], "float64") for name, word in self.keywords.items()}
+        found = _frameworks.differentiate(self.arrays, functools.partial(self.fn, **others), dy, inputs)
         return dict(zip(names, found, strict=True))
 
 
@@ -142,12 +151,12 @@ def named(name: str) -> str | None:
     return next((ours for ours, theirs in NAMES.items() if last in theirs), None)
 
 
-def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], float | None]:
-    """Which parameters a function takes after x, in its order, and the eps that it has by default."""
+def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, str], float | None]:
+    """Which parameters a function takes after x, in its order, which by name alone, and the eps that it has by default."""
     try:
         arguments = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
-        return (), None
+        return (), {}, None
     positional = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
     eps = next((a.default for a in arguments if a.name.lower() in EPS and isinstance(a.default, float)), None)
     found: list[str] = []
@@ -161,7 +170,8 @@ def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], float | Non
         if role is None or role in found:
             break
         found.append(role)
-    return tuple(found), eps
+    by_name = {role: a.name for a in arguments if a.kind is a.KEYWORD_ONLY and (role := named(a.name)) not in (None, *found)}
+    return tuple(found), {str(role): name for role, name in by_name.items()}, eps
 
 
 def subject_of(fn: Any, parameters: Sequence[str] | None, backward: Callable[..., Any] | None) -> Subject:
@@ -179,9 +189,9 @@ def subject_of(fn: Any, parameters: Sequence[str] | None, backward: Callable[...
         return subject
     if not callable(fn) or inspect.isclass(fn):
         raise TypeError(f"diagnose: fn is {fn!r}, expected a function, a module or an ONNX node")
-    order, eps = read_signature(fn) if parameters is None else (tuple(parameters), None)
+    order, keywords, eps = read_signature(fn) if parameters is None else (tuple(parameters), {}, None)
     if unknown := set(order) - set(NAMES):
         raise ValueError(f"diagnose: parameters is {parameters!r}, expected of 'weight', 'bias', not {min(unknown)!r}")
-    made = Function(fn, order, NUMPY, backward)
+    made = Function(fn, order, keywords, backward)
     made.hints = {} if eps is None else {"eps": eps}
     return made
