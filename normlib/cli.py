@@ -50,7 +50,7 @@ DEMOS: dict[str, dict[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    own = {"bench": 1, "demo": 2, "diagnose": 1}.get(argv[0] if argv else "", len(argv))  # what follows these is for them to parse
+    own = {"bench": 1, "demo": 2, "diagnose": 1}.get(argv[0] if argv else "", len(argv))  # the rest is for them
     args = _parser().parse_args(argv[:own], argparse.Namespace(argv=argv[own:]))
     try:
         normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA

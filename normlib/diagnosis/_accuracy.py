@@ -55,7 +55,9 @@ def _ours(norm: Norm, intent: Intent, given: dict[str, Array], x: Array) -> Arra
             y = ops.rms_norm(x, **parameters, **options)
             return y if bias is None else y + bias
         sizes = tuple(x.shape[axis] for axis in norm.axes)
-        parameters = {name: a if a.shape == sizes else _spread(norm, a, x.shape, sizes) for name, a in parameters.items()}
+        parameters = {
+            name: a if a.shape == sizes else _spread(norm, a, x.shape, sizes) for name, a in parameters.items()
+        }
     else:
         options["channel_axis"] = norm.parameter_axes[0] if norm.parameter_axes else 1
         if intent.op == "group_norm":
@@ -74,12 +76,16 @@ def _spread(norm: Norm, parameter: Array, shape: tuple[int, ...], sizes: tuple[i
     return np.broadcast_to(along.squeeze(kept), sizes).astype(np.float32)
 
 
-def _torch(norm: Norm, intent: Intent, given: dict[str, Array], shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
+def _torch(
+    norm: Norm, intent: Intent, given: dict[str, Array], shape: tuple[int, ...]
+) -> Callable[[Array], Array] | None:
     """The same by torch, where it has the norm."""
     import torch
     from torch.nn import functional as F
 
-    w, b = (None if (a := _effective(norm, given).get(name)) is None else torch.from_numpy(a) for name in ("weight", "bias"))
+    w, b = (
+        None if (a := _effective(norm, given).get(name)) is None else torch.from_numpy(a) for name in ("weight", "bias")
+    )
     trailing = norm.axes == tuple(range(len(shape) - len(norm.axes), len(shape)))
     sizes = [shape[axis] for axis in norm.axes]
     calls: dict[str, Callable[[Any], Any]] = {}

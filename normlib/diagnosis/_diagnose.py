@@ -14,7 +14,7 @@ from ._identify import Unexplained, identify
 from ._intent import Intent, intent_of
 from ._model import Norm
 from ._probe import Probe, probe_of
-from ._report import Diagnosis, Evidence, Finding, at_worst
+from ._report import Diagnosis, Evidence, Finding, at_worst, finding
 from ._subject import subject_of
 
 DTYPES = ("float16", "bfloat16")
@@ -108,6 +108,7 @@ def _held_against(probe: Probe, norm: Norm, misfit: float, intent: Intent, narro
         intent = replace(intent, op="rms_norm")
         found.append(_only_named(probe, norm))
     found += _differences.findings(probe, norm, intent)
+    found += _differences.of_dtype(probe, norm)
     found += _modes.modes(probe, norm)
     found += _gradients.gradients(probe, norm)
     coarse = _numerics.precision(probe, norm, misfit)
@@ -118,7 +119,7 @@ def _held_against(probe: Probe, norm: Norm, misfit: float, intent: Intent, narro
         *_numerics.bits(probe, norm),
     ]
     what = _differences.describe(norm, intent, probe.shape, set(probe.shapes))
-    found.sort(key=lambda finding: finding.severity)
+    found.sort(key=lambda one: one.severity)
     diagnosis = Diagnosis(probe.subject.label, what, norm, intent.op, found)
     if diagnosis.ok:
         diagnosis.accuracy = accuracy(probe, norm, intent)
@@ -132,7 +133,7 @@ def _random(probe: Probe) -> Finding | None:
     if np.array_equal(y, again, equal_nan=True):
         return None
     evidence = at_worst("the same input twice", x, y, again)
-    return Finding("random", "fault", "two calls with the same input differ", evidence, "leave out what is random")
+    return finding("random", evidence)
 
 
 def _only_named(probe: Probe, norm: Norm) -> Finding:
@@ -140,5 +141,4 @@ def _only_named(probe: Probe, norm: Norm) -> Finding:
     x, given = probe.random(2, 1), probe.given()
     evidence = at_worst("rows", x, replace(norm, subtracts=True, centered=True)(x, **given), probe(x, given))
     evidence = Evidence(evidence.input, f"of a LayerNorm: {evidence.expected}", evidence.got)
-    words = "it is called a layer norm, but is an RMSNorm: no mean is subtracted, as in T5"
-    return Finding("named_layer", "note", words, evidence, "say like='layer_norm' if it is meant to be one")
+    return finding("named_layer", evidence)

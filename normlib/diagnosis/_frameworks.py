@@ -1,5 +1,7 @@
-"""Modules of torch, Flax and Keras, layers on NumPy arrays, ONNX nodes: each as a subject. Nothing is imported here that
-is not there already."""
+"""Modules of torch, Flax and Keras, layers on NumPy arrays, ONNX nodes: each as a subject.
+
+Nothing is imported here that is not there already.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ._model import Array
-from ._subject import EPS, NUMPY, Arrays, Function, Given, Result, Subject, first, named, of_numpy
+from ._subject import EPS, NUMPY, Arrays, Given, Result, Subject, first, named, of_numpy
 
 
 def torch_arrays() -> Arrays:

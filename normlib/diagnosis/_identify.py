@@ -3,8 +3,8 @@
 1. Which elements share statistics: one element is moved, and what moves with it is a row.
 2. How a row answers: y is affine in x within a row, with a gain and an intercept. How these follow the deviation s and
    the mean m of the row tells the power of s, whether the mean is subtracted, and whether it is in the variance.
-3. eps: the gain, times s, is 1 where eps is negligible. How it falls (or grows) as s runs over many octaves gives eps and
-   its place in closed form: ``eps = s^2 (1 / h^2 - 1)`` in the variance, ``s (1 / h - 1)`` beside the deviation,
+3. eps: the gain, times s, is 1 where eps is negligible. How it falls (or grows) as s runs over many octaves gives eps
+   and its place in closed form: ``eps = s^2 (1 / h^2 - 1)`` in the variance, ``s (1 / h - 1)`` beside the deviation,
    ``s^2 / h^2`` as a floor, ``(h - 1) / s`` beside the reciprocal, h the gain times s.
 4. Parameters: of all that may be made of a weight and a bias, what fits. The factor that is left is
    ``sqrt((n - ddof) / n)``.
@@ -27,11 +27,11 @@ LOOSE = 0.05  # the largest misfit of a model that is still taken for the subjec
 
 
 class Unexplained(Exception):
-    """The subject answers as no model does."""
+    """The subject answers as no model does; `name` is that of a finding."""
 
-    def __init__(self, words: str, x: Array, y: Array) -> None:
+    def __init__(self, words: str, x: Array, y: Array, name: str = "unexplained") -> None:
         super().__init__(words)
-        self.words, self.x, self.y = words, x, y
+        self.words, self.x, self.y, self.name = words, x, y, name
 
 
 def identify(probe: Probe) -> tuple[Norm, float]:
@@ -73,7 +73,7 @@ def rows(probe: Probe) -> Norm:
     places = [tuple(0 for _ in shape), tuple(n - 1 for n in shape), tuple(n // 2 for n in shape)]
     found = [_row_of(shape, place, *_moved_by(probe, place)) for place in places]
     if not (found[0].axes or found[0].groups):
-        raise Unexplained("there are no statistics: an output depends on its own input alone", *_moved_by(probe, places[0])[1:])
+        raise Unexplained("there are no statistics", *_moved_by(probe, places[0])[1:], "no_statistics")
     if any(norm != found[0] for norm in found):
         raise Unexplained("rows are not all of one kind", *_moved_by(probe, places[0])[1:])
     return replace(found[0], parameter_axes=probe.parameter_axes)
@@ -95,7 +95,7 @@ def _row_of(shape: tuple[int, ...], place: tuple[int, ...], moved: Array, x: Arr
     axes, channel_axis, groups, interleaved = [], None, 0, False
     lines = []
     for axis, size in enumerate(shape):
-        line = np.flatnonzero(moved[place[:axis] + (slice(None),) + place[axis + 1 :]])
+        line = np.flatnonzero(moved[(*place[:axis], slice(None), *place[axis + 1 :])])
         lines.append(line)
         if len(line) == size and size > 1:
             axes.append(axis)
@@ -136,7 +136,9 @@ def pattern(probe: Probe, norm: Norm) -> tuple[Array, Callable[[Array], Array], 
     return u, back, float(np.sqrt(np.square(values).mean()))
 
 
-def respond(probe: Probe, norm: Norm, mean: float, deviation: float, dtype: str | None = None) -> tuple[Response, float]:
+def respond(
+    probe: Probe, norm: Norm, mean: float, deviation: float, dtype: str | None = None
+) -> tuple[Response, float]:
     """The response of rows of that mean and deviation, both in round numbers, and the deviation that they have."""
     u, back, sigma = pattern(probe, norm)
     step = 2.0 ** round(math.log2(deviation / sigma))
@@ -178,12 +180,12 @@ def statistics(probe: Probe, norm: Norm) -> Norm:
 # -- 3: eps ----
 
 
-def epsilon(probe: Probe, norm: Norm) -> Norm:
+def epsilon(probe: Probe, norm: Norm, dtype: str | None = None) -> Norm:
     """eps and its place, for a deviation without a factor: `parameters` corrects it by that."""
     if norm.power == 0:
         return norm
-    base, s0 = respond(probe, norm, 0, 16)
-    found = [respond(probe, norm, 0, 2.0**k) for k in range(-44, 21)]
+    base, s0 = respond(probe, norm, 0, 16, dtype)
+    found = [respond(probe, norm, 0, 2.0**k, dtype) for k in range(-44, 21)]
     s = np.array([deviation for _, deviation in found])
     with np.errstate(all="ignore"):
         h = np.array([response.gain for response, _ in found]) * s**norm.power / (base.gain * s0**norm.power)
@@ -268,7 +270,7 @@ def divided(norm: Norm, scale: float, probe: Probe, noise: float) -> Norm:
     tolerance = max(0.2 * (1 - math.sqrt((n - 1) / n)), noise)
     rests = {ddof: scale / factor for ddof, factor in factors.items()}
     near = [(ddof, 1.0) for ddof, rest in rests.items() if abs(rest - 1) < tolerance]
-    near += [(ddof, round(rest, 1)) for ddof, rest in rests.items() if abs(rest - round(rest, 1)) < tolerance * abs(rest)]
+    near += [(ddof, round(r, 1)) for ddof, r in rests.items() if abs(r - round(r, 1)) < tolerance * abs(r)]
     ddof, rest = next(iter(near), (0, scale))
     ratio = n / (n - ddof)
     eps = norm.eps * {"deviation": math.sqrt(ratio), "reciprocal": 1 / math.sqrt(ratio)}.get(norm.place, ratio)

@@ -18,7 +18,7 @@ WORDS = {
     "instance_?norm": "instance_norm",
     "group_?norm": "group_norm",
     "batch_?norm": "batch_norm",
-    "rms_?norm|t5_?layer_?norm|simplified_?layer_?norm": "rms_norm",
+    "rms_?norm|simplified_?layer_?norm": "rms_norm",
     "layer_?norm": "layer_norm",
 }
 
@@ -48,7 +48,9 @@ class Intent:
         if self.op is not None:
             return self
         op = nearest(found, shape)
-        apart = op in ("layer_norm", "rms_norm") and 0 not in found.axes  # no right norm but batch norm couples examples
+        apart = (
+            op in ("layer_norm", "rms_norm") and 0 not in found.axes
+        )  # no right norm but batch norm couples examples
         return replace(self, op=op, axis=found.axes if apart and self.axis is None else self.axis)
 
     def norm(self, found: Norm, shape: tuple[int, ...]) -> Norm:
@@ -62,7 +64,9 @@ class Intent:
         )  # fmt: skip
         ndim = len(shape)
         if op in ("layer_norm", "rms_norm"):
-            axes = tuple(sorted(axis % ndim for axis in self.axis)) if self.axis else found.parameter_axes or (ndim - 1,)
+            axes = (
+                tuple(sorted(axis % ndim for axis in self.axis)) if self.axis else found.parameter_axes or (ndim - 1,)
+            )
             return replace(right, axes=axes)
         channel = found.parameter_axes[0] if self.channel_axis is None and found.parameter_axes else self.channel_axis
         channel = (1 if channel is None else channel) % ndim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,18 +99,8 @@ class Norm:
     parameter_axes: tuple[int, ...] = ()
 
     def labels(self, shape: tuple[int, ...]) -> Array:
-        """The number of its row for each element, in order of appearance."""
-        key = np.zeros(shape, dtype=np.int64)
-        for axis, index in enumerate(np.indices(shape, sparse=True)):
-            if axis in self.axes:
-                continue
-            size = shape[axis]
-            if self.groups and axis == self.channel_axis:
-                size = self.groups
-                index = index % size if self.interleaved else index // (shape[axis] // size)
-            key = key * size + index
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-        return np.argsort(np.argsort(first))[inverse].reshape(shape)
+        """The number of its row for each element, in order of appearance; not to be written to."""
+        return _labels(self.axes, self.channel_axis, self.groups, self.interleaved, shape)
 
     def row_length(self, shape: tuple[int, ...]) -> int:
         """How many elements share a pair of statistics."""
@@ -125,7 +116,9 @@ class Norm:
         sizes = dict(zip(self.parameter_axes, lengths, strict=True))
         return np.asarray(parameter, dtype=np.float64).reshape([sizes.get(axis, 1) for axis in range(ndim)])
 
-    def __call__(self, x: Array, weight: Array | None = None, bias: Array | None = None, held: Held | None = None) -> Array:
+    def __call__(
+        self, x: Array, weight: Array | None = None, bias: Array | None = None, held: Held | None = None
+    ) -> Array:
         """The norm of x in float64; statistics that are `held` do not follow x."""
         x = np.asarray(x, dtype=np.float64)
         has_weight, has_bias = weight is not None, bias is not None
@@ -151,6 +144,25 @@ class Norm:
     def kind(self) -> str:
         """The words for its statistics."""
         return "RMSNorm" if not (self.subtracts or self.centered) else "LayerNorm"
+
+
+@functools.lru_cache(maxsize=64)
+def _labels(
+    axes: tuple[int, ...], channel_axis: int | None, groups: int, interleaved: bool, shape: tuple[int, ...]
+) -> Array:
+    key = np.zeros(shape, dtype=np.int64)
+    for axis, index in enumerate(np.indices(shape, sparse=True)):
+        if axis in axes:
+            continue
+        size = shape[axis]
+        if groups and axis == channel_axis:
+            size = groups
+            index = index % size if interleaved else index // (shape[axis] // size)
+        key = key * size + index
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    found = np.argsort(np.argsort(first))[inverse].reshape(shape)
+    found.setflags(write=False)
+    return found
 
 
 def gather(a: Array, labels: Array) -> tuple[Array, Callable[[Array], Array]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._catalogue import Severity
 from ._identify import LOOSE, distance
 from ._model import ADDS, MULTIPLIES, Array, Norm, gather
 from ._probe import Probe
-from ._report import Evidence, Finding, Severity, at_worst, numbers
+from ._report import Evidence, Finding, at_worst, finding, numbers
 
 
 def modes(probe: Probe, norm: Norm) -> list[Finding]:
@@ -25,9 +26,8 @@ def alike(probe: Probe) -> list[Finding]:
     trained, evaluated = (probe(x, given, training=training) for training in (True, False))
     if np.array_equal(trained, evaluated, equal_nan=True):
         return []
-    return [Finding("train_eval_differ", "fault", "training and evaluation differ, and there are no running statistics",
-                    at_worst("the same input in evaluation (expected) and in training (got)", x, evaluated, trained),
-                    "take statistics of the input in both, and leave what is random out of the norm")]  # fmt: skip
+    evidence = at_worst("the same input in evaluation (expected) and in training (got)", x, evaluated, trained)
+    return [finding("train_eval_differ", evidence)]
 
 
 def _statistics(norm: Norm, x: Array) -> tuple[Array, Array, int]:
@@ -51,16 +51,13 @@ def _training(probe: Probe, norm: Norm) -> list[Finding]:
     assert new is not None
     mean, var, n = _statistics(norm, x)
     if np.array_equal(new[0], old[0]) and np.array_equal(new[1], old[1]):
-        return [Finding("running_not_updated", "fault", "running statistics are not updated in training",
-                        Evidence("one batch in training", f"running_mean moves from {numbers(old[0][:3])} towards "
-                                 f"{numbers(mean[:3])}", "it stays"),
-                        "let them follow: running += momentum * (batch - running), in place")]  # fmt: skip
+        towards = f"running_mean moves from {numbers(old[0][:3])} towards {numbers(mean[:3])}"
+        return [finding("running_not_updated", Evidence("one batch in training", towards, "it stays"))]
     share = float(np.median((new[0] - old[0]) / (mean - old[0])))
     expected = old[0] + share * (mean - old[0])
     if np.abs(new[0] - expected).max() > LOOSE * np.abs(mean).max():
-        return [Finding("running_mean_wrong", "fault", "the running mean does not follow the mean of the batch",
-                        Evidence("one batch in training", f"from {numbers(old[0][:3])} towards {numbers(mean[:3])}",
-                                 numbers(new[0][:3])), "running += momentum * (batch - running)")]  # fmt: skip
+        towards = f"from {numbers(old[0][:3])} towards {numbers(mean[:3])}"
+        return [finding("running_mean_wrong", Evidence("one batch in training", towards, numbers(new[0][:3])))]
     return [*_momentum(probe, share, old[0], mean, new[0]), *_variance(probe, share, old[1], var, new[1], n)]
 
 
@@ -72,13 +69,10 @@ def _momentum(probe: Probe, share: float, old: Array, mean: Array, new: Array) -
     right = (0.1 if share > 0.5 else share) if nominal is None else 1 - nominal if probe.subject.decays else nominal
     if abs(share - right) < 0.02 * max(share, right):
         return []
-    reverse = abs(share + right - 1) < 0.02
-    words = "momentum is the other way round" if reverse else "the momentum is another"
-    evidence = Evidence(f"one batch of mean {numbers(mean[:3])}, running mean {numbers(old[:3])}",
-                        numbers((old + right * (mean - old))[:3]), numbers(new[:3]))  # fmt: skip
-    return [Finding("momentum_reversed" if reverse else "momentum_wrong", "fault",
-                    f"{words}: a batch weighs {share:.3g} in the running statistics, not {right:.3g}",
-                    evidence, "running += momentum * (batch - running)")]  # fmt: skip
+    name = "momentum_reversed" if abs(share + right - 1) < 0.02 else "momentum_wrong"
+    given = f"one batch of mean {numbers(mean[:3])}, running mean {numbers(old[:3])}"
+    evidence = Evidence(given, numbers((old + right * (mean - old))[:3]), numbers(new[:3]))
+    return [finding(name, evidence, share=share, right=right)]
 
 
 def _variance(probe: Probe, share: float, old: Array, var: Array, new: Array, n: int) -> list[Finding]:
@@ -88,15 +82,13 @@ def _variance(probe: Probe, share: float, old: Array, var: Array, new: Array, n:
     if abs(learnt - unbiased) < 0.3 * (unbiased - 1):
         return []
     expected = (1 - share) * old + share * var * unbiased
-    evidence = Evidence(f"one batch of {n} elements a channel, running variance {numbers(old[:3])}",
-                        numbers(expected[:3]), numbers(new[:3]))  # fmt: skip
-    if abs(learnt - 1) < 0.3 * (unbiased - 1):
-        usual = probe.subject.decays
-        words = "the running variance is the biased one of the batch" + ", as in Keras and Flax" * usual
-        return [Finding("biased_running_variance", "note" if usual else "fault", words, evidence,
-                        f"multiply by n / (n - 1) = {unbiased:.4g} what the running variance learns")]  # fmt: skip
-    return [Finding("running_variance_wrong", "fault", f"the running variance learns {learnt:.3g} times that of the batch",
-                    evidence, "running_var += momentum * (var * n / (n - 1) - running_var)")]  # fmt: skip
+    given = f"one batch of {n} elements a channel, running variance {numbers(old[:3])}"
+    evidence = Evidence(given, numbers(expected[:3]), numbers(new[:3]))
+    if abs(learnt - 1) > 0.3 * (unbiased - 1):
+        return [finding("running_variance_wrong", evidence, learnt=learnt)]
+    usual = probe.subject.decays
+    words = ", as in Keras and Flax" * usual
+    return [finding("biased_running_variance", evidence, "note" if usual else None, usual=words, factor=unbiased)]
 
 
 def _evaluation(probe: Probe, norm: Norm) -> list[Finding]:
@@ -110,17 +102,13 @@ def _evaluation(probe: Probe, norm: Norm) -> list[Finding]:
     y, found = probe(x, given, training=False), []
     after = subject.running() or running
     if not (np.array_equal(after[0], mean) and np.array_equal(after[1], var)):
-        found.append(Finding("running_updated_in_eval", "fault", "running statistics are updated in evaluation",
-                             Evidence("one batch in evaluation", f"running_mean stays {numbers(mean[:3])}",
-                                      numbers(after[0][:3])), "update them in training alone"))  # fmt: skip
+        stays = f"running_mean stays {numbers(mean[:3])}"
+        evidence = Evidence("one batch in evaluation", stays, numbers(after[0][:3]))
+        found.append(finding("running_updated_in_eval", evidence))
     expected = _fixed(norm, x, given, mean, var)
     if min(distance(y, expected), distance(y, _fixed(norm, x, given, *after))) > 1e-3:
-        batch = distance(y, norm(x, **given)) < LOOSE
-        words = "evaluation takes the statistics of the batch" if batch else (
-            "evaluation is not (x - running_mean) / sqrt(running_var + eps) * weight + bias")  # fmt: skip
-        found.append(Finding("eval_uses_batch" if batch else "evaluation_wrong", "fault", words,
-                             at_worst("a batch in evaluation", x, expected, y),
-                             "take running_mean and running_var in evaluation, as they are"))  # fmt: skip
+        name = "eval_uses_batch" if distance(y, norm(x, **given)) < LOOSE else "evaluation_wrong"
+        found.append(finding(name, at_worst("a batch in evaluation", x, expected, y)))
     return found
 
 
@@ -131,9 +119,8 @@ def _fixed(norm: Norm, x: Array, given: dict[str, Array], mean: Array, var: Arra
     m, v = lie(mean, x.ndim), lie(var, x.ndim)
     w, b = (lie(given[name], x.ndim) if name in given else np.full((), fill)
             for name, fill in (("weight", 1.0), ("bias", 0.0)))  # fmt: skip
-    assert m is not None and v is not None and w is not None and b is not None
     factor = MULTIPLIES[norm.multiplies](w, b)
-    return (x - m) / np.sqrt(v + norm.eps) * factor + ADDS[norm.adds](w, b, factor)
+    return np.asarray((x - m) / np.sqrt(v + norm.eps) * factor + ADDS[norm.adds](w, b, factor))
 
 
 def fixed_in_training(probe: Probe) -> Finding | None:
@@ -144,7 +131,8 @@ def fixed_in_training(probe: Probe) -> Finding | None:
     x = probe.random(1, 2)
     running = subject.running()
     y = probe(x, training=True)
-    subject.set_running(*running) if running is not None else None
+    if running is not None:
+        subject.set_running(*running)
     evaluated = probe(x, training=False)
     other = x.copy()
     other[(0,) * x.ndim] += 10
@@ -154,6 +142,5 @@ def fixed_in_training(probe: Probe) -> Finding | None:
     if moved.sum() > 1 or distance(y, evaluated) > LOOSE:
         return None
     severity: Severity = "note" if "frozen" in subject.label.lower() else "fault"
-    return Finding("train_uses_running", severity, "training takes the running statistics, not those of the batch",
-                   at_worst("one element moved, in training: the outputs beside it (expected to move too)", x, evaluated, y),
-                   "take mean and variance of the batch in training")  # fmt: skip
+    evidence = at_worst("the outputs of training, beside one element that moves", x, evaluated, y)
+    return finding("train_uses_running", Evidence(evidence.input, "they move", "they stay"), severity)

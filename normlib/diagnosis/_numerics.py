@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 from ._identify import LOOSE, line, pattern
 from ._model import ADDS, MULTIPLIES, UNIT, Array, Norm, gather, round_to
 from ._probe import Probe
-from ._report import Evidence, Finding, at_worst
+from ._report import Evidence, Finding, at_worst, finding
 
 NARROW = 2e-5  # a misfit above that of float32
 WRONG = 0.01  # an error of a gain that no rounding of a mean makes
@@ -27,10 +28,7 @@ def precision(probe: Probe, norm: Norm, misfit: float) -> list[Finding]:
 
 
 def _sixteen(x: Array, y: Array, expected: Array, dtype: str) -> Finding:
-    return Finding(
-        "statistics_16", "fault", f"mean and variance are in 16 bits, on inputs of {dtype}",
-        at_worst(f"{dtype} rows", x, expected, y), "convert x to float32 before mean and variance, and back at the end",
-    )  # fmt: skip
+    return finding("statistics_16", at_worst(f"{dtype} rows", x, expected, y), dtype=dtype)
 
 
 def _gain_error(norm: Norm, y: Array, given: dict[str, Array], expected: Array) -> float:
@@ -52,18 +50,15 @@ def far_rows(probe: Probe, norm: Norm) -> list[Finding]:
     if not norm.centered or norm.power == 0:
         return []
     u, back, sigma = pattern(probe, norm)
-    for ratio in 10 ** np.arange(1, 6.1 if norm.subtracts else 4.1, 0.5):  # far out, y itself is coarse with its mean in it
+    farthest = 6 if norm.subtracts else 4  # y with its mean in it is coarse itself
+    for ratio in 10 ** np.arange(1, farthest + 0.1, 0.5):
         x = round_to(back(u + round(ratio * sigma)), "float32")
         got, expected = probe(x, dtype="float32"), norm(x, **probe.ones())
         gain, right = (line(x, y, norm.labels(x.shape)).gain for y in (got, expected))
         if abs(gain / right - 1) < WRONG:
             continue
-        evidence = at_worst(f"float32 rows at mean/std {ratio:.2g}", x, expected, got)
-        if ratio < FAR:
-            words = f"the variance is E[x^2] - E[x]^2, which breaks at mean/std {ratio:.2g} in float32"
-            return [Finding("naive_variance", "fault", words, evidence, "take the mean of (x - mean)^2, in a second pass")]
-        words = f"the mean is rounded so far that the variance is wrong from mean/std {ratio:.2g} on in float32"
-        return [Finding("rounded_mean", "note", words, evidence, "sum in pairs, or in float64")]
+        evidence = at_worst(f"float32 rows at mean/std {ratio:.0f}", x, expected, got)
+        return [finding("naive_variance" if ratio < FAR else "rounded_mean", evidence, ratio=ratio)]
     return []
 
 
@@ -72,19 +67,22 @@ def large_rows(probe: Probe, norm: Norm) -> list[Finding]:
     if norm.power != 1:
         return []
     u, back, sigma = pattern(probe, norm)
-    for k in range(20, 123):
+
+    def answers(k: int) -> tuple[Array, Array, Array]:
         x = back(u * 2.0 ** (k - round(math.log2(sigma))))
-        got, expected = probe(x, dtype="float32"), norm(x, **probe.ones())
+        return x, norm(x, **probe.ones()), probe(x, dtype="float32")
+
+    def wrong(k: int) -> bool:
+        x, expected, got = answers(k)
         gain, right = (line(x, y, norm.labels(x.shape)).gain for y in (got, expected))
-        if not abs(gain / right - 1) < WRONG:
-            words = f"squares overflow: rows of {2.0**k:.1g} come out wrong in float32"
-            evidence = at_worst("float32 rows", x, expected, got)
-            return [Finding("overflow", "note", words, evidence, "scale a row by a power of two, if such rows occur")]
-    return []
+        return not abs(gain / right - 1) < WRONG
+
+    size = bisect.bisect_left(range(20, 123), True, key=wrong) + 20
+    return [] if size > 122 else [finding("overflow", at_worst("float32 rows", *answers(size)), size=2.0**size)]
 
 
 def narrow(probe: Probe, norm: Norm, dtypes: tuple[str, ...]) -> list[Finding]:
-    """How arrays of 16 bits are computed: in float32 and rounded once, or after the normalized value too, or in 16 bits."""
+    """How arrays of 16 bits are computed: in float32 and rounded once, or the normalized value too, or in 16 bits."""
     for dtype in dtypes:
         try:
             found = _in_dtype(probe, norm, dtype)
@@ -116,19 +114,14 @@ def _in_dtype(probe: Probe, norm: Norm, dtype: str) -> list[Finding]:
     if np.mean(once) > 0.97:
         return large
     if np.mean(twice) > 0.97:
-        evidence = at_worst(f"{dtype} rows", *worst[1:])
-        words = f"rounds twice in {dtype}, as Llama's reference does: the normalized value before the weight, and the result"
-        return [*large, Finding("double_rounding", "note", words, evidence, "multiply in float32, then round, where no "
-                                "checkpoint asks for these bits; normlib has them by round_first=True")]  # fmt: skip
+        return [*large, finding("double_rounding", at_worst(f"{dtype} rows", *worst[1:]), dtype=dtype)]
     ratio = float(np.sqrt(np.mean(np.square(errors)) / np.mean(np.square(clean))))
     if not ratio < 2:
         return [_sixteen(worst[1], worst[3], worst[2], dtype)]
     if large:
         return large
     units = worst[0] / (2 * UNIT[dtype] * np.abs(worst[2]).max())
-    words = f"rounds several times in {dtype}: {units:.1f} ulps of the largest output at most"
-    return [Finding("several_roundings", "note", words, at_worst(f"{dtype} rows", *worst[1:]),
-                    "compute in float32 and round once")]  # fmt: skip
+    return [finding("several_roundings", at_worst(f"{dtype} rows", *worst[1:]), dtype=dtype, ulps=units)]
 
 
 def _rounded_first(norm: Norm, x: Array, given: dict[str, Array], dtype: str) -> Array:
@@ -142,13 +135,12 @@ def _rounded_first(norm: Norm, x: Array, given: dict[str, Array], dtype: str) ->
 
 
 def _squares_of_half(probe: Probe, norm: Norm, given: dict[str, Array]) -> list[Finding]:
-    """Squares of 300 are beyond float16, whatever type their sum is taken in."""
+    """Squares of 256 are beyond float16, whatever type their sum is taken in."""
     x = probe.random(0, 512, "float16")
     y, expected = probe(x, given, "float16"), norm(x, **given)
     if np.isfinite(y).all() and np.abs(y - expected).max() < LOOSE * np.abs(expected).max():
         return []
-    return [Finding("overflow_16", "fault", "squares overflow in float16: rows of 300 come out wrong",
-                    at_worst("float16 rows", x, expected, y), "convert x to float32 before squaring")]  # fmt: skip
+    return [finding("overflow_16", at_worst("float16 rows", x, expected, y))]
 
 
 def bits(probe: Probe, norm: Norm) -> list[Finding]:
@@ -165,8 +157,8 @@ def _of_batch(probe: Probe, given: dict[str, Array]) -> list[Finding]:
     for count in (1, 2, 7):
         y = probe(x[:count], given, "float32")
         if not np.array_equal(y, together[:count], equal_nan=True):
-            words = f"the last bits depend on the batch size: {count} and 33 examples give different ones"
-            return [_repeats("batch_dependent_bits", words, y, together[:count])]
+            evidence = _bits(y, together[:count])
+            return [finding("batch_dependent_bits", evidence, count=count, all=len(together))]
     return []
 
 
@@ -185,11 +177,10 @@ def _of_threads(probe: Probe, given: dict[str, Array]) -> list[Finding]:
         put(before)
     for y in found[1:]:
         if not np.array_equal(y, found[0], equal_nan=True):
-            return [_repeats("thread_dependent_bits", "the last bits depend on the number of threads", y, found[0])]
+            return [finding("thread_dependent_bits", _bits(y, found[0]))]
     return []
 
 
-def _repeats(name: str, words: str, y: Array, other: Array) -> Finding:
+def _bits(y: Array, other: Array) -> Evidence:
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(y != other)), y.shape))
-    evidence = Evidence(f"y{list(place)} of the same input", repr(float(other[place])), repr(float(y[place])))
-    return Finding(name, "note", words, evidence, "sum in an order that depends on the row alone, where results must repeat")
+    return Evidence(f"y{list(place)} of the same row", repr(float(other[place])), repr(float(y[place])))

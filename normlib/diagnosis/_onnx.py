@@ -1,4 +1,4 @@
-"""Nodes and models of ONNX as functions, run by ONNX Runtime, or by the reference implementation where it is missing."""
+"""Nodes and models of ONNX as functions, run by ONNX Runtime, or by the reference evaluator where it is missing."""
 
 from __future__ import annotations
 

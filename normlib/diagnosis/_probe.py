@@ -20,7 +20,9 @@ SIZES = (3, 5, 4, 7, 6)  # of the axes that are not those of the parameters
 class Probe:
     """A subject that answers for one shape; its parameters are 1 unless others are given."""
 
-    def __init__(self, subject: Subject, shape: Sequence[int], axes: tuple[int, ...], dtype: str, seed: int = 0) -> None:
+    def __init__(
+        self, subject: Subject, shape: Sequence[int], axes: tuple[int, ...], dtype: str, seed: int = 0
+    ) -> None:
         self.subject, self.shape, self.dtype = subject, tuple(shape), dtype
         self.parameter_axes = axes
         self.bias = 1.0
@@ -28,7 +30,9 @@ class Probe:
         sizes = tuple(self.shape[axis] for axis in axes)
         self.shapes = {name: fixed or sizes for name, fixed in subject.shapes.items()}
 
-    def ask(self, x: Array, given: Given | None = None, dtype: str | None = None, training: bool | None = None) -> Result:
+    def ask(
+        self, x: Array, given: Given | None = None, dtype: str | None = None, training: bool | None = None
+    ) -> Result:
         """The answer with its dtype; it does not see the arrays themselves, so that it may write to them."""
         given = self.ones() if given is None else given
         arrays = {name: np.array(a) for name, a in given.items()}
@@ -86,7 +90,9 @@ def probe_of(subject: Subject, intent: Intent, shape: Sequence[int] | None) -> P
                 return probe
             failures.append(f"{arrays.name}, {dtype}, shape {candidate}: the result has shape {y.shape}")
     told = min(failures, key=len) if failures else "no shape fits its parameters"
-    raise ValueError(f"diagnose: {subject.label} could not be called, expected y of the shape of x ({told}); try shape=")
+    raise ValueError(
+        f"diagnose: {subject.label} could not be called, expected y of the shape of x ({told}); try shape="
+    )
 
 
 def _shapes(subject: Subject, intent: Intent) -> Iterator[tuple[int, ...]]:

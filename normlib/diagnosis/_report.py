@@ -6,13 +6,12 @@ import json
 import math
 import textwrap
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from ._catalogue import CATALOGUE, Severity
 from ._model import Array, Norm
-
-Severity = Literal["fault", "note"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,12 @@ class Finding:
         ]  # fmt: skip
         indent = " " * 12
         return "\n".join(textwrap.fill(line, 110, subsequent_indent=indent) for line in lines)
+
+
+def finding(name: str, evidence: Evidence, severity: Severity | None = None, **values: Any) -> Finding:
+    """A finding of the catalogue, its words filled in."""
+    words, cure, usual = CATALOGUE[name]
+    return Finding(name, severity or usual, words.format(**values), evidence, cure.format(**values))
 
 
 @dataclass

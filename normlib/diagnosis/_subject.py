@@ -152,7 +152,7 @@ def named(name: str) -> str | None:
 
 
 def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, str], float | None]:
-    """Which parameters a function takes after x, in its order, which by name alone, and the eps that it has by default."""
+    """Which parameters a function takes after x, in its order, which by name alone, and its eps by default."""
     try:
         arguments = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
@@ -170,7 +170,9 @@ def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, s
         if role is None or role in found:
             break
         found.append(role)
-    by_name = {role: a.name for a in arguments if a.kind is a.KEYWORD_ONLY and (role := named(a.name)) not in (None, *found)}
+    by_name = {
+        role: a.name for a in arguments if a.kind is a.KEYWORD_ONLY and (role := named(a.name)) not in (None, *found)
+    }
     return tuple(found), {str(role): name for role, name in by_name.items()}, eps
 
 

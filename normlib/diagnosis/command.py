@@ -20,7 +20,11 @@ OK, FAULTS, NOT_PROBED = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the diagnosis that is asked for; 0 without a fault, 1 with one, 2 where nothing could be probed."""
     args = _parser().parse_args(argv)
-    options = {name: value for name in ("axis", "channel_axis", "num_groups", "eps") if (value := getattr(args, name)) is not None}
+    options = {
+        name: value
+        for name in ("axis", "channel_axis", "num_groups", "eps")
+        if (value := getattr(args, name)) is not None
+    }
     if args.unit_offset:
         options["unit_offset"] = True
     try:

@@ -1,7 +1,7 @@
-"""Norms with mistakes, for the tests of diagnosis: each step of a norm is written rightly and wrongly, and put together.
+"""Norms with mistakes, for the tests of diagnosis: each step of a norm is written rightly and wrongly.
 
-A step is chosen by the name of the finding that it should give. Values are worked on in float64, so that nothing but the
-mistake is wrong.
+A wrong step is chosen by the name of the finding that it should give. Values are worked on in float64, so that nothing
+but the mistake is wrong.
 """
 
 import itertools
