@@ -90,7 +90,7 @@ class Dropout(LayerNorm):
 
 class Offset(LayerNorm):
     def affine(self, z, dtype):
-        return (z * (1 + self.weight) + self.bias).to(dtype)
+        return (z * (1 + self.weight.float()) + self.bias).to(dtype)
 
 
 class Swapped(LayerNorm):
@@ -199,9 +199,8 @@ class LastRow(BatchNorm):
 class AlwaysBatch(BatchNorm):
     def forward(self, x):
         y = super().forward(x)
-        return (
-            y if self.training else nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        )
+        fresh = nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return y if self.training else fresh
 
 
 class Halved(BatchNorm):
@@ -304,15 +303,16 @@ def test_the_quirk_of_a_batch_norm_in_16_bits_is_real():
     x = (torch.randn(64, C) * 1.5 + 0.5).half()
     y, wide = nn.BatchNorm1d(C).half()(x).detach().double().numpy(), x.double().numpy()
     mean, rstd = wide.mean(0), 1 / np.sqrt(wide.var(0) + 1e-5)
-    exact, rounded = (
-        ((wide - m) * r).astype(np.float16) for m, r in ((mean, rstd), (np.float16(mean), np.float16(rstd)))
-    )
+    exact = ((wide - mean) * rstd).astype(np.float16)
+    rounded = ((wide - np.float16(mean)) * np.float16(rstd)).astype(np.float16)
     assert (y == rounded).mean() > 0.99 > 0.9 > (y == exact).mean()
 
 
 # ---- those of transformers ----
 
 RMS, ROUNDED = "RMSNorm over the last axis, eps 1e-06, times w", ["double_rounding"]
+LAYER = "LayerNorm over the last axis, eps 1e-05, times w, plus b"
+CHANNELS = "LayerNorm over axis 1, eps 1e-06, times w, plus b"
 
 
 @pytest.mark.parametrize(
@@ -326,12 +326,12 @@ RMS, ROUNDED = "RMSNorm over the last axis, eps 1e-06, times w", ["double_roundi
         ("gpt_oss.GptOssRMSNorm", {}, RMS, []),
         ("gemma.GemmaRMSNorm", {}, "RMSNorm over the last axis, eps 1e-06, times 1 + w", []),
         ("gemma3.Gemma3RMSNorm", {}, "RMSNorm over the last axis, eps 1e-06, times 1 + w", []),
-        ("nemotron.NemotronLayerNorm1P", {}, "LayerNorm over the last axis, eps 1e-05, times 1 + w, plus b", ["several_roundings"]),
+        ("nemotron.NemotronLayerNorm1P", {}, LAYER.replace("w", "1 + w"), ["several_roundings"]),
         ("cohere.CohereLayerNorm", {}, "LayerNorm over the last axis, eps 1e-05, times w", []),
         ("olmo.OlmoLayerNorm", {}, "LayerNorm over the last axis, eps 1e-05", []),
         ("deberta.DebertaLayerNorm", {}, "LayerNorm over the last axis, eps 1e-12, times w, plus b", ROUNDED),
-        ("convnext.ConvNextLayerNorm", {"data_format": "channels_first"}, "LayerNorm over axis 1, eps 1e-06, times w, plus b", []),
-        ("vitdet.VitDetLayerNorm", {}, "LayerNorm over axis 1, eps 1e-06, times w, plus b", ["statistics_16"]),
+        ("convnext.ConvNextLayerNorm", {"data_format": "channels_first"}, CHANNELS, []),
+        ("vitdet.VitDetLayerNorm", {}, CHANNELS, ["statistics_16"]),
     ],
 )  # fmt: skip
 def test_the_norms_of_transformers_have_the_quirks_that_they_have(path, options, what, quirks):

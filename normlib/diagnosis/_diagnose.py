@@ -10,12 +10,12 @@ import numpy as np
 
 from . import _differences, _gradients, _modes, _numerics
 from ._accuracy import accuracy
+from ._frameworks import subject_of
 from ._identify import Unexplained, identify
 from ._intent import Intent, intent_of
 from ._model import Norm
 from ._probe import Probe, probe_of
 from ._report import Diagnosis, Evidence, Finding, at_worst, finding
-from ._subject import subject_of
 
 DTYPES = ("float16", "bfloat16")
 

@@ -8,13 +8,29 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ._model import Array
-from ._subject import EPS, NUMPY, Arrays, Given, Result, Subject, first, named, of_numpy
+from ._subject import (
+    EPS,
+    NAMES,
+    NUMPY,
+    Arrays,
+    Function,
+    Given,
+    Result,
+    Subject,
+    first,
+    named,
+    of_numpy,
+    read_signature,
+)
+
+NARROW = ("float16", "bfloat16")
 
 
 def torch_arrays() -> Arrays:
@@ -29,7 +45,13 @@ def torch_arrays() -> Arrays:
             raise TypeError(f"the result is a {type(y).__name__}, expected a tensor")
         return Result(y.detach().double().numpy(), str(y.dtype).removeprefix("torch."))
 
-    return Arrays("torch", make, take, torch.no_grad, ("float16", "bfloat16"))
+    def differentiate(fn: Callable[..., Any], dy: Array, inputs: Sequence[Array]) -> list[Array]:
+        leaves = [make(a, "float64").requires_grad_() for a in inputs]
+        y = first(fn(*leaves))
+        found = torch.autograd.grad(y, leaves, make(dy, "float64").to(y.dtype), allow_unused=True)
+        return [np.zeros(leaf.shape) if g is None else take(g).values for leaf, g in zip(leaves, found, strict=True)]
+
+    return Arrays("torch", make, take, torch.no_grad, NARROW, differentiate)
 
 
 def jax_arrays() -> Arrays:
@@ -40,31 +62,18 @@ def jax_arrays() -> Arrays:
     def make(a: Array, dtype: str) -> Any:
         return jnp.asarray(a, dtype=dtype)
 
-    return Arrays("jax", make, of_numpy, lambda: jax.enable_x64(True), ("float16", "bfloat16"))
+    def differentiate(fn: Callable[..., Any], dy: Array, inputs: Sequence[Array]) -> list[Array]:
+        with jax.enable_x64(True):
+            y, pull = jax.vjp(lambda *given: first(fn(*given)), *(make(a, "float64") for a in inputs))
+            return [of_numpy(g).values for g in pull(make(dy, str(y.dtype)))]
+
+    return Arrays("jax", make, of_numpy, lambda: jax.enable_x64(True), NARROW, differentiate)
 
 
 def kinds() -> list[Arrays]:
     """The arrays that a function may take, of the frameworks that are in use."""
     others = {"torch": torch_arrays, "jax": jax_arrays}
     return [NUMPY, *(make() for name, make in others.items() if name in sys.modules)]
-
-
-def differentiate(arrays: Arrays, fn: Callable[..., Any], dy: Array, inputs: Sequence[Array]) -> list[Array]:
-    """The gradients of ``sum(dy * fn(*inputs))`` by the framework's own differentiation."""
-    if arrays.name == "torch":
-        import torch
-
-        leaves = [arrays.make(a, "float64").requires_grad_() for a in inputs]
-        y = first(fn(*leaves))
-        found = torch.autograd.grad(y, leaves, arrays.make(dy, "float64").to(y.dtype), allow_unused=True)
-    else:
-        import jax
-
-        with arrays.around():
-            made = [arrays.make(a, "float64") for a in inputs]
-            y, pull = jax.vjp(lambda *given: first(fn(*given)), *made)
-            found = pull(arrays.make(dy, str(y.dtype)))
-    return [np.zeros(np.shape(a)) if g is None else arrays.take(g).values for g, a in zip(found, inputs, strict=True)]
 
 
 class Module(Subject):
@@ -204,7 +213,9 @@ class FlaxModule(Module):
 
     def invoke(self, module: Any, x: Any, training: bool) -> Any:
         (module.train if training else module.eval)()
-        return module(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # float64 put into running statistics of float32
+            return module(x)
 
     def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
         module = self.own("float64")
@@ -213,7 +224,8 @@ class FlaxModule(Module):
         (module.train if state is not None else module.eval)()
         if state is not None:  # running statistics may not be written to under a trace
             return None
-        return {"x": differentiate(self.arrays, module, dy, [x])[0]}
+        assert self.arrays.differentiate is not None
+        return {"x": self.arrays.differentiate(module, dy, [x])[0]}
 
 
 class KerasLayer(Module):
@@ -294,3 +306,24 @@ def module(fn: Any, backward: Callable[..., Any] | None) -> Subject | None:
     if not inspect.isclass(fn) and (hasattr(fn, "forward") or (callable(fn) and arrays)):
         return Layer(fn)
     return None
+
+
+def subject_of(fn: Any, parameters: Sequence[str] | None, backward: Callable[..., Any] | None) -> Subject:
+    """The subject that fits to what was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is nothing that can be called.
+    """
+    subject = module(fn, backward)
+    if subject is not None:
+        return subject
+    if not callable(fn) or inspect.isclass(fn):
+        raise TypeError(f"diagnose: fn is {fn!r}, expected a function, a module or an ONNX node")
+    order, keywords, eps = read_signature(fn) if parameters is None else (tuple(parameters), {}, None)
+    if unknown := set(order) - set(NAMES):
+        raise ValueError(f"diagnose: parameters is {parameters!r}, expected of 'weight', 'bias', not {min(unknown)!r}")
+    made = Function(fn, order, keywords, backward)
+    made.hints = {} if eps is None else {"eps": eps}
+    return made

@@ -38,6 +38,7 @@ class Arrays(NamedTuple):
     take: Callable[[Any], Result]
     around: Callable[[], Any] = contextlib.nullcontext
     narrow: tuple[str, ...] = ()  # the dtypes of 16 bits that are usual there
+    differentiate: Callable[..., list[Array]] | None = None  # (fn, dy, inputs): the gradients of sum(dy * fn(*inputs))
 
 
 def of_numpy(value: Any) -> Result:
@@ -48,7 +49,14 @@ def of_numpy(value: Any) -> Result:
     return Result(array.astype(np.float64), array.dtype.name)
 
 
-NUMPY = Arrays("NumPy", lambda a, dtype: a.astype(dtype), of_numpy)
+def only_numpy(value: Any) -> Result:
+    """The same of NumPy's own arrays and numbers: those of others tell whose arrays a function takes."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise TypeError(f"the result is a {type(value).__name__}, expected an array of NumPy")
+    return of_numpy(value)
+
+
+NUMPY = Arrays("NumPy", lambda a, dtype: a.astype(dtype), only_numpy)
 
 
 class Subject:
@@ -122,12 +130,10 @@ class Function(Subject):
                 found = found if isinstance(found, (tuple, list)) else [found]
                 taken = [None if g is None else self.arrays.take(g).values for g in found]
             return {name: g for name, g in zip(names, taken, strict=False) if g is not None}
-        if self.arrays.name == "NumPy":
+        if self.arrays.differentiate is None:
             return None
-        from . import _frameworks
-
         others = {word: self.arrays.make(given[name], "float64") for name, word in self.keywords.items()}
-        found = _frameworks.differentiate(self.arrays, functools.partial(self.fn, **others), dy, inputs)
+        found = self.arrays.differentiate(functools.partial(self.fn, **others), dy, inputs)
         return dict(zip(names, found, strict=True))
 
 
@@ -174,26 +180,3 @@ def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, s
         role: a.name for a in arguments if a.kind is a.KEYWORD_ONLY and (role := named(a.name)) not in (None, *found)
     }
     return tuple(found), {str(role): name for role, name in by_name.items()}, eps
-
-
-def subject_of(fn: Any, parameters: Sequence[str] | None, backward: Callable[..., Any] | None) -> Subject:
-    """The subject that fits to what was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is nothing that can be called.
-    """
-    from . import _frameworks
-
-    subject = _frameworks.module(fn, backward)
-    if subject is not None:
-        return subject
-    if not callable(fn) or inspect.isclass(fn):
-        raise TypeError(f"diagnose: fn is {fn!r}, expected a function, a module or an ONNX node")
-    order, keywords, eps = read_signature(fn) if parameters is None else (tuple(parameters), {}, None)
-    if unknown := set(order) - set(NAMES):
-        raise ValueError(f"diagnose: parameters is {parameters!r}, expected of 'weight', 'bias', not {min(unknown)!r}")
-    made = Function(fn, order, keywords, backward)
-    made.hints = {} if eps is None else {"eps": eps}
-    return made
