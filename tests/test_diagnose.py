@@ -1,7 +1,10 @@
 """normlib.diagnose: mistakes that were planted are named, and nothing else; right norms are found right."""
 
+import doctest
 import functools
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import planted
@@ -10,6 +13,7 @@ import pytest
 import normlib
 from normlib import cli
 from normlib.diagnosis import Norm
+from normlib.diagnosis._catalogue import CATALOGUE
 
 
 def faults(*arguments, **options):
@@ -65,6 +69,13 @@ def batch_norm(x, weight, bias):
 def naive_layer_norm(x, weight, bias):
     mean = x.mean(-1, keepdims=True)
     return (x - mean) / np.sqrt(np.square(x).mean(-1, keepdims=True) - mean * mean + 1e-5) * weight + bias
+
+
+def coarse_mean(x, weight, bias):
+    """In float32: the mean has 17 bits."""
+    mean = x.mean(-1, keepdims=True, dtype=np.float32)
+    mean = (mean.view(np.int32) & ~0x7F).view(np.float32)
+    return (x - mean) / np.sqrt(np.square(x - mean).mean(-1, keepdims=True) + 1e-5) * weight + bias
 
 
 def half_layer_norm(x, weight, bias):
@@ -132,6 +143,7 @@ def by_matrix(x):
         (batch_norm, "layer_norm", {}, ["couples_examples"]),
         (planted.planted(), "batch_norm", {"shape": (12, 3, 5), "channel_axis": -1}, ["wrong_axis"]),
         (naive_layer_norm, "layer_norm", {}, ["naive_variance"]),
+        (coarse_mean, "layer_norm", {}, ["rounded_mean"]),
         (half_layer_norm, "layer_norm", {}, ["statistics_16"]),
         (half_throughout, "rms_norm", {"dtype": "float16"}, ["statistics_16"]),
         (half_squares, "rms_norm", {"dtype": "float16"}, ["overflow_16"]),
@@ -156,6 +168,11 @@ def test_the_offset_at_which_a_naive_variance_breaks_is_found():
     assert (
         fault.words == "the variance is E[x^2] - E[x]^2, which breaks at a mean of 1000 standard deviations in float32"
     )
+
+
+def test_squares_that_overflow_are_a_note_with_the_size_of_the_rows():
+    (note,) = normlib.diagnose(rms_norm).notes
+    assert (note.name, note.words) == ("overflow", "squares overflow: rows of 5e+18 come out wrong in float32")
 
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-5, 1e-6, 1e-8, 1e-12])
@@ -365,6 +382,20 @@ def test_a_model_computes_what_it_says():
     np.testing.assert_allclose(norm(x, weight, bias), normlib.layer_norm(x, weight, bias), rtol=1e-13)
 
 
+def test_every_finding_of_the_catalogue_is_planted_in_a_test_and_told_of_in_the_docs():
+    here = Path(__file__).parent
+    tests = "".join(path.read_text() for path in (*here.glob("test_diagnose*.py"), here / "scripts" / "planted.py"))
+    page = (here.parent / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    assert [name for name in CATALOGUE if f'"{name}"' not in tests] == []
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(CATALOGUE)
+
+
+def test_the_page_runs():
+    page = Path(__file__).parents[1] / "docs" / "diagnose.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert (failed, tried > 3) == (0, True)
+
+
 # ---- what is refused ----
 
 
@@ -417,6 +448,7 @@ class Norm:
         (["right", "--eps", "1e-6"], 1, "eps is 1e-05, not 1e-06"),
         (["right", "--backward", "norms_of_a_user:gradients"], 1, "gradient"),
         (["right", "--shape", "4,16", "--axis", "0", "--like", "layer_norm"], 1, "wrong axis"),
+        (["Norm()"], 0, "LayerNorm over the last axis, eps 1e-05, times w"),
         (["Norm"], 0, "LayerNorm over the last axis, eps 1e-05, times w"),
     ],
 )
@@ -434,7 +466,7 @@ def test_the_command_says_it_and_its_status_is_for_scripts(arguments, status, te
     ("target", "text"),
     [
         ("numpy", "target is 'numpy', expected MODULE:NAME or a file of ONNX"),
-        ("numpy:no_such", "AttributeError"),
+        ("numpy:no_such", "NameError"),
         ("no_such_module:f", "ModuleNotFoundError"),
         ("numpy:sum", "could not be called"),
     ],

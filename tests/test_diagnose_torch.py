@@ -255,6 +255,15 @@ def test_a_function_of_tensors_is_given_tensors():
     assert (diagnosis.faults, diagnosis.what) == ([], "LayerNorm over the last axis, eps 1e-05, times w, plus b")
 
 
+def test_bits_that_threads_change():
+    def rms_norm(x):
+        y = nn.functional.rms_norm(x, x.shape[-1:], None, 1e-6)
+        return torch.nextafter(y, 2 * y) if torch.get_num_threads() > 1 else y
+
+    names = [finding.name for finding in normlib.diagnose(rms_norm).notes]
+    assert "thread_dependent_bits" in names
+
+
 def test_a_module_stays_as_it_was():
     module = nn.BatchNorm1d(C)
     before = {name: value.clone() for name, value in module.state_dict().items()}

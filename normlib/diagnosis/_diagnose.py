@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -85,6 +86,20 @@ def diagnose(
     >>> print(diagnosis.faults[0].cure)
     divide by n = 16: ddof=0 in NumPy, unbiased=False or correction=0 in torch
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is asked for values that a norm seldom sees
+        return _diagnose(fn, like, shape, parameters, backward, dtype, options)
+
+
+def _diagnose(
+    fn: Any,
+    like: str | None,
+    shape: Sequence[int] | None,
+    parameters: Sequence[str] | None,
+    backward: Callable[..., Any] | None,
+    dtype: str | None,
+    options: dict[str, Any],
+) -> Diagnosis:
     subject = subject_of(fn, parameters, backward)
     intent = intent_of(subject, like, options)
     if dtype not in (None, *DTYPES):

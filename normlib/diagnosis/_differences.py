@@ -169,8 +169,8 @@ def _witness(probe: Probe, found: Norm, right: Norm, difference: Difference) -> 
               "large rows": ordinary * 2.0**14}  # fmt: skip
     if difference.name == "no_eps":
         inputs = dict(reversed(inputs.items()))
-    plain = {name: np.full(s, float(name == "weight" and found.multiplies == "w")) for name, s in probe.shapes.items()}
-    either = {"weight 1, bias 0": plain, "random weight and bias": probe.given()}
+    plain, drawn = probe.plain(found), probe.given()
+    either = {", ".join(f"{name} {a.flat[0]:g}" for name, a in plain.items()): plain, "random weight and bias": drawn}
     for (parameters, given), (words, x) in itertools.product(either.items(), inputs.items()):
         got, expected = probe(x, given), cured(x, **given)
         with np.errstate(all="ignore"):

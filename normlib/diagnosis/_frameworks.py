@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -213,9 +212,7 @@ class FlaxModule(Module):
 
     def invoke(self, module: Any, x: Any, training: bool) -> Any:
         (module.train if training else module.eval)()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # float64 put into running statistics of float32
-            return module(x)
+        return module(x)
 
     def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
         module = self.own("float64")

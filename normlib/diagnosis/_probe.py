@@ -11,7 +11,7 @@ import numpy as np
 
 from ._frameworks import kinds
 from ._intent import Intent
-from ._model import Array, round_to
+from ._model import ADDS, MULTIPLIES, Array, Norm, round_to
 from ._subject import Function, Given, Result, Subject
 
 SIZES = (3, 5, 4, 7, 6)  # of the axes that are not those of the parameters
@@ -47,6 +47,14 @@ class Probe:
     def ones(self) -> Given:
         """Weights and biases of 1: a swap of the two changes nothing, and neither takes the other's effect away."""
         return {name: np.full(shape, self.bias if name == "bias" else 1.0) for name, shape in self.shapes.items()}
+
+    def plain(self, norm: Norm) -> Given:
+        """Weights and biases with which a model multiplies by 1 and adds 0, where there are such."""
+        for w, b in ((1.0, 0.0), (0.0, 0.0), (-1.0, 0.0), (0.0, 1.0)):
+            factor = MULTIPLIES[norm.multiplies](w, b)
+            if factor == 1 and ADDS[norm.adds](w, b, factor) == 0:
+                return {name: np.full(shape, w if name == "weight" else b) for name, shape in self.shapes.items()}
+        return self.ones()
 
     def given(self, dtype: str = "float16") -> Given:
         """Weights and biases that all differ, exact in every dtype."""

@@ -46,7 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="normlib diagnose", description="Say what a norm computes, and what is wrong with it.",
         epilog="exit status: 0 no fault, 1 faults, 2 it could not be probed",
     )  # fmt: skip
-    parser.add_argument("target", metavar="MODULE:NAME", help="a function, a module, what makes one, or a file of ONNX")
+    parser.add_argument(
+        "target",
+        metavar="MODULE:NAME",
+        help="a function, a module, what makes one, as in torch.nn:LayerNorm(64); or a file of ONNX",
+    )
     parser.add_argument("--like", choices=OPS, help="what is meant; default: what its name says, or the nearest norm")
     parser.add_argument("--shape", type=integers, metavar="N,N", help="that of x, examples first")
     parser.add_argument("--axis", type=integers, metavar="N,N", help="the axes that are meant to be normalized over")
@@ -61,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def load(target: str) -> Any:
-    """What a target names: an object of a module in the path or the working directory, or a model of ONNX.
+    """What a target names: an expression in the names of a module of the path or the working directory, or a model.
 
     A class, or a function without arguments, is called, and what it returns is taken.
     """
@@ -69,17 +73,16 @@ def load(target: str) -> Any:
         import onnx
 
         return onnx.load(target)
-    module, _, name = target.partition(":")
+    place, _, name = target.partition(":")
     if not name:
         raise ValueError(f"target is {target!r}, expected MODULE:NAME or a file of ONNX")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
-    if module.endswith(".py"):
-        sys.path.insert(0, str(Path(module).resolve().parent))
-        module = Path(module).stem
-    found = import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
+    if place.endswith(".py"):
+        sys.path.insert(0, str(Path(place).resolve().parent))
+        place = Path(place).stem
+    found = import_module(place)
+    found = eval(name, dict(vars(found)))
     if isclass(found) or (callable(found) and _takes_nothing(found)):
         found = found()
     return found

@@ -41,6 +41,8 @@ AFFINE = {  # of the normalized value z
     "bias_ignored": lambda z, w, b: z * w,
     "bias_before_weight": lambda z, w, b: (z + b) * w,
     "bias_subtracted": lambda z, w, b: z * w - b,
+    "bias_multiplies": lambda z, w, b: z * b + b,
+    "weight_added": lambda z, w, b: z * w + w,
     "scaled": lambda z, w, b: 3 * (z * w) + b,
 }
 FIRST = {"parameters_first": lambda x, w, b: x * w + b, "parameters_first, weight": lambda x, w, b: x * w}
@@ -83,8 +85,10 @@ def singles():
 
 def pairs():
     """Each two mistakes of different steps, but for those that cannot be told: statistics that nothing is divided by,
-    parameters that come first and after, and a factor beside a divisor of the variance, which are one factor."""
+    parameters that come first and after, a weight before the norm that a row has in common, and a factor beside a
+    divisor of the variance."""
     steps = [steps for steps in itertools.combinations(STEPS, 2) if steps != ("affine", "first")]
     found = [dict(zip(two, names, strict=True)) for two in steps for names in itertools.product(*map(STEPS.get, two))]
-    hidden = ("no_division", {"centre", "variance"}), ("scaled", {"variance"})
+    hidden = [("no_division", {"centre", "variance"}), ("scaled", {"variance"})]
+    hidden += [("wrong_axis", {"first"}), ("couples_examples", {"first"})]
     return [two for two in found if not any(name in two.values() and steps & two.keys() for name, steps in hidden)]
