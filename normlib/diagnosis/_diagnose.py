@@ -122,7 +122,8 @@ def _held_against(probe: Probe, norm: Norm, misfit: float, intent: Intent, narro
     if intent.op == "layer_norm" and not intent.told and not (norm.subtracts or norm.centered):
         intent = replace(intent, op="rms_norm")
         found.append(_only_named(probe, norm))
-    found += _differences.findings(probe, norm, intent)
+    differences = _differences.findings(probe, norm, intent)
+    found += differences
     found += _differences.of_dtype(probe, norm)
     found += _modes.modes(probe, norm)
     found += _gradients.gradients(probe, norm)
@@ -136,7 +137,7 @@ def _held_against(probe: Probe, norm: Norm, misfit: float, intent: Intent, narro
     what = _differences.describe(norm, intent, probe.shape, set(probe.shapes))
     found.sort(key=lambda one: one.severity)
     diagnosis = Diagnosis(probe.subject.label, what, norm, intent.op, found)
-    if diagnosis.ok:
+    if all(one.severity == "note" for one in differences):
         diagnosis.accuracy = accuracy(probe, norm, intent)
     return diagnosis
 
