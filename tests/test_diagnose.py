@@ -4,6 +4,8 @@ import doctest
 import functools
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +185,24 @@ def test_eps_is_estimated(eps, wrong, monkeypatch):
     assert norm.eps == pytest.approx(eps, rel=1e-9)
 
 
+@pytest.mark.parametrize("variance", [None, "unbiased_variance", "sum_of_squares"])
+@pytest.mark.parametrize(
+    ("place", "denominator"),
+    [
+        ("variance", lambda v: np.sqrt(v + 1e-4)),
+        ("deviation", lambda v: np.sqrt(v) + 1e-4),
+        ("reciprocal", lambda v: 1 / (1 / np.sqrt(v) + 1e-4)),
+        ("floor", lambda v: np.sqrt(np.maximum(v, 1e-4))),
+    ],
+)
+def test_eps_is_estimated_wherever_it_stands_beside_whatever_variance(place, denominator, variance, monkeypatch):
+    monkeypatch.setitem(planted.DENOMINATOR, "other", denominator)
+    wrong = {} if variance is None else {"variance": variance}
+    norm = normlib.diagnose(planted.planted(denominator="other", **wrong)).norm
+    assert (norm.place, norm.ddof) == (place, {None: 0, "unbiased_variance": 1, "sum_of_squares": 15}[variance])
+    assert norm.eps == pytest.approx(1e-4, rel=1e-9)
+
+
 # ---- gradients ----
 
 
@@ -355,6 +375,16 @@ def test_an_offset_of_the_weight_that_nobody_spoke_of_is_a_note():
 
 
 # ---- what is said ----
+
+
+def test_nothing_of_it_is_imported_before_it_is_asked_for():
+    program = """
+import sys, normlib
+assert "diagnose" in normlib.__all__ and "normlib.diagnosis" not in sys.modules
+assert callable(normlib.diagnose) and "normlib.diagnosis" in sys.modules
+assert not {"torch", "jax", "keras", "onnx"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 
 def test_the_text_has_evidence_and_a_cure_and_the_json_has_it_all():
