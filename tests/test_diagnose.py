@@ -241,6 +241,21 @@ def test_gradients(gradients, names):
     assert found(planted.planted(), "layer_norm", backward=gradients) == names
 
 
+def test_a_gradient_that_cannot_be_taken_is_a_note():
+    def raises(dy, x):
+        raise RuntimeError("there is none")
+
+    (note,) = normlib.diagnose(planted.planted(), backward=raises).notes
+    assert (note.name, note.evidence.got) == ("no_gradient", "RuntimeError: there is none")
+
+
+def test_a_function_of_one_batch_size_is_taken():
+    def fixed(x, weight, bias):
+        return planted.planted()(x.reshape(3, 5, 16), weight, bias)
+
+    assert found(fixed, shape=(3, 5, 16)) == []
+
+
 def test_a_gradient_is_held_against_what_is_computed_not_against_what_is_meant():
     unbiased = planted.planted(variance="unbiased_variance")
     assert faults(unbiased, "layer_norm", backward=backward) == [
@@ -296,6 +311,37 @@ class HandBatchNorm:
 )
 def test_running_statistics(wrong, names):
     assert found(HandBatchNorm(**wrong), "batch_norm") == names
+
+
+class ImageBatchNorm:
+    """Running statistics that broadcast against images, and a batch norm that takes each sample alone."""
+
+    def __init__(self, axes):
+        self.axes, self.training = axes, True
+        self.running_mean, self.running_var = np.zeros((1, 6, 1, 1)), np.ones((1, 6, 1, 1))
+        self.num_features = 6
+
+    def train(self):
+        self.training = True
+
+    def eval(self):
+        self.training = False
+
+    def forward(self, x):
+        mean, var = x.mean(self.axes, keepdims=True), x.var(self.axes, keepdims=True)
+        if not self.training:
+            return (x - self.running_mean) / np.sqrt(self.running_var + 1e-5)
+        over = (0, 2, 3)
+        self.running_mean += 0.1 * (x.mean(over, keepdims=True) - self.running_mean)
+        self.running_var += 0.1 * (x.var(over, keepdims=True, ddof=1) - self.running_var)
+        return (x - mean) / np.sqrt(var + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "names"), [((0, 2, 3), []), ((2, 3), ["wrong_axis"]), ((1, 2, 3), ["wrong_axis"]), (1, ["wrong_axis"])]
+)
+def test_running_statistics_that_broadcast(axes, names):
+    assert found(ImageBatchNorm(axes), "batch_norm", shape=(4, 6, 3, 5)) == names
 
 
 def test_the_module_that_was_given_is_left_as_it_was():
@@ -437,7 +483,7 @@ def test_the_page_runs():
         (lambda: normlib.diagnose(np.tanh, axes=1), TypeError, "unknown argument 'axes', expected of axis"),
         (lambda: normlib.diagnose(np.tanh, dtype="int8"), ValueError, "dtype is 'int8', expected one of float16"),
         (lambda: normlib.diagnose(np.tanh, parameters=["x"]), ValueError, "expected of 'weight', 'bias', not 'x'"),
-        (lambda: normlib.diagnose(np.sum), ValueError, "could not be called, expected y of the shape of x"),
+        (lambda: normlib.diagnose(np.sum), ValueError, "it could not be called, expected y of the shape of x"),
         (lambda: normlib.diagnose(lambda x, running_mean: x), ValueError, "takes 'running_mean', expected x, a weight"),
     ],
 )

@@ -145,6 +145,9 @@ CATALOGUE: dict[str, Entry] = {
     "gradient_without_variance": Entry(
         "the gradient lacks the correction of the variance, z * mean(g * z)", "subtract z * mean(g * z)"
     ),
+    "no_gradient": Entry(
+        "the gradient could not be taken", "let the framework differentiate, or leave it where nobody asks", "note"
+    ),
     "wrong_gradient": Entry(
         "the gradient of x is not that of the output", "hold it against normlib's, or finite differences"
     ),

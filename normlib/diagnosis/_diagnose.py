@@ -125,7 +125,7 @@ def _held_against(probe: Probe, norm: Norm, misfit: float, intent: Intent, narro
     differences = _differences.findings(probe, norm, intent)
     found += differences
     found += _differences.of_dtype(probe, norm)
-    found += _modes.modes(probe, norm)
+    found += _modes.modes(probe, norm, intent)
     found += _gradients.gradients(probe, norm)
     coarse = _numerics.precision(probe, norm, misfit)
     found += coarse or [

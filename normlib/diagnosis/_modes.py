@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ._catalogue import Severity
 from ._identify import LOOSE, distance
-from ._model import ADDS, MULTIPLIES, Array, Norm, gather
+from ._intent import Intent
+from ._model import ADDS, MULTIPLIES, Array, Norm
 from ._probe import Probe
 from ._report import Evidence, Finding, at_worst, finding, numbers
 
 
-def modes(probe: Probe, norm: Norm) -> list[Finding]:
+def modes(probe: Probe, norm: Norm, intent: Intent) -> list[Finding]:
     """What is wrong with the two modes of a module, given the model of the one by which it is known."""
     if not probe.subject.modal or probe.subject.running() is None:
         return alike(probe)
-    return [*_training(probe, norm), *_evaluation(probe, norm)]
+    (channel,) = norm.parameter_axes or (1,)
+    axes = tuple(axis for axis in range(len(probe.shape)) if axis != channel)
+    if intent.op == "instance_norm":
+        axes = intent.norm(norm, probe.shape).axes
+    return [*_training(probe, channel, axes), *_evaluation(probe, norm)]
 
 
 def alike(probe: Probe) -> list[Finding]:
@@ -30,26 +37,22 @@ def alike(probe: Probe) -> list[Finding]:
     return [finding("train_eval_differ", evidence)]
 
 
-def _statistics(norm: Norm, x: Array) -> tuple[Array, Array, int]:
-    """Mean and biased variance of each channel, and how many elements they are of; samples are averaged over."""
-    template, _ = gather(x, norm.labels(x.shape))
-    channel = norm.parameter_axes[0] if norm.parameter_axes else 1
-    channels = gather(np.broadcast_to(np.arange(x.shape[channel]).reshape(
-        [-1 if axis == channel else 1 for axis in range(x.ndim)]), x.shape), norm.labels(x.shape))[0][:, 0]  # fmt: skip
-    mean, var = (np.array([values[channels == c].mean() for c in range(x.shape[channel])])
-                 for values in (template.mean(axis=1), template.var(axis=1)))  # fmt: skip
-    return mean, var, template.shape[1]
+def _statistics(x: Array, channel: int, axes: tuple[int, ...]) -> tuple[Array, Array, int]:
+    """Mean and biased variance of each channel over some axes, averaged over those that are left, and of how many
+    elements they are."""
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    others = tuple(axis for axis in range(x.ndim) if axis != channel)
+    return mean.mean(others), var.mean(others), math.prod(x.shape[axis] for axis in axes)
 
 
-def _training(probe: Probe, norm: Norm) -> list[Finding]:
+def _training(probe: Probe, channel: int, axes: tuple[int, ...]) -> list[Finding]:
     """Do the running statistics follow the batch's, by how much, and by which variance."""
     subject, x = probe.subject, probe.random(2, 1.5)
     old = tuple(np.full(s.shape, fill) for s, fill in zip(subject.running() or (), (0.25, 5.0), strict=True))
     subject.set_running(*old)
     probe(x, training=True)
-    new = subject.running()
-    assert new is not None
-    mean, var, n = _statistics(norm, x)
+    old, new = (tuple(s.reshape(-1) for s in statistics) for statistics in (old, subject.running() or ()))
+    mean, var, n = _statistics(x, channel, axes)
     if np.array_equal(new[0], old[0]) and np.array_equal(new[1], old[1]):
         towards = f"running_mean moves from {numbers(old[0][:3])} towards {numbers(mean[:3])}"
         return [finding("running_not_updated", Evidence("one batch in training", towards, "it stays"))]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._identify import LOOSE, line, pattern
 from ._model import ADDS, MULTIPLIES, UNIT, Array, Norm, gather, round_to
-from ._probe import Probe
+from ._probe import NoAnswer, Probe
 from ._report import Evidence, Finding, at_worst, finding
 
 NARROW = 2e-5  # a misfit above that of float32
@@ -80,7 +80,7 @@ def narrow(probe: Probe, norm: Norm, dtypes: tuple[str, ...]) -> list[Finding]:
     for dtype in dtypes:
         try:
             found = _in_dtype(probe, norm, dtype)
-        except Exception:  # a function without a kernel for it
+        except NoAnswer:  # there is no kernel for it
             continue
         if found:
             return found
@@ -152,7 +152,10 @@ def bits(probe: Probe, norm: Norm) -> list[Finding]:
     """Whether the last bits of a result depend on the examples beside it, or on the number of threads."""
     labels, given = norm.labels(probe.shape), probe.given()
     apart = len(labels) > 1 and not np.isin(labels[0], labels[1:]).any()
-    return [*(_of_batch(probe, given) if apart else []), *_of_threads(probe, given)]
+    try:
+        return [*(_of_batch(probe, given) if apart else []), *_of_threads(probe, given)]
+    except NoAnswer:  # it takes one number of examples alone
+        return []
 
 
 def _of_batch(probe: Probe, given: dict[str, Array]) -> list[Finding]:

@@ -17,6 +17,10 @@ from ._subject import Function, Given, Result, Subject
 SIZES = (3, 5, 4, 7, 6)  # of the axes that are not those of the parameters
 
 
+class NoAnswer(ValueError):
+    """A subject has raised an error for what it was asked."""
+
+
 class Probe:
     """A subject that answers for one shape; its parameters are 1 unless others are given."""
 
@@ -36,13 +40,24 @@ class Probe:
         """The answer with its dtype; it does not see the arrays themselves, so that it may write to them."""
         given = self.ones() if given is None else given
         arrays = {name: np.array(a) for name, a in given.items()}
-        with np.errstate(all="ignore"):
-            return self.subject.call(np.array(x), arrays, dtype or self.dtype, training)
+        try:
+            with np.errstate(all="ignore"):
+                return self.subject.call(np.array(x), arrays, dtype or self.dtype, training)
+        except Exception as error:  # what others wrote may raise anything
+            asked = f"{self.subject.arrays.name}, {dtype or self.dtype}, shape {x.shape}"
+            raise NoAnswer(f"diagnose: {self.subject.label} ({asked}): {type(error).__name__}: {error}") from error
 
     def __call__(
         self, x: Array, given: Given | None = None, dtype: str | None = None, training: bool | None = None
     ) -> Array:
         return self.ask(x, given, dtype, training).values
+
+    def gradients(self, dy: Array, x: Array, given: Given) -> Given | None:
+        """Those of the subject, if it has any."""
+        try:
+            return self.subject.gradients(dy.copy(), x.copy(), {name: a.copy() for name, a in given.items()})
+        except Exception as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}") from error
 
     def ones(self) -> Given:
         """Weights and biases of 1: a swap of the two changes nothing, and neither takes the other's effect away."""
@@ -91,16 +106,14 @@ def probe_of(subject: Subject, intent: Intent, shape: Sequence[int] | None) -> P
             probe = Probe(trial, candidate, axes, dtype)
             try:
                 y = probe(probe.random(0, 1))
-            except Exception as error:  # whatever a function raises for what it does not take
-                failures.append(f"{arrays.name}, {dtype}, shape {candidate}: {type(error).__name__}: {error}")
+            except NoAnswer as error:
+                failures.append(str(error).partition(": ")[2])
                 continue
             if y.shape == candidate:
                 return probe
-            failures.append(f"{arrays.name}, {dtype}, shape {candidate}: the result has shape {y.shape}")
-    told = min(failures, key=len) if failures else "no shape fits its parameters"
-    raise ValueError(
-        f"diagnose: {subject.label} could not be called, expected y of the shape of x ({told}); try shape="
-    )
+            failures.append(f"{subject.label} ({arrays.name}, {dtype}, shape {candidate}): y has shape {y.shape}")
+    told = min(failures, key=len) if failures else f"{subject.label}: no shape fits its parameters"
+    raise ValueError(f"diagnose: it could not be called, expected y of the shape of x; try shape=. {told}")
 
 
 def _shapes(subject: Subject, intent: Intent) -> Iterator[tuple[int, ...]]:
