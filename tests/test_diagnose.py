@@ -381,15 +381,18 @@ def test_training_and_evaluation_that_differ():
             "InstanceNorm over axes (2, 3), eps 1e-05, times w, plus b",
         ),
         (
+            functools.partial(normlib.batch_norm, training=True),
+            "BatchNorm over axis 0, eps 1e-05, times w, plus b",
+        ),
+        (
             functools.partial(normlib.group_norm, num_groups=4),
             "GroupNorm over axes (2, 3) and 4 groups of axis 1, eps 1e-05, times w, plus b",
         ),
     ],
-    ids=lambda value: None if isinstance(value, str) else str(getattr(value, "__name__", value)),
+    ids=lambda value: "" if isinstance(value, str) else getattr(getattr(value, "func", value), "__name__", str(value)),
 )
 def test_the_norms_of_normlib_are_right(norm, what):
-    like = "group_norm" if isinstance(norm, functools.partial) else None
-    diagnosis = normlib.diagnose(norm, like)
+    diagnosis = normlib.diagnose(norm)
     assert (diagnosis.findings, diagnosis.what) == ([], what)
     assert set(diagnosis.accuracy) >= {"itself", "normlib"}
     assert max(diagnosis.accuracy["normlib"]) <= 4
@@ -449,6 +452,14 @@ def test_evidence_is_what_really_came():
     (fault,) = normlib.diagnose(wrong, "layer_norm").faults
     assert "the first example as before, others beside it" in fault.evidence.input
     assert fault.evidence.expected != fault.evidence.got
+
+
+def test_parameters_of_other_names_are_told_in_their_order():
+    def norm(x, shift, by):
+        return planted.planted()(x, by, shift)
+
+    assert normlib.diagnose(norm, parameters=["bias", "weight"]).ok
+    assert faults(norm, parameters=["weight", "bias"]) == ["swapped"]
 
 
 def test_a_model_computes_what_it_says():

@@ -1,5 +1,6 @@
 """normlib.diagnose of torch: modules with planted mistakes, and those of torch and transformers as they are."""
 
+import functools
 import importlib
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn  # noqa: E402
 import normlib  # noqa: E402
 
 C = 12
+LAYER = "LayerNorm over the last axis, eps 1e-05, times w, plus b"
+RMS = "RMSNorm over the last axis, eps 1e-06, times w"
 
 
 def names_in(diagnosis):
@@ -259,6 +262,25 @@ def test_a_function_of_tensors_is_given_tensors():
     assert (diagnosis.faults, diagnosis.what) == ([], "LayerNorm over the last axis, eps 1e-05, times w, plus b")
 
 
+F = nn.functional
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (functools.partial(F.layer_norm, normalized_shape=(16,)), LAYER),
+        (functools.partial(F.rms_norm, normalized_shape=(16,), eps=1e-6), RMS),
+        (
+            functools.partial(F.group_norm, num_groups=4),
+            "GroupNorm over axes (2, 3) and 4 groups of axis 1, eps 1e-05, times w, plus b",
+        ),
+    ],
+)  # fmt: skip
+def test_the_functions_of_torch_with_the_rest_bound(function, what):
+    diagnosis = normlib.diagnose(function)
+    assert (diagnosis.what, names_in(diagnosis)) == (what, [])
+
+
 def test_bits_that_threads_change():
     def rms_norm(x):
         y = nn.functional.rms_norm(x, x.shape[-1:], None, 1e-6)
@@ -322,8 +344,7 @@ def test_the_quirk_of_a_batch_norm_in_16_bits_is_real():
 
 # ---- those of transformers ----
 
-RMS, ROUNDED = "RMSNorm over the last axis, eps 1e-06, times w", ["double_rounding"]
-LAYER = "LayerNorm over the last axis, eps 1e-05, times w, plus b"
+ROUNDED = ["double_rounding"]
 CHANNELS = "LayerNorm over axis 1, eps 1e-06, times w, plus b"
 
 

@@ -108,7 +108,8 @@ class Function(Subject):
         backward: Callable[..., Any] | None = None,
         arrays: Arrays = NUMPY,
     ) -> None:
-        super().__init__(getattr(fn, "__qualname__", type(fn).__name__))
+        own = fn.func if isinstance(fn, functools.partial) else fn
+        super().__init__(getattr(own, "__name__", type(own).__name__))
         self.fn, self.order, self.arrays, self.backward = fn, tuple(parameters), arrays, backward
         self.keywords = dict(keywords or {})  # of parameters that go by name alone: how they are called
         self.shapes = dict.fromkeys((*self.order, *self.keywords))
