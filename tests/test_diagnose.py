@@ -423,6 +423,12 @@ def test_an_offset_of_the_weight_that_nobody_spoke_of_is_a_note():
     assert found(norm, "rms_norm", unit_offset=True) == []
 
 
+@pytest.mark.parametrize("width", [2, 3, 1024])
+def test_rows_may_be_short_or_long(width):
+    diagnosis = normlib.diagnose(normlib.LayerNorm(width))
+    assert (diagnosis.findings, diagnosis.norm.eps) == ([], 1e-5)
+
+
 # ---- what is said ----
 
 

@@ -46,7 +46,7 @@ def gradients(probe: Probe, norm: Norm) -> list[Finding]:
         evidence = Evidence("x and dy of that shape", f"dx of shape {x.shape}", f"shape {found['x'].shape}")
         return [finding("wrong_gradient", evidence)]
     places = probe.rng.permutation(x.size)[:PLACES]
-    return [*_of_x(norm, dy, x, given, found["x"], places), *_of_parameters(norm, dy, x, given, found)]
+    return [*_of_x(norm, dy, x, given, found["x"], places), *_of_parameters(norm, dy, x, given, found, places)]
 
 
 def _of_x(norm: Norm, dy: Array, x: Array, given: dict[str, Array], dx: Array, places: Array) -> list[Finding]:
@@ -70,18 +70,23 @@ def _of_x(norm: Norm, dy: Array, x: Array, given: dict[str, Array], dx: Array, p
     return [finding(name, at_worst("random dy", x.reshape(-1)[places], full, found))]
 
 
-def _of_parameters(norm: Norm, dy: Array, x: Array, given: dict[str, Array], found: dict[str, Array]) -> list[Finding]:
+def _of_parameters(
+    norm: Norm, dy: Array, x: Array, given: dict[str, Array], found: dict[str, Array], chosen: Array
+) -> list[Finding]:
     wrong = []
     for role in sorted(given.keys() & found.keys()):
-        full = differences(lambda a, role=role: norm(x, **{**given, role: a}), given[role], dy)
-        got = found[role].reshape(-1)
-        if got.size == full.size and distance(got, full) < SAME:
-            continue
+        size, got = given[role].size, found[role].reshape(-1)
+        places = np.unique(chosen % size)
+        full = differences(lambda a, role=role: norm(x, **{**given, role: a}), given[role], dy, places)
         name = "wrong_parameter_gradient"
-        if got.size > full.size:
+        if got.size > size:
             name = "gradient_not_summed"
-        elif any(distance(got * count, full) < SAME for count in (x.size // full.size, x.shape[0])):
-            name = "gradient_averaged"
+        elif got.size == size:
+            got = got[places]
+            if distance(got, full) < SAME:
+                continue
+            if any(distance(got * count, full) < SAME for count in (x.size // size, x.shape[0])):
+                name = "gradient_averaged"
         evidence = Evidence("random x and dy", numbers(full[:4]), numbers(got[:4]))
         wrong.append(finding(name, evidence, role=role, shape=found[role].shape))
     return wrong
