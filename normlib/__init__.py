@@ -1,6 +1,8 @@
 """Normalization of arrays on the CPU: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm,
 forward and backward, on plain NumPy arrays."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import backends, sync
 from ._config import get_include, show_config
 from ._quantized import dequantize
@@ -24,6 +26,9 @@ from .recurrent import LayerNormGRU, LayerNormLSTM
 from .sync import SyncBatchNorm
 from .threads import get_num_threads, num_threads, set_num_threads
 
+if TYPE_CHECKING:
+    from .diagnosis import diagnose
+
 backends.warn_if_missing()
 
 __all__ = [
@@ -44,6 +49,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "dequantize",
+    "diagnose",
     "get_include",
     "get_num_threads",
     "group_norm",
@@ -59,3 +65,13 @@ __all__ = [
     "show_config",
     "sync",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`diagnose` and what it needs are imported where they are asked for."""
+    if name != "diagnose":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .diagnosis import diagnose
+
+    globals()[name] = diagnose
+    return diagnose

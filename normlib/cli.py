@@ -1,4 +1,4 @@
-"""The command line: ``normlib info``, ``check``, ``audit``, ``demo``, ``bridge`` and ``bench``."""
+"""The command line: ``normlib info``, ``check``, ``audit``, ``diagnose``, ``demo``, ``bridge`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DEMOS: dict[str, dict[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    own = {"bench": 1, "demo": 2}.get(argv[0] if argv else "", len(argv))  # what follows these is for them to parse
+    own = {"bench": 1, "demo": 2, "diagnose": 1}.get(argv[0] if argv else "", len(argv))  # the rest is for them
     args = _parser().parse_args(argv[:own], argparse.Namespace(argv=argv[own:]))
     try:
         normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA
@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--json", action="store_true", help="all of it in JSON")
     audit.set_defaults(run=_audit)
 
+    diagnose = commands.add_parser("diagnose", help="say what a function or module computes, and what is wrong with it")
+    diagnose.set_defaults(run=_diagnose)
+
     demo = commands.add_parser(
         "demo",
         usage="normlib demo [NAME [OPTIONS]]",
@@ -132,6 +135,12 @@ def _bench(args: argparse.Namespace) -> int:
     from normlib.bench import main as bench
 
     return int(bench(args.argv) or 0)
+
+
+def _diagnose(args: argparse.Namespace) -> int:
+    from normlib.diagnosis.command import main as diagnose
+
+    return diagnose(args.argv)
 
 
 def _info(args: argparse.Namespace) -> int:
