@@ -1,6 +1,9 @@
 """Normalization of arrays on the CPU: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm,
 forward and backward, on plain NumPy arrays."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import backends, sync
 from ._config import get_include, show_config
 from ._quantized import dequantize
@@ -23,6 +26,9 @@ from .ops import (
 from .recurrent import LayerNormGRU, LayerNormLSTM
 from .sync import SyncBatchNorm
 from .threads import get_num_threads, num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from .which import which_norm
 
 backends.warn_if_missing()
 
@@ -58,4 +64,15 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "sync",
+    "which_norm",
 ]
+
+_LATER = {"which_norm": "which"}  # name: its module, imported when it is asked for
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,4 @@
-"""The command line: ``normlib info``, ``check``, ``demo``, ``bridge`` and ``bench``."""
+"""The command line: ``normlib info``, ``check``, ``which-norm``, ``demo``, ``bridge`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ DEMOS: dict[str, dict[str, str]] = {
     },
     "brain": {"torch": "torch", "deepbet": "--no-deps deepbet"},
     "depth": {},
+    "batches": {"sklearn": "scikit-learn"},
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    own = {"bench": 1, "demo": 2}.get(argv[0] if argv else "", len(argv))  # what follows these is for them to parse
+    own = {"bench": 1, "demo": 2, "which-norm": 1}.get(argv[0] if argv else "", len(argv))  # the rest is for them
     args = _parser().parse_args(argv[:own], argparse.Namespace(argv=argv[own:]))
     try:
         normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="more shapes; about ten times as long")
     check.set_defaults(run=_check)
 
+    which = commands.add_parser("which-norm", help="which norm for an architecture: where, why, what to watch")
+    which.set_defaults(run=_which_norm)
+
     demo = commands.add_parser(
         "demo",
         usage="normlib demo [NAME [OPTIONS]]",
@@ -119,6 +123,12 @@ def _bench(args: argparse.Namespace) -> int:
     from normlib.bench import main as bench
 
     return int(bench(args.argv) or 0)
+
+
+def _which_norm(args: argparse.Namespace) -> int:
+    from normlib.which import main as which_norm
+
+    return which_norm(args.argv)
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import normlib
 from normlib.examples.depth import Adam
 from normlib.examples.report import Progress
-from normlib.examples.train_digits import Dense, Flatten, Plain, Relu, digits, forward
+from normlib.examples.train_digits import Dense, Flatten, Relu, digits, forward
 
 CHANNELS = 16
 NORMS = {
