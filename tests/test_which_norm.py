@@ -13,8 +13,7 @@ import pytest
 import normlib
 from normlib import cli, which
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 BATCHES, LENGTHS = (1, 2, 15, 16, 100_000), (1, 2, 100_000)
 
 
@@ -189,9 +188,6 @@ def test_the_page_has_the_table_as_it_is():
     text = (DOCS / "which.md").read_text(encoding="utf-8")
     rows = text.partition("<!-- rows -->\n")[2].partition("<!-- end of rows -->")[0].splitlines()[2:]
     assert [row.split("|")[1:3] for row in rows] == [[f" {r.architecture} ", f" {r.when} "] for r in which.rows()]
-    done = subprocess.run([sys.executable, ROOT / ".ci/generate.py", "--check"], capture_output=True, text=True)
-    assert "which.md" not in done.stderr
-    assert done.stderr == ""
 
 
 def test_the_page_shows_what_the_command_prints(capsys):
