@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from textwrap import wrap
+from textwrap import fill
 from typing import Any, NamedTuple
 
 __all__ = ["Advice", "Span", "aliases", "architectures", "rows", "which_norm"]
@@ -70,11 +70,12 @@ class Advice(NamedTuple):
             "evidence": PAGES + self.evidence,
             "run": self.command,
         }
-        lines = [f"{self.architecture}, {self.when}"]
-        for name, text in fields.items():
-            width = 100 if name != "evidence" else len(text)
-            lines += [f"  {head:10}{line}" for head, line in zip([name, *[""] * 9], wrap(text, width), strict=False)]
-        return "\n".join(lines)
+        lines = [
+            fill(text, 112, initial_indent=f"  {name:10}", subsequent_indent=12 * " ", break_on_hyphens=False,
+                 break_long_words=False)
+            for name, text in fields.items() if text
+        ]  # fmt: skip
+        return "\n".join([f"{self.architecture}, {self.when}", *lines])
 
 
 def which_norm(
