@@ -9,7 +9,8 @@ for path in sys.argv[1:]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         wrong = [n for n in names if n.endswith((".c", ".pyx", ".o")) or n.startswith(("tests/", "build/"))]
-        needed = ["normlib/py.typed", "normlib/ops.pyi", "normlib/audit/__init__.py", "normlib/examples/minilm.py",
+        needed = ["normlib/py.typed", "normlib/ops.pyi", "normlib/which.toml",
+                  "normlib/audit/__init__.py", "normlib/examples/minilm.py",
                   "normlib/include/normlib.h", "normlib/capi.pxd", "normlib/_kernels/capi.pxd",
                   "normlib/_kernels/header.pxd", "normlib/views.pxd", "normlib/share/pkgconfig/normlib.pc",
                   "normlib/share/cmake/normlib/normlib-config.cmake", "normlib/interop/torch/bridge/module.cpp"]

@@ -1,9 +1,11 @@
-"""What follows from the description of the norms but has to lie in a file; generate_c.py has the part of C and Cython.
+"""What follows from the description of the norms, and from normlib/which.toml, but has to lie in a file; generate_c.py
+has the part of C and Cython.
 
     python .ci/generate.py            write the files
     python .ci/generate.py --check    fail where one differs from what would be written
 """
 
+import re
 import sys
 from pathlib import Path
 from runpy import run_path
@@ -108,6 +110,15 @@ def table(function):
     return f"| `{call}` | `{returned.strip('()')}` |"
 
 
+def advice(row):
+    """A row of the table of docs/which.md."""
+    papers = re.sub(r"arXiv:([\d.]+\d)", r"[\g<0>](https://arxiv.org/abs/\1)", f"{row.why} {row.source}.|{row.watch}")
+    why, _, watch = papers.partition("|")
+    found = f"[{row.evidence.partition('#')[2].replace('-', ' ')}]({row.evidence})"
+    found += f": `{row.command}`" * bool(row.command)
+    return f"| {row.architecture} | {row.when} | **{row.norm}**; {row.placement} | {why} | {watch} | {found} |"
+
+
 def between_marks(path, mark, lines):
     """The text of a file with other lines between two marks."""
     before, _, rest = path.read_text().partition(f"<!-- {mark} -->\n")
@@ -119,9 +130,13 @@ def outputs():
     """The files by path, with what they should hold."""
     backends = ROOT / "docs/backends.md"
     rows = ["| function | returns |", "|---|---|", *map(table, FUNCTIONS)]
+    which = ROOT / "docs/which.md"
+    cases = ["| architecture | case | norm; where | why, by whom | what to watch | see |", "|---" * 6 + "|"]
+    cases += map(advice, run_path(str(ROOT / "normlib/which.py"))["rows"]())
     return {
         ROOT / "normlib/ops.pyi": stub(),
         backends: between_marks(backends, "functions", rows),
+        which: between_marks(which, "rows", cases),
         **run_path(str(ROOT / ".ci/generate_c.py"))["files"](),
     }
 

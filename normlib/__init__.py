@@ -1,6 +1,7 @@
 """Normalization of arrays on the CPU: LayerNorm, RMSNorm, BatchNorm, GroupNorm and InstanceNorm,
 forward and backward, on plain NumPy arrays."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import backends, sync
@@ -28,6 +29,7 @@ from .threads import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from .diagnosis import diagnose
+    from .which import which_norm
 
 backends.warn_if_missing()
 
@@ -64,14 +66,15 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "sync",
+    "which_norm",
 ]
+
+_LATER = {"diagnose": "diagnosis", "which_norm": "which"}  # name: its module, imported when it is asked for
 
 
 def __getattr__(name: str) -> Any:
-    """`diagnose` and what it needs are imported where they are asked for."""
-    if name != "diagnose":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .diagnosis import diagnose
-
-    globals()[name] = diagnose
-    return diagnose
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,4 @@
-"""The command line: ``normlib info``, ``check``, ``audit``, ``diagnose``, ``demo``, ``bridge`` and ``bench``."""
+"""The command line: ``normlib info``, ``check``, ``diagnose``, ``audit``, ``which-norm``, ``demo`` and so on."""
 
 from __future__ import annotations
 
@@ -44,14 +44,16 @@ DEMOS: dict[str, dict[str, str]] = {
     },
     "brain": {"torch": "torch", "deepbet": "--no-deps deepbet"},
     "depth": {},
+    "batches": {"sklearn": "scikit-learn"},
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    own = {"bench": 1, "demo": 2, "diagnose": 1}.get(argv[0] if argv else "", len(argv))  # the rest is for them
-    args = _parser().parse_args(argv[:own], argparse.Namespace(argv=argv[own:]))
+    own = {"bench": 1, "demo": 2, "diagnose": 1, "which-norm": 1}  # the words behind these are for what they run
+    count = own.get(argv[0] if argv else "", len(argv))
+    args = _parser().parse_args(argv[:count], argparse.Namespace(argv=argv[count:]))
     try:
         normlib.backends.active().name  # noqa: B018 - resolves NORMLIB_BACKEND and NORMLIB_ISA
         normlib.get_num_threads()  # resolves NORMLIB_NUM_THREADS
@@ -114,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     diagnose = commands.add_parser("diagnose", help="say what a function or module computes, and what is wrong with it")
     diagnose.set_defaults(run=_diagnose)
 
+    which = commands.add_parser("which-norm", help="which norm for an architecture: where, why, what to watch")
+    which.set_defaults(run=_which_norm)
+
     demo = commands.add_parser(
         "demo",
         usage="normlib demo [NAME [OPTIONS]]",
@@ -141,6 +146,12 @@ def _diagnose(args: argparse.Namespace) -> int:
     from normlib.diagnosis.command import main as diagnose
 
     return diagnose(args.argv)
+
+
+def _which_norm(args: argparse.Namespace) -> int:
+    from normlib.which import main as which_norm
+
+    return which_norm(args.argv)
 
 
 def _info(args: argparse.Namespace) -> int:
