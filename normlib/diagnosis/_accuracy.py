@@ -31,7 +31,7 @@ def accuracy(probe: Probe, norm: Norm, intent: Intent) -> dict[str, tuple[float,
     for ratio in RATIOS:
         _, back, _ = pattern(probe, norm)
         template = gather(np.zeros(probe.shape), labels)[0]
-        x = round_to(back(probe.rng.normal(ratio, 1, template.shape)), "float32")
+        x = round_to(back(np.asarray(probe.rng.normal(ratio, 1, template.shape))), "float32")
         expected = gather(norm(x, **given), labels)[0]
         for name, function in peers.items():
             y = gather(np.asarray(function(x), dtype=np.float64), labels)[0].astype(np.float32)
@@ -39,13 +39,13 @@ def accuracy(probe: Probe, norm: Norm, intent: Intent) -> dict[str, tuple[float,
     return {name: (errors[0], errors[1]) for name, errors in found.items()}
 
 
-def _effective(norm: Norm, given: dict[str, Array]) -> dict[str, Array]:
+def _effective(norm: Norm, given: dict[str, Any]) -> dict[str, Any]:
     """Parameters as a plain norm takes them."""
     offset = norm.multiplies == "1 + w"
     return {name: (a + offset * (name == "weight")).astype(np.float32) for name, a in given.items()}
 
 
-def _ours(norm: Norm, intent: Intent, given: dict[str, Array], x: Array) -> Array:
+def _ours(norm: Norm, intent: Intent, given: dict[str, Any], x: Array) -> Array:
     parameters, x = _effective(norm, given), x.astype(np.float32)
     options: dict[str, Any] = {"eps": norm.eps}
     if intent.op in ("layer_norm", "rms_norm"):
@@ -77,7 +77,7 @@ def _spread(norm: Norm, parameter: Array, shape: tuple[int, ...], sizes: tuple[i
 
 
 def _torch(
-    norm: Norm, intent: Intent, given: dict[str, Array], shape: tuple[int, ...]
+    norm: Norm, intent: Intent, given: dict[str, Any], shape: tuple[int, ...]
 ) -> Callable[[Array], Array] | None:
     """The same by torch, where it has the norm."""
     import torch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +51,7 @@ def gradients(probe: Probe, norm: Norm) -> list[Finding]:
     return [*_of_x(norm, dy, x, given, found["x"], places), *_of_parameters(norm, dy, x, given, found, places)]
 
 
-def _of_x(norm: Norm, dy: Array, x: Array, given: dict[str, Array], dx: Array, places: Array) -> list[Finding]:
+def _of_x(norm: Norm, dy: Array, x: Array, given: dict[str, Any], dx: Array, places: Array) -> list[Finding]:
     full, found = differences(lambda a: norm(a, **given), x, dy, places), dx.reshape(-1)[places]
     if distance(found, full) < SAME:
         return []
@@ -63,21 +65,26 @@ def _of_x(norm: Norm, dy: Array, x: Array, given: dict[str, Array], dx: Array, p
     }
     name = "wrong_gradient"
     for candidate, held in known.items():
-        wrong = differences(lambda a, held=held: norm(a, **given, held=held), x, dy, places)
+        wrong = differences(partial(norm, **given, held=held), x, dy, places)
         if distance(found, wrong) < SAME:
             name = candidate
             break
     return [finding(name, at_worst("random dy", x.reshape(-1)[places], full, found))]
 
 
+def _with(norm: Norm, x: Array, role: str, others: dict[str, Any], value: Array) -> Array:
+    return norm(x, **{**others, role: value})
+
+
 def _of_parameters(
-    norm: Norm, dy: Array, x: Array, given: dict[str, Array], found: dict[str, Array], chosen: Array
+    norm: Norm, dy: Array, x: Array, given: dict[str, Any], found: dict[str, Any], chosen: Array
 ) -> list[Finding]:
     wrong = []
     for role in sorted(given.keys() & found.keys()):
         size, got = given[role].size, found[role].reshape(-1)
         places = np.unique(chosen % size)
-        full = differences(lambda a, role=role: norm(x, **{**given, role: a}), given[role], dy, places)
+        others = {name: value for name, value in given.items() if name != role}
+        full = differences(partial(_with, norm, x, role, others), given[role], dy, places)
         name = "wrong_parameter_gradient"
         if got.size > size:
             name = "gradient_not_summed"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,8 @@ def _row_of(shape: tuple[int, ...], place: tuple[int, ...], moved: Array, x: Arr
     axes, channel_axis, groups, interleaved = [], None, 0, False
     lines = []
     for axis, size in enumerate(shape):
-        line = np.flatnonzero(moved[(*place[:axis], slice(None), *place[axis + 1 :])])
+        across: Any = (*place[:axis], slice(None), *place[axis + 1 :])
+        line = np.flatnonzero(moved[across])
         lines.append(line)
         if len(line) == size and size > 1:
             axes.append(axis)
@@ -230,7 +232,7 @@ def parameters(probe: Probe, norm: Norm) -> Norm:
     return divided(best, scale, probe, max(1e-6, 4 * math.sqrt(misfit / total)))
 
 
-def _fit(norm: Norm, given: dict[str, Array], inputs: list[Array], outputs: list[Array]) -> tuple[float, float]:
+def _fit(norm: Norm, given: dict[str, Any], inputs: list[Array], outputs: list[Array]) -> tuple[float, float]:
     """The factor beside a model that fits best, by least squares, and the squares that it leaves."""
     along, across, squares = 0.0, 0.0, 0.0
     w, b = (norm.along(given.get(name), inputs[0].ndim) for name in ("weight", "bias"))
@@ -246,7 +248,7 @@ def _fit(norm: Norm, given: dict[str, Array], inputs: list[Array], outputs: list
         return fitted, max(0.0, squares - fitted * along)
 
 
-def _candidates(norm: Norm, given: dict[str, Array]) -> list[Norm]:
+def _candidates(norm: Norm, given: dict[str, Any]) -> list[Norm]:
     """All models that differ in what is made of the parameters."""
     no_weight, no_bias = "weight" not in given, "bias" not in given
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -99,9 +100,9 @@ def _evaluation(probe: Probe, norm: Norm) -> list[Finding]:
     subject, x, given = probe.subject, probe.random(2, 1.5), probe.given()
     running = subject.running()
     assert running is not None
-    mean, var = probe.rng.uniform(-1, 1, running[0].shape), probe.rng.uniform(1, 3, running[1].shape)
-    subject.set_running(mean, var)
-    mean, var = subject.running() or (mean, var)
+    drawn: Any = probe.rng.uniform(-1, 1, running[0].shape), probe.rng.uniform(1, 3, running[1].shape)
+    subject.set_running(*drawn)
+    mean, var = subject.running() or drawn
     y, found = probe(x, given, training=False), []
     after = subject.running() or running
     if not (np.array_equal(after[0], mean) and np.array_equal(after[1], var)):
@@ -115,10 +116,10 @@ def _evaluation(probe: Probe, norm: Norm) -> list[Finding]:
     return found
 
 
-def _fixed(norm: Norm, x: Array, given: dict[str, Array], mean: Array, var: Array) -> Array:
+def _fixed(norm: Norm, x: Array, given: dict[str, Any], mean: Array, var: Array) -> Array:
     """The norm with given statistics a channel."""
     axes = norm.parameter_axes or (1,)
-    lie = Norm((), parameter_axes=axes).along
+    lie: Any = Norm((), parameter_axes=axes).along
     m, v = lie(mean, x.ndim), lie(var, x.ndim)
     w, b = (lie(given[name], x.ndim) if name in given else np.full((), fill)
             for name, fill in (("weight", 1.0), ("bias", 0.0)))  # fmt: skip

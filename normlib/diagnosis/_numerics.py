@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -129,7 +130,7 @@ def _coarse_statistics(probe: Probe, norm: Norm, dtype: str) -> bool:
     return bool(np.mean(same) < SAME and not np.median(errors) < 1.4 * np.median(clean))
 
 
-def _rounded_first(norm: Norm, x: Array, given: dict[str, Array], dtype: str) -> Array:
+def _rounded_first(norm: Norm, x: Array, given: dict[str, Any], dtype: str) -> Array:
     """As in the reference code of Llama: the normalized value is rounded before the weight."""
     z = round_to(replace(norm, multiplies="1", adds="0")(x, **given), dtype)
     w, b = (norm.along(given[name], x.ndim) if name in given else None for name in ("weight", "bias"))
@@ -139,7 +140,7 @@ def _rounded_first(norm: Norm, x: Array, given: dict[str, Array], dtype: str) ->
     return round_to(product + ADDS[norm.adds](w, b, factor), dtype)
 
 
-def _squares_of_half(probe: Probe, norm: Norm, given: dict[str, Array]) -> list[Finding]:
+def _squares_of_half(probe: Probe, norm: Norm, given: dict[str, Any]) -> list[Finding]:
     """Squares of 256 are beyond float16, whatever type their sum is taken in."""
     x = probe.random(0, 512, "float16")
     y, expected = probe(x, given, "float16"), norm(x, **given)
@@ -158,7 +159,7 @@ def bits(probe: Probe, norm: Norm) -> list[Finding]:
         return []
 
 
-def _of_batch(probe: Probe, given: dict[str, Array]) -> list[Finding]:
+def _of_batch(probe: Probe, given: dict[str, Any]) -> list[Finding]:
     rest = probe.shape[1:]
     x = probe.of_shape((33, *rest)).random(0.3, 1.7)
     together = probe(x, given, "float32")
@@ -170,7 +171,7 @@ def _of_batch(probe: Probe, given: dict[str, Array]) -> list[Finding]:
     return []
 
 
-def _of_threads(probe: Probe, given: dict[str, Array]) -> list[Finding]:
+def _of_threads(probe: Probe, given: dict[str, Any]) -> list[Finding]:
     threads = probe.subject.threads()
     if threads is None:
         return []

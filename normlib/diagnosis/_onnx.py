@@ -28,7 +28,7 @@ def function(given: Any, backward: Callable[..., Any] | None) -> Function:
     else:
         given, roles = _opened(given)
         label = given.graph.name
-    runs: dict[tuple[str, int], Callable[[dict[str, Array]], Array]] = {}
+    runs: dict[tuple[str, int], Callable[[dict[str, Any]], Array]] = {}
 
     def run(*arrays: Array) -> Array:
         key = arrays[0].dtype.name, arrays[0].ndim
@@ -81,7 +81,7 @@ def _opened(model: Any) -> tuple[Any, dict[str, str]]:
     return model, roles
 
 
-def _runner(model: Any) -> Callable[[dict[str, Array]], Array]:
+def _runner(model: Any) -> Callable[[dict[str, Any]], Array]:
     if find_spec("onnxruntime") is not None:
         import onnxruntime
 
@@ -92,4 +92,4 @@ def _runner(model: Any) -> Callable[[dict[str, Array]], Array]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(model)
-    return lambda inputs: np.asarray(evaluator.run(None, inputs)[0])
+    return lambda inputs: np.asarray(next(iter(evaluator.run(None, inputs))))

@@ -137,6 +137,6 @@ def at_worst(words: str, x: Array, expected: Array, got: Array) -> Evidence:
         error = np.where(np.isfinite(got), np.abs(got - expected), np.inf)
     *place, last = (int(i) for i in np.unravel_index(int(np.argmax(error)), error.shape))
     start = max(0, min(last - 1, error.shape[-1] - 4))
-    index = (*place, slice(start, start + 4))
+    index: Any = (*place, slice(start, start + 4))
     where = "".join(f"{i}, " for i in place) + f"{start}:{min(start + 4, error.shape[-1])}"
     return Evidence(f"{words}, x[{where}] = {numbers(x[index])}", numbers(expected[index]), numbers(got[index]))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._model import Array
 
-Given = dict[str, Array]  # weight and bias by name
+Given = dict[str, Any]  # weight and bias by name
 
 # How others call the two parameters.
 NAMES = {
