@@ -1,0 +1,128 @@
+"use strict";
+// The array as a stack of grids, and the ribbon of its memory.
+
+(function (axis) {
+  const { place, shape, numbered } = axis.layout;
+  const { number, whereabouts } = axis.words;
+
+  function element(tag, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(tag), properties);
+    for (const name of ["role", "ariaLabel"]) if (name in properties) made[name] = properties[name];
+    made.append(...children);
+    return made;
+  }
+
+  const heading = (role, text, label) => element("span", { role, className: "heading", ariaLabel: label }, text);
+
+  // One grid: rows of buttons under the numbers of their columns.
+  function grid(array, first, title) {
+    const [rowLetter, columnLetter] = array.drawn.slice(-2);
+    const [rows, columns] = [array.sizes[rowLetter], array.sizes[columnLetter]];
+    const made = element("div", { role: "grid", className: "grid", ariaLabel: title || array.title });
+    made.style.setProperty("--columns", columns);
+    const corner = heading("columnheader", `${rowLetter} ↓  ${columnLetter} →`, `${array.names[rowLetter]}s down`);
+    const across = Array.from({ length: columns }, (_, j) => heading("columnheader", j, `${array.names[columnLetter]} ${j}`));
+    made.append(element("div", { role: "row", className: "row" }, corner, ...across));
+    for (let i = 0; i < rows; i++) {
+      const cells = Array.from({ length: columns }, (_, j) => {
+        const cell = element("div", { role: "gridcell", className: "cell", tabIndex: -1 });
+        cell.dataset.cell = first + i * columns + j;
+        cell.append(element("span", { className: "x" }), element("span", { className: "y" }));
+        return cell;
+      });
+      const head = heading("rowheader", i, `${array.names[rowLetter]} ${i}`);
+      made.append(element("div", { role: "row", className: "row" }, head, ...cells));
+    }
+    return made;
+  }
+
+  // All grids, a line of them for each sample. Returns the cells in their order.
+  function build(parent, array) {
+    const stack = shape(array, array.drawn.slice(0, -2));
+    const size = array.sizes[array.drawn.at(-1)] * array.sizes[array.drawn.at(-2)];
+    const name = (letter, i) => `${array.names[letter]} ${i}`;
+    const titled = (grid, title) => element("div", { className: "titled" }, element("span", { className: "title", ariaHidden: "true" }, title), grid);
+    parent.replaceChildren();
+    parent.className = `grids of-${array.drawn.length}`;
+    if (!stack.length) parent.append(grid(array, 0, ""));
+    for (let n = 0; n < (stack[0] ?? 0); n++) {
+      const line = element("div", { className: "sample", role: "group", ariaLabel: name("N", n) });
+      if (stack.length === 1) line.append(titled(grid(array, n * size, name("N", n)), name("N", n)));
+      else {
+        line.append(element("span", { className: "title", ariaHidden: "true" }, name("N", n)));
+        for (let c = 0; c < stack[1]; c++) {
+          line.append(titled(grid(array, numbered([n, c], stack) * size, `${name("N", n)}, ${name("C", c)}`), name("C", c)));
+        }
+      }
+      parent.append(line);
+    }
+    return [...parent.querySelectorAll(".cell")].sort((a, b) => a.dataset.cell - b.dataset.cell);
+  }
+
+  // Values, outputs and marks of the cells. look: cell (pointed at), members, moved and edited (sets), focus (a cell).
+  function paint(cells, shown, values, look) {
+    cells.forEach((node, cell) => {
+      const outside = Boolean(shown.inside) && !shown.inside[cell];
+      const marks = {
+        set: look.members.has(cell),
+        current: cell === look.cell,
+        outside,
+        moved: look.moved.has(cell),
+        edited: look.edited.has(cell),
+      };
+      for (const [name, on] of Object.entries(marks)) node.classList.toggle(name, on);
+      node.firstChild.textContent = number(values[cell], 1);
+      node.lastChild.textContent = number(shown.y[cell], 2);
+      node.tabIndex = cell === look.focus ? 0 : -1;
+      node.ariaSelected = String(marks.current);
+      const notes = [marks.set && "shares the statistics", outside && "padding", marks.moved && "output has moved"];
+      const becomes = `${number(values[cell], 1)} becomes ${number(shown.y[cell], 2)}`;
+      node.ariaLabel = [whereabouts(shown, cell), becomes, ...notes.filter(Boolean)].join(", ");
+    });
+  }
+
+  // The elements in the order of memory.
+  function ribbon(parent, shown, look) {
+    if (parent.childElementCount !== shown.x.length) {
+      parent.replaceChildren(...shown.x.map(() => element("i")));
+    }
+    const block = shown.x.length / shown.shape[0];
+    shown.offsets.forEach((offset, cell) => {
+      const node = parent.children[offset];
+      node.dataset.cell = cell;
+      node.className = [
+        look.members.has(cell) && "set",
+        cell === look.cell && "current",
+        shown.inside && !shown.inside[cell] && "outside",
+        offset && offset % block === 0 && "begins",
+      ].filter(Boolean).join(" ");
+    });
+  }
+
+  // The cell that an arrow leads to: the next of the grid, or the nearest of the grid beside it.
+  function neighbour(array, cell, key) {
+    const sizes = array.sizes;
+    const [row, column] = array.drawn.slice(-2);
+    const at = place(array, cell);
+    const image = array.drawn.length === 4;
+    const step = (letter, by, beyond) => {
+      at[letter] += by;
+      if (at[letter] >= 0 && at[letter] < sizes[letter]) return true;
+      const back = by > 0 ? 0 : sizes[letter] - 1;
+      if (!beyond || !step(beyond, by)) return false;
+      at[letter] = back;
+      return true;
+    };
+    const moves = {
+      ArrowLeft: () => step(column, -1, image && "C"),
+      ArrowRight: () => step(column, 1, image && "C"),
+      ArrowUp: () => step(row, -1, row !== "N" && "N"),
+      ArrowDown: () => step(row, 1, row !== "N" && "N"),
+    };
+    const reached = moves[key]();
+    const letters = array.drawn;
+    return reached ? numbered([...letters].map((letter) => at[letter]), shape(array, letters)) : cell;
+  }
+
+  axis.grids = { element, build, paint, ribbon, neighbour };
+})((globalThis.axis ??= {}));
