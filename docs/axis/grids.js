@@ -99,6 +99,16 @@
     });
   }
 
+  // A small picture of an N, C, H, W array with one set in it.
+  function miniature(parent, array, members) {
+    const { N, C, H, W } = array.sizes;
+    const span = (size, inner) => Array.from({ length: size }, (_, i) => inner(i));
+    const cell = (i) => element("i", { className: members.includes(i) ? "set" : "" });
+    const channel = (n, c) => element("span", {}, ...span(H * W, (i) => cell((n * C + c) * H * W + i)));
+    const sample = (n) => element("div", { className: "miniature", ariaHidden: "true" }, ...span(C, (c) => channel(n, c)));
+    parent.replaceChildren(...span(N, sample));
+  }
+
   // The cell that an arrow leads to: the next of the grid, or the nearest of the grid beside it.
   function neighbour(array, cell, key) {
     const sizes = array.sizes;
@@ -124,5 +134,5 @@
     return reached ? numbered([...letters].map((letter) => at[letter]), shape(array, letters)) : cell;
   }
 
-  axis.grids = { element, build, paint, ribbon, neighbour };
+  axis.grids = { element, build, paint, ribbon, miniature, neighbour };
 })((globalThis.axis ??= {}));

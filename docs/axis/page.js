@@ -5,7 +5,7 @@
   const { ARRAYS } = axis.layout;
   const { EPS } = axis.norms;
   const { mended, computed, members, written, read } = axis.state;
-  const { element, build, paint, ribbon, neighbour } = axis.grids;
+  const { element, build, paint, ribbon, miniature, neighbour } = axis.grids;
   const words = axis.words;
   const $ = (id) => document.getElementById(id);
 
@@ -21,8 +21,9 @@
   function statistics(shown, own, set) {
     const rows = [];
     const square = shown.call.norm === "rms_norm";
-    if (!square) rows.push(["mean", set.mean]);
-    rows.push([square ? "mean square" : "variance", set.variance], ["rstd", set.rstd]);
+    const kind = shown.call.evaluating ? "running " : "";
+    if (!square) rows.push([`${kind}mean`, set.mean]);
+    rows.push([square ? "mean square" : `${kind}variance`, set.variance], ["rstd", set.rstd]);
     const list = rows.map(([name, value]) => [name, words.number(value, 4)]);
     list.unshift(["values in the set", String(set.count)]);
     if (shown.learned) {
@@ -121,7 +122,7 @@
 
   function set(value) {
     if (!Number.isFinite(value)) return;
-    values[state.array][focus] = Math.round(Math.min(Math.max(value, -1000), 1000) * 10) / 10;
+    values[state.array][focus] = Math.round(Math.min(Math.max(value, -99), 99) * 10) / 10;
     update();
   }
 
@@ -211,6 +212,12 @@
     });
   }
 
+  for (const parent of document.querySelectorAll("[data-miniature]")) {
+    const choice = read(parent.dataset.miniature);
+    const shown = computed(choice, ARRAYS[choice.array].values);
+    miniature(parent, shown.array, members(shown, FIRST[choice.array]));
+  }
+  $("home").hidden = location.protocol === "file:"; // there is no site around it
   axis.controls.theme();
   state = read(location.hash);
   draw();

@@ -71,7 +71,7 @@
     const step = found[1].start - found[0].start;
     const even = found.every((run, i) => i === 0 || run.start - found[i - 1].start === step);
     const what = !alike ? "runs of unequal length" : size === 1 ? "single values" : `runs of ${values(size)}`;
-    return `The set is ${found.length} ${what}${even ? `, ${step} apart` : ""}.`;
+    return `The set is ${found.length} ${what}${alike && even ? `, ${step} apart` : ""}.`;
   }
 
   // Which outputs an edit moved: cells of `moved`, because of those in `edited`.
@@ -80,8 +80,8 @@
     const sample = (cell) => place(shown.array, cell).N;
     const own = new Set(edited.map(sample));
     const others = moved.filter((cell) => !own.has(sample(cell)));
-    const count = `${moved.length ? moved.length : "No"} of ${shown.y.length} outputs moved`;
-    if (!moved.length) return `${count}.`;
+    if (!moved.length) return "No output moved: padding takes no part.";
+    const count = `${moved.length} of ${shown.y.length} outputs moved`;
     if (others.length) return `${count}, ${others.length} of them in samples that you did not touch: the samples are coupled.`;
     if (moved.length === edited.length && edited.every((cell) => moved.includes(cell))) {
       return `${count}: only what you changed. ${shown.call.evaluating ? "The statistics are fixed." : ""}`.trim();
@@ -89,21 +89,21 @@
     return `${count}, none in another sample.`;
   }
 
-  // Numbers as a nested list of Python, the innermost lists on lines of their own.
-  function nested(numbers, shape, indent) {
+  // Numbers as a nested list of Python, a line for each list of rank `rank`.
+  function nested(numbers, shape, indent, rank = 1) {
     const plain = numbers.map((x) => (Number.isInteger(x) ? x.toFixed(1) : String(x)));
     if (shape.length === 1) return `[${plain.join(", ")}]`;
     const size = numbers.length / shape[0];
     const parts = Array.from({ length: shape[0] }, (_, i) =>
-      nested(numbers.slice(i * size, (i + 1) * size), shape.slice(1), indent + 1),
+      nested(numbers.slice(i * size, (i + 1) * size), shape.slice(1), indent + 1, rank),
     );
-    return `[${parts.join(`,${shape.length > 2 ? "\n" : ""}\n${" ".repeat(indent + 1)}`)}]`;
+    return `[${parts.join(shape.length > rank ? `,\n${" ".repeat(indent + 1)}` : ", ")}]`;
   }
 
   // The lines that make what the call is given.
   function given(shown) {
     const lines = ["import numpy as np", "import normlib", ""];
-    lines.push(`x = np.array(${nested(shown.x, shown.shape, 13)})  # ${[...shown.order].join(", ")}`);
+    lines.push(`x = np.array(${nested(shown.x, shown.shape, "x = np.array(".length, shown.shape.length > 3 ? 2 : 1)})  # ${[...shown.order].join(", ")}`);
     if (shown.inside) {
       const { letter, lengths } = shown.array.padded;
       const list = `np.array([${lengths.join(", ")}])`;

@@ -38,7 +38,8 @@ for (const choice of choices()) {
   const inMemory = (cells) => cells.reduce((found, cell, i) => ((found[shown.offsets[i]] = cell), found), []);
   const line = {
     choice,
-    kept: state.mended(choice),
+    mended: state.mended(choice),
+    reread: state.read(state.written(choice)),
     given: words.given(shown),
     called: words.called(shown),
     x: shown.x,
@@ -49,8 +50,7 @@ for (const choice of choices()) {
     rstd: shown.statistics.map((s) => s.rstd),
     learned: shown.learned,
     changed: { x: changed.x, y: inMemory(changed.y) },
-    sharing: shown.set.map((_, cell) => words.sharing(choice, shown, cell)),
-    cells: inMemory(shown.set.map((_, cell) => cell)),
+    sharing: inMemory(shown.set.map((_, cell) => words.sharing(choice, shown, cell))),
   };
   console.log(JSON.stringify(line));
 }
