@@ -1,6 +1,7 @@
 """The page "Which numbers share a mean?" (docs/axis) and the pictures of the norms show what normlib does.
 
-The JavaScript of the page runs in node here, in every state that its controls can reach. test_axis_browser.py looks at the page.
+The JavaScript of the page runs in node here, in every state that its controls can reach; in test_axis_browser.py it
+runs in a browser.
 """
 
 import json

@@ -27,7 +27,7 @@
       const cells = Array.from({ length: columns }, (_, j) => {
         const cell = element("div", { role: "gridcell", className: "cell", tabIndex: -1 });
         cell.dataset.cell = first + i * columns + j;
-        cell.append(element("span", { className: "x" }), element("span", { className: "y" }));
+        cell.append(...["x", "unseen", "y", "unseen"].map((className) => element("span", { className })));
         return cell;
       });
       const head = heading("rowheader", i, `${array.names[rowLetter]} ${i}`);
@@ -71,13 +71,12 @@
         edited: look.edited.has(cell),
       };
       for (const [name, on] of Object.entries(marks)) node.classList.toggle(name, on);
-      node.firstChild.textContent = number(values[cell], 1);
-      node.lastChild.textContent = number(shown.y[cell], 2);
       node.tabIndex = cell === look.focus ? 0 : -1;
       node.ariaSelected = String(marks.current);
       const notes = [marks.set && "shares the statistics", outside && "padding", marks.moved && "output has moved"];
-      const becomes = `${number(values[cell], 1)} becomes ${number(shown.y[cell], 2)}`;
-      node.ariaLabel = [whereabouts(shown, cell), becomes, ...notes.filter(Boolean)].join(", ");
+      const rest = ["", whereabouts(shown, cell), ...notes.filter(Boolean)].join(", ");
+      const texts = [number(values[cell], 1), " becomes ", number(shown.y[cell], 2), rest];
+      texts.forEach((text, i) => (node.children[i].textContent = text));
     });
   }
 

@@ -60,7 +60,7 @@ def panel(name):
     """The picture of a norm, without the element around it."""
     title, call, shared = NORMS[name]
     inside = members(call)
-    samples, channels, rows, columns = SHAPE
+    samples, channels, _, columns = SHAPE
     lines = [f'<text class="title" x="0" y="18">{title}</text>', f'<text class="call" x="0" y="39">{call}</text>']
     pitch = columns * CELL + GAP
     lines += [f'<text x="{LEFT + c * pitch}" y="{TOP - 7}">C {c}</text>' for c in range(channels)]
