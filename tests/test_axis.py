@@ -103,6 +103,26 @@ def test_each_set_has_words_of_its_own(states):
 
 
 @needs_node
+def test_the_words_name_the_set(states):
+    def words(element, **choice):
+        (state,) = (s for s in states if choice.items() <= s["choice"].items() and not s["choice"]["masked"])
+        return state["sharing"][element]
+
+    features, image = {"array": "features"}, {"array": "image", "memory": "first"}
+    assert words(8, **features, norm="layer_norm", axes="C") == "every feature of sample 1"
+    assert words(8, **features, norm="rms_norm", axes="NC") == "every sample and feature"
+    assert words(8, **features, norm="batch_norm", channel="C", evaluating=False) == "every sample of feature 2"
+    assert words(22, **image, norm="layer_norm", axes="C") == "every channel of sample 0, row 1 and column 1"
+    assert words(22, **image, norm="layer_norm", axes="CHW") == "every channel, row and column of sample 0"
+    group = {**image, "norm": "group_norm"}
+    assert words(22, **group, channel="C", groups=1) == "every channel, row and column of sample 0"
+    assert words(22, **group, channel="C", groups=2) == "channels 2 and 3 of sample 0, every row and column"
+    assert words(22, **group, channel="C", groups=4) == "channel 2 of sample 0, every row and column"
+    instance = {**image, "norm": "instance_norm", "evaluating": False}
+    assert words(22, **instance, channel="C") == "every row and column of sample 0 and channel 2"
+
+
+@needs_node
 def test_the_runs_of_a_set_in_memory():
     expected = {
         "[]": "Nothing of it is inside the mask.",

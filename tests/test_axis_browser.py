@@ -328,10 +328,18 @@ def test_nothing_is_wider_than_the_screen(page, width, array):
     driver = page(f"array={array}&norm=batch_norm&masked=true")
     browser.screen(driver, width, 800)
     assert ask(driver, "document.documentElement.scrollWidth") <= width
-    over = "[...document.querySelectorAll('.cell :is(.x, .y)')].filter((s) => s.scrollWidth > s.parentNode.clientWidth).length"
-    assert ask(driver, over) == 0
+    texts = "[...document.querySelectorAll('.cell :is(.x, .y)')]"
+    assert ask(driver, f"{texts}.filter((text) => text.scrollWidth > text.parentNode.clientWidth).length") == 0
     boxes = ask(driver, "[...document.querySelectorAll('.cell')].map((c) => [c.offsetWidth, c.offsetHeight])")
     assert np.min(boxes) >= 24  # to be touched: WCAG 2.2, 2.5.8
+
+
+@pytest.mark.parametrize("width", [640, 940, 1280])
+def test_the_channels_of_a_sample_stand_in_a_line(page, width):
+    driver = page("array=image")
+    browser.screen(driver, width, 800)
+    tops = ask(driver, "[...document.querySelectorAll('.titled')].map((grid) => grid.offsetTop)")
+    assert len(set(tops)) == 2
 
 
 def test_light_and_dark_follow_the_system_and_the_button(page):
