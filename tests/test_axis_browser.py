@@ -299,15 +299,25 @@ def test_both_layer_norms_can_be_shown(page):
 
 def test_the_lines_can_be_copied(page):
     driver = page()
+    driver.execute_script("navigator.clipboard.writeText = async (text) => (window.copied = text)")
     click(driver, "#copy-line")
-    copied = "return document.getElementById('copied').textContent"
-    assert wait(driver, copied) in ("Copied.", "Selected: copy it with Ctrl+C.")
-    if wait(driver, copied).startswith("Selected"):
-        assert ask(driver, "getSelection().toString()") == text(driver, "#line")
+    said(driver, "Copied.")
+    assert ask(driver, "window.copied") == text(driver, "#line")
+    click(driver, "summary")
+    click(driver, "#copy-program")
+    assert ask(driver, "window.copied") == text(driver, "#program")
 
 
-def wait(driver, script):
-    return WebDriverWait(driver, 5).until(lambda driver: driver.execute_script(script))
+def test_where_the_clipboard_is_closed_the_lines_are_selected(page):
+    driver = page()
+    driver.execute_script("navigator.clipboard.writeText = () => Promise.reject()")
+    click(driver, "#copy-line")
+    said(driver, "Selected: copy it with Ctrl+C.")
+    assert ask(driver, "getSelection().toString()") == text(driver, "#line")
+
+
+def said(driver, words):
+    WebDriverWait(driver, 5).until(lambda driver: text(driver, "#copied") == words)
 
 
 def test_a_state_has_an_address(page):

@@ -53,7 +53,9 @@
     const visible = (id, on) => (document.getElementById(id).closest("fieldset").hidden = !on);
 
     const titles = Object.fromEntries(Object.entries(ARRAYS).map(([name, { title }]) => [name, title]));
-    choice("array", "radio", of(titles, state.array), (input) => change({ array: input.value, memory: initial(input.value).memory }));
+    choice("array", "radio", of(titles, state.array), (input) =>
+      change({ array: input.value, memory: initial(input.value).memory }),
+    );
     const missing = (norm) => ({ disabled: !possible(norm, state.array) });
     choice("norm", "radio", of(NORMS, state.norm, missing), (input) => change({ norm: input.value }));
     document.getElementById("norm-note").hidden = Object.keys(NORMS).every((norm) => possible(norm, state.array));
@@ -69,7 +71,9 @@
     visible("groups", state.norm === "group_norm");
 
     const modes = { false: "train", true: "eval" };
-    choice("evaluating", "radio", of(modes, String(state.evaluating)), (input) => change({ evaluating: input.value === "true" }));
+    choice("evaluating", "radio", of(modes, String(state.evaluating)), (input) =>
+      change({ evaluating: input.value === "true" }),
+    );
     visible("evaluating", LEARNING.includes(state.norm));
 
     const names = Object.fromEntries(Object.keys(array.orders).map((name) => [name, `channels ${name}`]));

@@ -5,23 +5,29 @@
   const { place, shape, numbered } = axis.layout;
   const { number, whereabouts } = axis.words;
 
+  // An element with properties, of which role and aria-* are attributes, and children.
   function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    for (const name of ["role", "ariaLabel"]) if (name in properties) made[name] = properties[name];
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name === "role" || name.startsWith("aria-")) made.setAttribute(name, value);
+      else made[name] = value;
+    }
     made.append(...children);
     return made;
   }
 
-  const heading = (role, text, label) => element("span", { role, className: "heading", ariaLabel: label }, text);
+  const heading = (role, text, label) => element("span", { role, className: "heading", "aria-label": label }, text);
+  const title = (text) => element("span", { className: "title", "aria-hidden": "true" }, text);
 
   // One grid: rows of buttons under the numbers of their columns.
-  function grid(array, first, title) {
+  function grid(array, first, name) {
     const [rowLetter, columnLetter] = array.drawn.slice(-2);
     const [rows, columns] = [array.sizes[rowLetter], array.sizes[columnLetter]];
-    const made = element("div", { role: "grid", className: "grid", ariaLabel: title || array.title });
+    const made = element("div", { role: "grid", className: "grid", "aria-label": name });
     made.style.setProperty("--columns", columns);
     const corner = heading("columnheader", `${rowLetter} ↓  ${columnLetter} →`, `${array.names[rowLetter]}s down`);
-    const across = Array.from({ length: columns }, (_, j) => heading("columnheader", j, `${array.names[columnLetter]} ${j}`));
+    const header = (role, letter) => (_, i) => heading(role, i, `${array.names[letter]} ${i}`);
+    const across = Array.from({ length: columns }, header("columnheader", columnLetter));
     made.append(element("div", { role: "row", className: "row" }, corner, ...across));
     for (let i = 0; i < rows; i++) {
       const cells = Array.from({ length: columns }, (_, j) => {
@@ -30,7 +36,7 @@
         cell.append(...["x", "unseen", "y", "unseen"].map((className) => element("span", { className })));
         return cell;
       });
-      const head = heading("rowheader", i, `${array.names[rowLetter]} ${i}`);
+      const head = header("rowheader", rowLetter)(null, i);
       made.append(element("div", { role: "row", className: "row" }, head, ...cells));
     }
     return made;
@@ -41,17 +47,19 @@
     const stack = shape(array, array.drawn.slice(0, -2));
     const size = array.sizes[array.drawn.at(-1)] * array.sizes[array.drawn.at(-2)];
     const name = (letter, i) => `${array.names[letter]} ${i}`;
-    const titled = (grid, title) => element("div", { className: "titled" }, element("span", { className: "title", ariaHidden: "true" }, title), grid);
+    const titled = (text, grid) => element("div", { className: "titled" }, title(text), grid);
     parent.replaceChildren();
     parent.className = `grids of-${array.drawn.length}`;
-    if (!stack.length) parent.append(grid(array, 0, ""));
+    if (!stack.length) parent.append(grid(array, 0, array.title));
     for (let n = 0; n < (stack[0] ?? 0); n++) {
-      const line = element("div", { className: "sample", role: "group", ariaLabel: name("N", n) });
-      if (stack.length === 1) line.append(titled(grid(array, n * size, name("N", n)), name("N", n)));
+      const sample = name("N", n);
+      const line = element("div", { className: "sample", role: "group", "aria-label": sample });
+      if (stack.length === 1) line.append(titled(sample, grid(array, n * size, sample)));
       else {
-        line.append(element("span", { className: "title", ariaHidden: "true" }, name("N", n)));
+        line.append(title(sample));
         for (let c = 0; c < stack[1]; c++) {
-          line.append(titled(grid(array, numbered([n, c], stack) * size, `${name("N", n)}, ${name("C", c)}`), name("C", c)));
+          const first = numbered([n, c], stack) * size;
+          line.append(titled(name("C", c), grid(array, first, `${sample}, ${name("C", c)}`)));
         }
       }
       parent.append(line);
@@ -72,7 +80,7 @@
       };
       for (const [name, on] of Object.entries(marks)) node.classList.toggle(name, on);
       node.tabIndex = cell === look.focus ? 0 : -1;
-      node.ariaSelected = String(marks.current);
+      node.setAttribute("aria-selected", marks.current);
       const notes = [marks.set && "shares the statistics", outside && "padding", marks.moved && "output has moved"];
       const rest = ["", whereabouts(shown, cell), ...notes.filter(Boolean)].join(", ");
       const texts = [number(values[cell], 1), " becomes ", number(shown.y[cell], 2), rest];
@@ -94,7 +102,9 @@
         cell === look.cell && "current",
         shown.inside && !shown.inside[cell] && "outside",
         offset && offset % block === 0 && "begins",
-      ].filter(Boolean).join(" ");
+      ]
+        .filter(Boolean)
+        .join(" ");
     });
   }
 
@@ -104,7 +114,8 @@
     const span = (size, inner) => Array.from({ length: size }, (_, i) => inner(i));
     const cell = (i) => element("i", { className: members.includes(i) ? "set" : "" });
     const channel = (n, c) => element("span", {}, ...span(H * W, (i) => cell((n * C + c) * H * W + i)));
-    const sample = (n) => element("div", { className: "miniature", ariaHidden: "true" }, ...span(C, (c) => channel(n, c)));
+    const line = (n) => span(C, (c) => channel(n, c));
+    const sample = (n) => element("div", { className: "miniature", "aria-hidden": "true" }, ...line(n));
     parent.replaceChildren(...span(N, sample));
   }
 
@@ -130,7 +141,12 @@
     };
     const reached = moves[key]();
     const letters = array.drawn;
-    return reached ? numbered([...letters].map((letter) => at[letter]), shape(array, letters)) : cell;
+    return reached
+      ? numbered(
+          [...letters].map((letter) => at[letter]),
+          shape(array, letters),
+        )
+      : cell;
   }
 
   axis.grids = { element, build, paint, ribbon, miniature, neighbour };

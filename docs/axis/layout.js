@@ -1,9 +1,9 @@
 "use strict";
 // The arrays of the page, and where each of their values lies.
 //
-// A *cell* is a value, numbered as it is drawn: along the letters of `drawn`, the last fastest. An *offset* is its place
-// in memory, along the letters of an order. The last two letters are the rows and columns of a grid, those before them
-// the stack.
+// A *cell* is a value, numbered as it is drawn: along the letters of `drawn`, the last fastest. An *offset* is its
+// place in memory, along the letters of an order. The last two letters are the rows and columns of a grid, those before
+// them the stack.
 
 (function (axis) {
   const ARRAYS = {
@@ -49,16 +49,48 @@
       padded: { letter: "W", lengths: [3, 2] },
       values: [
         [
-          [[-0.4, -0.3, 0.4], [-0.1, -0.2, -1.1], [0.0, -0.4, 1.2]],
-          [[3.3, 3.0, 3.3], [2.8, 3.5, 3.0], [3.3, 2.4, 3.2]],
-          [[-4.5, -5.1, -2.5], [-3.3, -1.8, 1.4], [-3.2, -2.9, -1.7]],
-          [[7.0, 5.6, 5.6], [7.4, 7.0, 3.9], [5.8, 6.1, 3.9]],
+          [
+            [-0.4, -0.3, 0.4],
+            [-0.1, -0.2, -1.1],
+            [0.0, -0.4, 1.2],
+          ],
+          [
+            [3.3, 3.0, 3.3],
+            [2.8, 3.5, 3.0],
+            [3.3, 2.4, 3.2],
+          ],
+          [
+            [-4.5, -5.1, -2.5],
+            [-3.3, -1.8, 1.4],
+            [-3.2, -2.9, -1.7],
+          ],
+          [
+            [7.0, 5.6, 5.6],
+            [7.4, 7.0, 3.9],
+            [5.8, 6.1, 3.9],
+          ],
         ],
         [
-          [[2.3, 1.1, 3.0], [2.2, 2.1, 1.4], [1.9, 0.0, 0.9]],
-          [[5.2, 3.9, 5.4], [4.1, 5.4, 4.6], [5.4, 5.1, 4.2]],
-          [[1.9, 2.2, -0.1], [-0.4, -0.2, -1.5], [1.6, -0.8, -0.1]],
-          [[6.4, 6.7, 5.4], [10.5, 7.7, 9.9], [8.0, 6.6, 7.3]],
+          [
+            [2.3, 1.1, 3.0],
+            [2.2, 2.1, 1.4],
+            [1.9, 0.0, 0.9],
+          ],
+          [
+            [5.2, 3.9, 5.4],
+            [4.1, 5.4, 4.6],
+            [5.4, 5.1, 4.2],
+          ],
+          [
+            [1.9, 2.2, -0.1],
+            [-0.4, -0.2, -1.5],
+            [1.6, -0.8, -0.1],
+          ],
+          [
+            [6.4, 6.7, 5.4],
+            [10.5, 7.7, 9.9],
+            [8.0, 6.6, 7.3],
+          ],
         ],
       ],
     },
@@ -105,7 +137,10 @@
   function offsets(array, order) {
     return array.values.map((_, cell) => {
       const at = place(array, cell);
-      return numbered([...order].map((letter) => at[letter]), shape(array, order));
+      return numbered(
+        [...order].map((letter) => at[letter]),
+        shape(array, order),
+      );
     });
   }
 

@@ -17,7 +17,12 @@
     if (BY_AXES.includes(call.norm)) {
       const kept = shape.map((_, i) => i).filter((i) => !call.axes.includes(i));
       const sizes = kept.map((i) => shape[i]);
-      return elements.map((at) => numbered(kept.map((i) => at[i]), sizes));
+      return elements.map((at) =>
+        numbered(
+          kept.map((i) => at[i]),
+          sizes,
+        ),
+      );
     }
     const channel = call.channel;
     if (call.norm === "batch_norm") return elements.map((at) => at[channel]);

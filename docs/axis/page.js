@@ -82,7 +82,13 @@
     const all = [...shown.y.keys()];
     const edited = all.filter((i) => values[state.array][i] !== original()[i]);
     const moved = all.filter((i) => !Object.is(shown.y[i], before.y[i]));
-    const look = { cell, focus, members: new Set(members(shown, cell)), moved: new Set(moved), edited: new Set(edited) };
+    const look = {
+      cell,
+      focus,
+      members: new Set(members(shown, cell)),
+      moved: new Set(moved),
+      edited: new Set(edited),
+    };
     const set = shown.statistics[shown.set[cell]];
     statement(shown, cell, set);
     paint(cells, shown, values[state.array], look);

@@ -82,7 +82,8 @@
     const others = moved.filter((cell) => !own.has(sample(cell)));
     if (!moved.length) return "No output moved: padding takes no part.";
     const count = `${moved.length} of ${shown.y.length} outputs moved`;
-    if (others.length) return `${count}, ${others.length} of them in samples that you did not touch: the samples are coupled.`;
+    if (others.length)
+      return `${count}, ${others.length} of them in samples that you did not touch: the samples are coupled.`;
     if (moved.length === edited.length && edited.every((cell) => moved.includes(cell))) {
       return `${count}: only what you changed. ${shown.call.evaluating ? "The statistics are fixed." : ""}`.trim();
     }
@@ -103,14 +104,19 @@
   // The lines that make what the call is given.
   function given(shown) {
     const lines = ["import numpy as np", "import normlib", ""];
-    lines.push(`x = np.array(${nested(shown.x, shown.shape, "x = np.array(".length, shown.shape.length > 3 ? 2 : 1)})  # ${[...shown.order].join(", ")}`);
+    const open = "x = np.array(";
+    const x = nested(shown.x, shown.shape, open.length, shown.shape.length > 3 ? 2 : 1);
+    lines.push(`${open}${x})  # ${[...shown.order].join(", ")}`);
     if (shown.inside) {
       const { letter, lengths } = shown.array.padded;
       const list = `np.array([${lengths.join(", ")}])`;
       lines.push(`inside = np.arange(${shown.array.sizes[letter]}) < ${list}[:, np.newaxis]`);
     }
     if (shown.running) {
-      for (const [name, numbers] of [["mean", shown.running.mean], ["var", shown.running.variance]]) {
+      for (const [name, numbers] of [
+        ["mean", shown.running.mean],
+        ["var", shown.running.variance],
+      ]) {
         lines.push(`running_${name} = np.array(${nested(numbers, [numbers.length], 0)})`);
       }
     }
@@ -133,7 +139,7 @@
       parts.push(more.length ? `axis=(${call.axes.join(", ")})` : `axis=${first === last ? -1 : first}`);
     } else parts.push(`channel_axis=${call.channel === last && last > 1 ? -1 : call.channel}`);
     if (shown.inside) {
-      const index = [...order].map((letter) => ("N" + array.padded.letter).includes(letter) ? ":" : "np.newaxis");
+      const index = [...order].map((letter) => (("N" + array.padded.letter).includes(letter) ? ":" : "np.newaxis"));
       parts.push(`where=inside${index.includes("np.newaxis") ? `[${index.join(", ")}]` : ""}`);
     }
     const results = call.norm === "rms_norm" ? "y, rstd" : "y, mean, rstd";
