@@ -116,6 +116,10 @@ def assert_shown(driver):
     for name, values in known.items():
         if name in rows and rows[name] != "NaN":
             assert np.nanmin(np.abs(values - float(rows[name].split()[-1]))) <= 0.5001e-4, (name, program)
+    if rows["rstd"] != "NaN" and cell not in cells(driver, "outside"):  # the statistics are those of this cell
+        mean = float(rows.get("running mean" if evaluating else "mean", 0))
+        after = (found["x"][cell] - mean) * float(rows["rstd"])
+        np.testing.assert_allclose(float(text(driver, "#after")), after, rtol=0, atol=2e-3, err_msg=program)
     assert program.endswith(f"\n{text(driver, '#line')}\n")
 
 
