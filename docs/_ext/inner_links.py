@@ -1,4 +1,4 @@
-"""Follows each link of the finished site: files and anchors have to be there, and nothing may be fetched from elsewhere."""
+"""Follows each link of the finished site: files and anchors have to be there, and nothing may come from elsewhere."""
 
 from html.parser import HTMLParser
 from pathlib import Path

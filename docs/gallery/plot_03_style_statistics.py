@@ -10,6 +10,8 @@ learned features. Here they are the bands of an image pyramid, which need no tra
 # %%
 # Two photographs: what is shown, and how.
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -28,9 +30,8 @@ def bands(picture):
     """The bands of each colour as channels: (1, levels * 3, H, W)."""
     planes = picture.transpose(2, 0, 1)
     blurred = [planes] + [gaussian_filter(planes, (0, s, s)) for s in (1, 2, 4, 8, 16)]
-    return np.concatenate([*(fine - broad for fine, broad in zip(blurred, blurred[1:], strict=False)), blurred[-1]])[
-        np.newaxis
-    ]
+    details = [fine - broad for fine, broad in pairwise(blurred)]
+    return np.concatenate([*details, blurred[-1]])[np.newaxis]
 
 
 def picture(channels):

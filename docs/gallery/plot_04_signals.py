@@ -34,8 +34,8 @@ figure, panels = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", share
 heights = np.arange(8)[:, np.newaxis]
 for panel, lines, title in zip(
     panels,
-    [volts * 1000, with_default * 4 + heights * 4, standardized + heights * 4],
-    ["millivolts", "layer_norm(volts), times 4", "layer_norm(volts, eps=0)"],
+    [volts * 1000, with_default + heights * 4, standardized + heights * 4],
+    ["millivolts", "layer_norm(volts)", "layer_norm(volts, eps=0)"],
     strict=True,
 ):
     panel.plot(seconds[:500], lines[:, :500].T, linewidth=0.7)

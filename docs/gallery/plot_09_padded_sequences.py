@@ -26,7 +26,8 @@ with_padding = normlib.layer_norm(x)
 without = normlib.layer_norm(x, where=inside[:, np.newaxis])
 
 figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-for panel, lines, title in zip(panels, (x, with_padding, without), ("x", "the padding counts", "where=inside"), strict=True):
+titles = ("x", "the padding counts", "where=inside")
+for panel, lines, title in zip(panels, (x, with_padding, without), titles, strict=True):
     for i, line in enumerate(lines[:, 0]):
         (drawn,) = panel.plot(line[: lengths[i]], label=f"length {lengths[i]}")
         panel.plot(range(lengths[i] - 1, 60), line[lengths[i] - 1 :], ":", color=drawn.get_color(), alpha=0.7)

@@ -3,7 +3,8 @@ Accuracy: far from zero
 =======================
 
 A temperature in kelvin, a pressure in pascal, a voltage on an offset: the mean is many deviations from zero. How many
-digits are left after normalizing in float32? normlib beside PyTorch, JAX, SciPy, scikit-learn and the plain formula.
+digits are left after normalizing in float32? Here is normlib beside PyTorch, SciPy, scikit-learn, and a formula that
+is often written.
 """
 
 # %%

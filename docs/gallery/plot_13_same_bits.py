@@ -2,9 +2,8 @@
 The same bits
 =============
 
-A row's result should depend on the row, not on how many others come with it or how many threads share the work. In
-normlib it does not change by a bit. Sums in other libraries are often split by the size of the array, so that their last
-bits move.
+A result should not depend on how many threads share the work, nor a row's on how many others come with it. In normlib
+not a bit changes. Other libraries split their sums by the number of threads, so that the last bits move.
 """
 
 import matplotlib.pyplot as plt
@@ -46,8 +45,9 @@ for offset, (name, gradient) in zip((-0.2, 0.2), {"normlib": ours, "torch": thei
     print(f"{name:8}", moved)
     if name == "normlib":
         assert not any(moved)
-panel.set(xlabel="threads", ylabel="gradients of 768 that differ from one thread's", xticks=threads)
-panel.legend()
+panel.set(xlabel="threads", ylabel="of 768 gradients, how many differ", xticks=threads)
+panel.set_title("beside those on one thread; normlib: none", fontsize=10)
+panel.legend(loc="center left")
 plt.show()
 
 # %%

@@ -40,8 +40,8 @@ contenders = {
 }
 
 # %%
-# A pass reads ``x`` once and writes ``out`` once, 8 bytes an element of float32: that is what counts here, also for NumPy,
-# which in truth walks over memory five times.
+# A pass reads ``x`` once and writes ``out`` once, 8 bytes an element of float32. That is what counts here, also for
+# NumPy, which in truth walks over memory five times.
 
 rows = 2 ** np.arange(2, 15, 2)
 speeds = {name: [] for name in contenders}

@@ -2,12 +2,13 @@
 Anomalies by name: xarray
 =========================
 
-Climate data have dimensions with names, coordinates, and gaps. Standardized anomalies, each station against its own
-mean and deviation, are one call that keeps all of them.
+Climate data have dimensions with names, coordinates, and gaps. A standardized anomaly says how far a month is from the
+usual one, in deviations of that month and station: one call, which keeps all labels.
 """
 
 # %%
-# Ten years of monthly temperatures, in kelvin, at six stations; one of them was out of order for a year.
+# Thirty years of monthly temperatures at four stations, in kelvin. The summer of 2003 was hot, and one station was out
+# of order in 2010.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,29 +17,30 @@ import xarray as xr
 from normlib.interop.xarray import layer_norm
 
 rng = np.random.default_rng(0)
-months = np.arange("2014-01", "2024-01", dtype="datetime64[M]").astype("datetime64[ns]")
-season = np.cos(2 * np.pi * np.arange(120) / 12)[:, np.newaxis]
-values = rng.uniform(270, 300, 6) - rng.uniform(2, 15, 6) * season + rng.normal(size=(120, 6))
-values[30:42, 2] = np.nan
+season = -np.cos(2 * np.pi * np.arange(12) / 12)[:, np.newaxis]
+values = 285 + rng.uniform(5, 12, 4) * season + rng.normal(0, 1, (30, 12, 4))
+values[13, 5:8] += 3.5
+values[20, :, 2] = np.nan
 temperature = xr.DataArray(
     values.astype(np.float32),
-    dims=("time", "station"),
-    coords={"time": months, "station": list("ABCDEF")},
+    dims=("year", "month", "station"),
+    coords={"year": np.arange(1990, 2020), "month": np.arange(1, 13), "station": list("ABCD")},
     name="temperature",
     attrs={"units": "K"},
 )
 
 # %%
-# The dimension to take statistics over goes by name; missing values stay missing and count for nothing.
+# The dimension that statistics are taken over goes by name. ``where=`` says what counts; what does not is missing in
+# the result too.
 
-anomalies = layer_norm(temperature, "time", eps=0)
-print(anomalies.sel(station="C").isel(time=slice(28, 33)))
+anomaly = layer_norm(temperature, "year", eps=0, where=temperature.notnull())
+print(anomaly.sel(year=2003, month=[6, 7, 8]))
 
-figure, panels = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-temperature.plot.line(x="time", ax=panels[0], linewidth=0.8, add_legend=False)
-anomalies.plot.line(x="time", ax=panels[1], linewidth=0.8)
-panels[0].set(title="temperature", ylabel="K")
-panels[1].set(title="standardized", ylabel="deviations from the station's mean")
+figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+shown = {"station C, in kelvin": (temperature, "viridis"), "station C, standardized": (anomaly, "RdBu_r")}
+for panel, (title, (array, colors)) in zip(panels, shown.items(), strict=True):
+    array.sel(station="C").plot.imshow(x="year", y="month", ax=panel, cmap=colors, cbar_kwargs={"label": ""})
+    panel.set(title=title, yticks=range(1, 13, 2))
 plt.show()
 
-assert int(anomalies.isnull().sum()) == 12
+assert int(anomaly.isnull().sum()) == 12
