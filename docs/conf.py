@@ -13,7 +13,9 @@ sys.path.insert(0, str(DOCS / "_ext"))
 os.environ.setdefault("PYTHONHASHSEED", "0")  # of the processes that examples start
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import normlib  # noqa: E402  (its version; the build documents what is installed)
+from pages import finished  # noqa: E402
+
+import normlib  # noqa: E402  (the build documents what is installed)
 
 project = "normlib"
 author = "The normlib developers"
@@ -64,10 +66,13 @@ sphinx_gallery_conf = {
     "plot_gallery": True,
     "reset_modules": ("matplotlib",),
     "image_srcset": ["2x"],
+    "thumbnail_size": (600, 360),
     "write_computation_times": False,
 }
 
 # The look
+toc_object_entries_show_parents = "hide"
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "normlib"
 html_static_path = ["_static"]
@@ -76,11 +81,11 @@ html_favicon = "_static/logo.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_sidebars = {"index": [], "changelog": [], "contributing": []}
-html_context = {"axis": (DOCS / "axis" / "index.html").exists()}
+html_context = {"finished": finished()}
 html_theme_options = {
     "logo": {"text": "normlib", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "github_url": "https://github.com/normlib/normlib",
-    "navbar_center": ["navbar-nav", "axis-link"],
+    "navbar_center": ["navbar-nav", "finished-links"],
     "header_links_before_dropdown": 6,
     "show_toc_level": 2,
     "show_prev_next": True,
@@ -89,5 +94,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-if html_context["axis"]:
-    tags.add("axis")  # noqa: F821  (Sphinx puts it there)
+for name in html_context["finished"]:  # `.. only:: axis` in the pages
+    tags.add(name)  # noqa: F821  (Sphinx puts it there)

@@ -4,8 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sphinx.errors import SphinxError
-
+OTHERS = ("_static", "asv")  # the templates of the theme, and the dashboard, which asv writes
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 
 
@@ -33,7 +32,7 @@ class Page(HTMLParser):
 def faults(site):
     """One line for each link of the `site` that leads nowhere, and for each that would need the network."""
     site = Path(site).resolve()
-    files = [path for path in site.rglob("*.html") if path.relative_to(site).parts[0] != "_static"]  # the theme's own
+    files = [path for path in site.rglob("*.html") if path.relative_to(site).parts[0] not in OTHERS]
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
     for path, page in sorted(pages.items()):
         name = path.relative_to(site)
@@ -50,6 +49,8 @@ def faults(site):
 
 
 def follow(app, error):
+    from sphinx.errors import SphinxError
+
     if error is None and app.builder.name == "html":
         found = list(faults(app.outdir))
         if found:

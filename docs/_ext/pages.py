@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPOSITORY = "https://github.com/normlib/normlib/blob/main/"
 ROOT = Path(__file__).resolve().parents[2]
-FINISHED = {"axis": ROOT / "docs" / "axis", "asv": ROOT / "benchmarks" / ".asv" / "html"}
+FINISHED = {"axis": ROOT / "docs" / "axis", "asv": ROOT / ".asv" / "html"}
 WHOLE = {"changelog": ROOT / "CHANGELOG.md", "contributing": ROOT / "CONTRIBUTING.md"}
 PICTURES = (".png", ".svg", ".jpg")
 
@@ -32,6 +32,11 @@ def to_repository(text, folder, pages):
     return re.sub(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)", replaced, text)
 
 
+def tight(text):
+    """The text with its code blocks without the blank line that ends an example for doctest."""
+    return re.sub(r"^(```\w*\n.*?)\n+(```)$", r"\1\n\2", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def unlisted(text, names):
     """The `names` that the `text` does not list, as lines of a toctree."""
     return "\n   ".join(sorted(set(names) - set(re.findall(r"^   (\S+)$", text, re.MULTILINE))))
@@ -46,7 +51,7 @@ def prepare(app, docname, source):
         source[0] = source[0].replace("UNLISTED", unlisted(source[0], set(names) - set(named)))
     elif path.suffix == ".md":
         whole = WHOLE.get(docname, path)
-        source[0] = to_repository(whole.read_text(encoding="utf-8"), whole.parent, pages)
+        source[0] = tight(to_repository(whole.read_text(encoding="utf-8"), whole.parent, pages))
 
 
 def skip(app, what, name, member, skipped, options):
@@ -55,10 +60,14 @@ def skip(app, what, name, member, skipped, options):
     return True if module and not module.startswith("normlib") else None
 
 
+def finished():
+    """The names of the folders of finished HTML that there are."""
+    return [name for name, folder in FINISHED.items() if (folder / "index.html").exists()]
+
+
 def copy_finished(app, error):
-    for name, folder in FINISHED.items():
-        if error is None and app.builder.format == "html" and (folder / "index.html").exists():
-            shutil.copytree(folder, Path(app.outdir) / name, dirs_exist_ok=True)
+    for name in finished() if error is None and app.builder.format == "html" else ():
+        shutil.copytree(FINISHED[name], Path(app.outdir) / name, dirs_exist_ok=True)
 
 
 def setup(app):

@@ -5,7 +5,8 @@ Depth: where the norm stands
 Forty-eight blocks in a row, before any training. Without norms the stream of activations explodes. With the norm
 behind each addition (post-norm) it stays at 1, and the gradients are largest next to the output. With the norm in front
 of each block (pre-norm) the stream grows as the square root of the depth, and the gradients shrink in the same way
-(Xiong et al., 2020, `arXiv:2002.04745 <https://arxiv.org/abs/2002.04745>`_). :doc:`/depth` trains transformers of up to 96 layers.
+(Xiong et al., 2020, `arXiv:2002.04745 <https://arxiv.org/abs/2002.04745>`_). :doc:`/depth` trains transformers of up to
+96 layers.
 """
 
 # %%

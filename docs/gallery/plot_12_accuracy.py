@@ -11,13 +11,18 @@ is often written.
 # The reference is the same float32 numbers, normalized in extended precision. An error of 1 ulp is one unit in the last
 # place of the row's largest output.
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy.stats import zscore
 from sklearn.preprocessing import scale
+from torch.nn.functional import layer_norm
 
 import normlib
+
+warnings.simplefilter("ignore")  # of scikit-learn, which warns that its results may be off
 
 
 def formula(x):
@@ -28,7 +33,7 @@ def formula(x):
 
 contenders = {
     "normlib.layer_norm": lambda x: normlib.layer_norm(x, eps=0),
-    "torch layer_norm": lambda x: torch.nn.functional.layer_norm(torch.from_numpy(x), x.shape[1:], eps=0).numpy(),
+    "torch layer_norm": lambda x: layer_norm(torch.from_numpy(x), x.shape[1:], eps=0).numpy(),
     "scipy.stats.zscore": lambda x: zscore(x, axis=1),
     "sklearn scale": lambda x: scale(x, axis=1),
     "E[x²] - E[x]²": formula,
@@ -52,7 +57,8 @@ for offset in offsets:
 
 figure, panel = plt.subplots(figsize=(8, 4.5), layout="constrained")
 for name, line in errors.items():
-    panel.loglog(offsets, line, "o-", linewidth=3 if name.startswith("normlib") else 1.2, markersize=4, label=name)
+    width = 3 if name.startswith("normlib") else 1.2
+    panel.loglog(offsets, line, "o-", linewidth=width, markersize=4, label=name)
 panel.axhline(2**23, color="gray", linestyle=":")
 panel.text(1, 2**23 * 1.3, "no digit left", color="gray")
 panel.set(xlabel="mean / deviation", ylabel="largest error in ulps")
