@@ -50,7 +50,9 @@ def documented_names(page):
     """The entries of the tables of a page of the reference, and what is described there itself."""
     lines = (DOCS / "reference" / f"{page}.rst").read_text(encoding="utf-8").splitlines()
     own = [line.partition(":: ")[2] for line in lines if line.startswith((".. data::", ".. function::"))]
-    return {name.partition("(")[0] for name in own} | {line.strip() for line in lines if line.startswith("   ") and line.strip().isidentifier()}
+    return {name.partition("(")[0] for name in own} | {
+        line.strip() for line in lines if line.startswith("   ") and line.strip().isidentifier()
+    }
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -46,6 +46,7 @@ def prepare(app, docname, source):
     pages = {Path(app.env.doc2path(name)) for name in app.env.found_docs}
     path = Path(app.env.doc2path(docname))
     if docname == "manual":
+        app.env.note_reread()  # pages may come and go
         named = re.findall(r"^   (\S+)$", (path.parent / "index.rst").read_text(), re.MULTILINE)
         names = [page.stem for page in pages if page.suffix == ".md" and page.parent == path.parent]
         source[0] = source[0].replace("UNLISTED", unlisted(source[0], set(names) - set(named)))
