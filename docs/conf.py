@@ -68,6 +68,9 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "thumbnail_size": (600, 360),
     "write_computation_times": False,
+    "min_reported_time": float("inf"),
+    "doc_module": ("normlib",),
+    "backreferences_dir": "reference/generated/gallery",  # which examples use a function
 }
 
 # The look
