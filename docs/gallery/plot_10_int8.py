@@ -35,9 +35,9 @@ for values, name in ((by_tensor, "one scale for all"), (by_row, "a scale a row")
     panels[0].semilogy(errors, ".", label=name)
 panels[0].set(title="relative error of a row", xlabel="token")
 panels[0].legend()
-panels[1].hist(q[1::8].ravel(), bins=np.arange(-127.5, 128), color="C1", alpha=0.7, label="a scale a row")
-panels[1].hist(np.rint(exact / one)[1::8].ravel(), bins=np.arange(-127.5, 128), color="C0", alpha=0.7,
-               label="one scale for all")  # fmt: skip
+bins = np.arange(-127.5, 128)
+panels[1].hist(q[1::8].ravel(), bins, color="C1", alpha=0.7, label="a scale a row")
+panels[1].hist(np.rint(exact / one)[1::8].ravel(), bins, color="C0", alpha=0.7, label="one scale for all")
 panels[1].set(title="integers of the ordinary rows", xlabel="q", yscale="log")
 panels[1].legend()
 plt.show()
