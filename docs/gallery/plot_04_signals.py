@@ -7,7 +7,7 @@ standardized. Two things go wrong easily: ``eps``, which is made for numbers aro
 """
 
 # %%
-# Eight channels of ten seconds: alpha waves, noise, and an electrode offset of up to 50 millivolts.
+# Eight simulated channels of ten seconds: alpha waves, noise, and an electrode offset of up to 50 millivolts.
 
 import matplotlib.pyplot as plt
 import numpy as np

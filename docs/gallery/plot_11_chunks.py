@@ -8,7 +8,7 @@ between the chunks.
 """
 
 # %%
-# A barometer in pascal: 200 chunks of 1000 readings, while a low moves off and the mean climbs by 200.
+# A simulated barometer, in pascal: 200 chunks of 1000 readings, while a low moves off and the mean climbs by 200.
 
 import matplotlib.pyplot as plt
 import numpy as np
