@@ -10,7 +10,6 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS / "_ext"))
-os.environ.setdefault("PYTHONHASHSEED", "0")  # of the processes that examples start
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from pages import finished  # noqa: E402
@@ -47,10 +46,8 @@ myst_heading_anchors = 4  # by GitHub's rules, as the links between the pages ha
 
 # The reference
 autosummary_generate = True
-autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # types stand in the docstrings
 numpydoc_show_class_members = False  # the template of a class lists them
-numpydoc_xref_param_type = False
 
 # The gallery
 sphinx_gallery_conf = {
@@ -60,10 +57,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "download_all_examples": False,
-    "remove_config_comments": True,
-    "show_memory": False,
     "show_signature": False,
-    "plot_gallery": True,
     "reset_modules": ("matplotlib",),
     "image_srcset": ["2x"],
     "thumbnail_size": (600, 360),

@@ -3,8 +3,8 @@ The five norms on a photograph
 ==============================
 
 The norms differ in which numbers share a mean and a variance. Two photographs show it: a norm over a whole photograph
-evens out brightness and contrast, a norm over each colour removes the tint as well, and a norm over the batch keeps what
-distinguishes one photograph from the other.
+evens out brightness and contrast, a norm over each colour removes the tint as well, and a norm over the batch keeps
+what distinguishes one photograph from the other.
 """
 
 # %%

@@ -7,8 +7,8 @@ usual one, in deviations of that month and station: one call, which keeps all la
 """
 
 # %%
-# Thirty simulated years of monthly temperatures at four stations, in kelvin. One summer was hot, and one station was out
-# of order for a year.
+# Thirty simulated years of monthly temperatures at four stations, in kelvin. One summer was hot, and one station was
+# out of order for a year.
 
 import matplotlib.pyplot as plt
 import numpy as np
