@@ -40,7 +40,7 @@ def visit_math(translator, node):
 
 
 def visit_math_block(translator, node):
-    translator.body.append(f'<div class="formula">{convert(node.astext(), as_block=True)}</div>\n')
+    translator.body.append(f'<div class="formula" tabindex="0">{convert(node.astext(), as_block=True)}</div>\n')
     raise nodes.SkipNode
 
 
