@@ -78,7 +78,7 @@ html_favicon = "_static/logo.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_sidebars = {"index": [], "changelog": [], "contributing": []}
-html_context = {"finished": finished()}
+html_context = {"finished": finished(), "default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "normlib", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "github_url": "https://github.com/normlib/normlib",
