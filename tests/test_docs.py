@@ -16,7 +16,7 @@ MODULES = {
     "normlib": "normlib",
     "normlib.sync": "sync",
     "normlib.backends": "backends",
-    "normlib.testing": "testing",
+    **{f"normlib.{name}": name for name in ("audit", "diagnosis", "testing", "which")},
     **{f"normlib.interop.{name}": name for name in ("torch", "jax", "onnx", "xarray", "sklearn", "dask", "recurrent")},
 }
 SCRIPTS = sorted((DOCS / "gallery").glob("plot_*.py"))
