@@ -19,8 +19,9 @@ for path in sys.argv[1:]:
         wrong = [n for n in names if n.endswith((".c", ".o", ".so")) and not n.startswith(("docs/", "tests/"))]
         needed = ["setup.py", "normlib/_kernels/call.pyx", "normlib/_kernels/vectors/lanes.pxi",
                   "normlib/_kernels/vectors/storage.h", "normlib/_kernels/vectors/activations.h",
-                  "normlib/_kernels/vectors/quantize.h", "normlib/_kernels/vectors/sums.h", "normlib/_kernels/walks/rows.pxi",
-                  "normlib/_kernels/cells/steps.pxi", "normlib/_kernels/plan.pxd", "normlib/include/normlib.h",
+                  "normlib/_kernels/vectors/quantize.h", "normlib/_kernels/vectors/sums.h",
+                  "normlib/_kernels/walks/rows.pxi", "normlib/_kernels/cells/steps.pxi",
+                  "normlib/_kernels/plan.pxd", "normlib/include/normlib.h",
                   "normlib/interop/torch/bridge/norm.h", "docs/examples/embed/extension.c",
                   "tests/conftest.py", "docs/examples/minilm.py", "CHANGELOG.md"]
     missing = [n for n in needed if n not in names]
