@@ -10,7 +10,7 @@ import normlib
 
 from .common import normal
 
-SETUP = """
+BUILD = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 extension = Extension("views", [{source!r}], include_dirs=[{include!r}])
@@ -31,7 +31,7 @@ class Views:
             return None
         folder = tempfile.mkdtemp(dir=".")
         source, include = str(Path(__file__).with_suffix(".pyx").resolve()), normlib.get_include()
-        Path(folder, "setup.py").write_text(SETUP.format(source=source, include=include))
+        Path(folder, "setup.py").write_text(BUILD.format(source=source, include=include))
         command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "."]
         subprocess.run(command, cwd=folder, check=True)
         return str(Path(folder).resolve())
