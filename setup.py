@@ -120,7 +120,7 @@ class BuildExt(build_ext):
         except Exception as error:  # an optional one is then left out, and only pip's log would tell
             self.failure.parent.mkdir(parents=True, exist_ok=True)
             if not self.failure.exists():
-                self.failure.write_text(self.complaint() or str(error).strip()[:200])
+                self.failure.write_text(self.complaint() or f"{extension.name}: {error}".strip()[:200])
             raise
 
     def copy_extensions_to_source(self):

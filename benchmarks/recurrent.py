@@ -27,6 +27,8 @@ class Recurrent:
 
     def setup(self, layer, batch):
         kind, variant = layer.split()
+        if not hasattr(normlib, f"LayerNorm{kind}"):
+            raise NotImplementedError(f"this commit has no LayerNorm{kind}")
         self.layer = getattr(normlib, f"LayerNorm{kind}")(SIZE, SIZE, variant=variant, rng=0)
         self.x = np.random.default_rng(0).normal(size=(STEPS, batch, SIZE)).astype(np.float32)
         self.dy = np.ones((STEPS, batch, SIZE), np.float32)

@@ -1,4 +1,4 @@
-"""Batch norm over several processes beside that of one: times of both passes, and what ranks exchange.
+"""Batch norm over several processes: asv's timings for one rank, and as a program both passes, and what ranks exchange.
 
     python -m benchmarks.sync                  # one rank: what the sums take
     mpiexec -n 2 python -m benchmarks.sync     # with the exchange, by mpi4py
@@ -11,10 +11,29 @@ import time
 import numpy as np
 
 import normlib
-from normlib import sync
+
+from .common import one_thread
 
 ROUNDS = 15
 SHAPES = ((16, 64, 56, 56), (16, 256, 14, 14), (256, 512))
+
+
+class Sync:
+    """What the sums that no order of ranks can change take beside the plain batch norm: one rank, one thread."""
+
+    params = (SHAPES, ("forward", "forward alone", "backward", "backward alone"))
+    param_names = ("shape", "pass")
+
+    def setup(self, shape, pass_):
+        if not hasattr(normlib, "sync"):
+            raise NotImplementedError("this commit has no norm over processes")
+        one_thread()
+        self.call = dict(calls(shape, None))[pass_]
+
+    def time_pass(self, shape, pass_):
+        self.call()
+
+    time_pass.pretty_name = "Batch norm over processes, by one of them"
 
 
 class Counted:
@@ -37,9 +56,9 @@ def calls(shape, group):
     out = np.empty_like(y)
     statistics = {"mean": mean, "rstd": rstd, "out": out}
     yield "forward alone", lambda: normlib.batch_norm(x, weight=weight, training=True, out=out)
-    yield "forward", lambda: sync.batch_norm(x, weight=weight, out=out, group=group)
+    yield "forward", lambda: normlib.sync.batch_norm(x, weight=weight, out=out, group=group)
     yield "backward alone", lambda: normlib.batch_norm_backward(dy, x, weight, **statistics)
-    yield "backward", lambda: sync.batch_norm_backward(dy, x, weight, **statistics, group=group)
+    yield "backward", lambda: normlib.sync.batch_norm_backward(dy, x, weight, **statistics, group=group)
     try:
         import torch
     except ImportError:

@@ -29,7 +29,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     -------
     dict or None
         With ``mode="dicts"``: "normlib", "python", "numpy" (versions), "backend" (in use), "backends" (all),
-        "compiled" (whether the extension is there, or why it is not), "isa" and "isa_available" (ISA
+        "compiled" (whether the extension is there, or why not, or why in part), "isa" and "isa_available" (ISA
         levels of the extension), "openmp" (its runtime), "threads", "cores" (those that this process may use), "busy"
         (how many of them other programs kept busy for a moment, None where the system does not tell), "dtypes" and
         "torch" (how torch's tensors reach the kernels, None where it is not installed).
@@ -84,7 +84,7 @@ def _config():
         "numpy": np.__version__,
         "backend": backends.active().name,
         "backends": backends.available(),
-        "compiled": reason is None or f"no: {reason}",
+        "compiled": f"no: {reason}" if reason else _all_of_them(kernels["left_out"]),
         "isa": kernels["isa"],
         "isa_available": kernels["isa_available"],
         "openmp": kernels["openmp"],
@@ -94,6 +94,10 @@ def _config():
         "dtypes": [name for name in DTYPES if name != "bfloat16" or find_spec("ml_dtypes")],
         "torch": _torch(),
     }
+
+
+def _all_of_them(left_out):
+    return True if left_out is None else f"in part: {left_out}"
 
 
 def _torch():

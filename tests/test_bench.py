@@ -695,8 +695,8 @@ def test_a_comparison_leaves_the_stored_results_alone(tmp_path):
 def suite(monkeypatch):
     """The asv suite, imported as asv imports it."""
     monkeypatch.syspath_prepend(str(ROOT))
-    names = ("common", "fused", "latency", "memory", "neighbours", "scaling", "startup", "throughput")
-    return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+    names = "common fused latency memory moments neighbours publish scaling startup sync throughput views"
+    return {name: importlib.import_module(f"benchmarks.{name}") for name in names.split()}
 
 
 def test_the_suite_knows_every_norm(suite):
@@ -726,6 +726,8 @@ def test_benchmarks_of_the_suite_run(suite, monkeypatch):
     monkeypatch.setitem(suite["common"].SIZES, "memory", (2, 8, 4, 4))
     for norm in suite["common"].FUSED:
         monkeypatch.setitem(suite["common"].FUSED, norm, ((2, 8), (2, 8)))
+    monkeypatch.setitem(suite["moments"].CHUNK, "rows", (4, 8))
+    monkeypatch.setattr(suite["sync"].Sync, "params", (((4, 8),), suite["sync"].Sync.params[1]))
     before = normlib.get_num_threads()
     try:
         for name, cls, arguments in (
@@ -736,6 +738,8 @@ def test_benchmarks_of_the_suite_run(suite, monkeypatch):
             ("throughput", "Throughput", ("batch_norm_backward", "float32", "channels_last", "cache")),
             ("memory", "Memory", ("layer_norm",)),
             ("scaling", "Scaling", ("group_norm", 1, "memory")),
+            ("moments", "Chunks", ("rows", "float32")),
+            ("sync", "Sync", ((4, 8), "backward")),
         ):
             benchmark = getattr(suite[name], cls)()
             assert len(benchmark.param_names) == len(benchmark.params) == len(arguments)
@@ -750,3 +754,59 @@ def test_benchmarks_of_the_suite_run(suite, monkeypatch):
         normlib.set_num_threads(before)
     code, setup = suite["startup"].timeraw_import()
     compile(code + "\n" + setup, "timeraw", "exec")
+
+
+@pytest.mark.skipif("cython" not in normlib.backends.available(), reason="calls the compiled kernels")
+def test_the_benchmark_of_views_computes_norms(suite, tmp_path, monkeypatch):
+    pytest.importorskip("Cython")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CFLAGS", "-O0")  # compiles in a third of the time
+    benchmark = suite["views"].Views()
+    folder = benchmark.setup_cache()
+    for norm in benchmark.params[0]:
+        benchmark.setup(folder, norm, 1)
+        benchmark.time_calls(folder, norm, 1)
+        parameters = [benchmark.weight] * (2 if norm == "layer_norm" else 1)
+        assert (benchmark.y == getattr(normlib, norm)(benchmark.x, *parameters, eps=1e-5)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "lacks"), [("moments", "Chunks", "Moments"), ("sync", "Sync", "sync")], ids=["moments", "sync"]
+)
+def test_a_commit_without_them_skips_them(suite, monkeypatch, name, cls, lacks):
+    monkeypatch.delattr(normlib, lacks)
+    benchmark = getattr(suite[name], cls)()
+    with pytest.raises(NotImplementedError):
+        benchmark.setup(*(values[0] for values in benchmark.params))
+
+
+PAGE = """<head>
+<script src="https://example.org/jquery-3.3.1.min.js" integrity="sha256-0" onerror="js_load_failure()"></script>
+<script language="javascript" type="text/javascript" src="asv.js"></script>
+<link rel="stylesheet" href="https://example.org/css/bootstrap.min.css" integrity="sha256-0" crossorigin="anonymous">
+<a href="https://example.org/asv/">asv</a>
+"""
+
+
+def test_the_dashboard_loads_nothing_from_other_hosts(suite, tmp_path):
+    """The libraries of its page come from folders beside it; links for the reader stay."""
+    kept, html = tmp_path / "vendor", tmp_path / "html"
+    for package, path in (suite["publish"].LIBRARIES[name] for name in ("jquery-3.3.1.min.js", "bootstrap.min.css")):
+        (kept / package / path).parent.mkdir(parents=True)
+        (kept / package / path).write_text(package)
+    html.mkdir()
+    (html / "index.html").write_text(PAGE)
+    suite["publish"].vendor(html, kept)
+    page = (html / "index.html").read_text()
+    found = re.findall(r'(?:src|stylesheet" href)="([^"]*)"', page)
+    assert len(found) == 3
+    assert not [address for address in found if "//" in address]
+    beside = [(html / address).read_text() for address in found if address != "asv.js"]
+    assert beside == ["jquery@3.3.1", "bootstrap@3.1.1"]
+    assert 'href="https://example.org/asv/"' in page
+    assert "integrity" not in page
+
+
+def test_a_library_that_the_dashboard_did_not_have_is_an_error(suite):
+    with pytest.raises(ValueError, match=r"asv's page has three\.min\.js, expected only .*jquery"):
+        suite["publish"].local('<script src="https://example.org/three.min.js"></script>')

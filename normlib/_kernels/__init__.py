@@ -13,6 +13,7 @@ backend = None
 _level: str | None = None
 _built: list[str] = []
 _reason: str | None = None
+_FAILURE = Path(__file__).with_name("build_failure.txt")  # what setup.py left where the compiler failed
 
 
 def _load():
@@ -47,11 +48,15 @@ def _load():
 
 
 def _why_not_built(error):
-    """In words, by what setup.py left where the compiler failed; and the cure."""
-    failure = Path(__file__).with_name("build_failure.txt")
-    reason = failure.read_text() if failure.exists() else error
+    """In words, and the cure."""
+    reason = _left_out() or error
     return (f"they were not compiled when normlib was installed: {reason}; install a C compiler and Python's headers "
             "(Debian: apt install gcc python3-dev), then run pip install --force-reinstall --no-cache-dir normlib")
+
+
+def _left_out():
+    """Why the compiler failed on a module, the first of them; None where it failed on none."""
+    return _FAILURE.read_text() if _FAILURE.exists() else None
 
 
 def _is_built(level):
@@ -62,13 +67,15 @@ def _is_built(level):
 
 
 def info():
-    """What runs: isa, isa_available, openmp (None, or whether the kernels use it), reason (None, or why not)."""
+    """What runs: isa, isa_available, openmp (None, or whether the kernels use it), reason (None, or why not), left_out
+    (None, or why a module, as that of an ISA level, was not compiled)."""
     openmp = None
     if backend is not None:
         from . import parallel
 
         openmp = parallel.openmp_runtime()
-    return {"isa": _level, "isa_available": list(_built), "openmp": openmp, "reason": _reason}
+    return {"isa": _level, "isa_available": list(_built), "openmp": openmp, "reason": _reason,
+            "left_out": _left_out()}
 
 
 try:

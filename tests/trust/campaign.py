@@ -16,6 +16,7 @@ ENTRIES = {
         partial(script, "aarch64.sh", needs=["qemu-aarch64"], modules=["ziglang"]),
     ),
     "fork": ("children, pools and torch: 20 rounds of each scenario", partial(halves, "test_forks.py")),
+    "install": ("beside the OpenMP of torch and scikit-learn, 20 rounds", partial(halves, "test_install.py")),
     "threads": ("16 threads x 1,000 calls; a caller's own OpenMP region", partial(suite, "test_concurrency.py")),
     "neighbours": ("the default threads beside busy programs", partial(script, "neighbours.py")),
     "fuzz": ("malformed arguments: 10,000 calls of each function and backend", partial(halves, "test_malformed.py")),

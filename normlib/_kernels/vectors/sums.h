@@ -101,9 +101,9 @@ static inline int within(const double *sizes, const double *bound)
     return all;
 }
 
-#if defined(__AVX512F__)
+#if defined(__GNUC__) && defined(__AVX512F__)
 typedef double terms_t __attribute__((vector_size(64), aligned(8), may_alias));
-#elif defined(__AVX__)
+#elif defined(__GNUC__) && defined(__AVX__)
 typedef double terms_t __attribute__((vector_size(32), aligned(8), may_alias));
 #elif defined(__GNUC__)
 typedef double terms_t __attribute__((vector_size(16), aligned(8), may_alias));
@@ -111,10 +111,10 @@ typedef double terms_t __attribute__((vector_size(16), aligned(8), may_alias));
 typedef double terms_t;
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__GNUC__) && defined(__AVX512F__)
 #define LESS(a, b) (terms_t)_mm512_fmsub_pd((__m512d)(a), one, (__m512d)(b))
 #define ONE __m512d one = _mm512_set1_pd(one_f64())
-#elif defined(__AVX__) && defined(__FMA__)
+#elif defined(__GNUC__) && defined(__AVX__) && defined(__FMA__)
 #define LESS(a, b) (terms_t)_mm256_fmsub_pd((__m256d)(a), one, (__m256d)(b))
 #define ONE __m256d one = _mm256_set1_pd(one_f64())
 #else
