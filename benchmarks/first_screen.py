@@ -16,15 +16,15 @@ import numpy as np
 import normlib
 from benchmarks.from_others import DEVIATION, LENGTH, OFFSET, ROWS, measure
 
-CASES = {
-    "rms_norm forward Llama-2-7B 1x4096 rows float32 out": "RMSNorm, one token of Llama 2, 1 x 4096",
-    "layer_norm forward BERT-base 128x768 rows float32 out": "LayerNorm, BERT, 128 x 768",
-    "layer_norm backward GPT-2 small, training batch 32768x768 rows float32 out": "the same, backward, 32768 x 768",
-    "batch_norm forward ResNet-50, batch 32x256x56x56 channels_first float32 out": "BatchNorm in training, 32 x 256 x 56 x 56",
-    "group_norm forward Stable Diffusion UNet 2x320x64x64 channels_first float32 out": "GroupNorm, Stable Diffusion, 2 x 320 x 64 x 64",
-    "instance_norm forward fast neural style 1x64x128x128 channels_first float32 out": "InstanceNorm, style transfer, 1 x 64 x 128 x 128",
-    "instance_norm backward StyleGAN AdaIN 4x512x4x4 channels_first float32 out": "InstanceNorm, images of 4 x 4, backward",
-}
+CASES = (  # (case of normlib bench, in words)
+    ("rms_norm forward Llama-2-7B 1x4096 rows", "RMSNorm, one token of Llama 2, 1 x 4096"),
+    ("layer_norm forward BERT-base 128x768 rows", "LayerNorm, BERT, 128 x 768"),
+    ("layer_norm backward GPT-2 small, training batch 32768x768 rows", "LayerNorm, backward, GPT-2, 32768 x 768"),
+    ("batch_norm forward ResNet-50, batch 32x256x56x56 channels_first", "BatchNorm in training, 32 x 256 x 56 x 56"),
+    ("group_norm forward Stable Diffusion UNet 2x320x64x64 channels_first", "GroupNorm, 2 x 320 x 64 x 64"),
+    ("instance_norm forward fast neural style 1x64x128x128 channels_first", "InstanceNorm, 1 x 64 x 128 x 128"),
+    ("instance_norm backward StyleGAN AdaIN 4x512x4x4 channels_first", "InstanceNorm, backward, 4 x 512 x 4 x 4"),
+)
 PEERS = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX"}
 
 
@@ -44,18 +44,21 @@ def time_of(seconds):
 
 
 def main():
-    found = bench(CASES)
+    names = [f"{case} float32 out" for case, _ in CASES]
+    found = bench(names)
     print("| float32, one thread | normlib | limit | " + " | ".join(PEERS.values()) + " |")
     print("|---|---|---|" + "---|" * len(PEERS))
-    for name, words in CASES.items():
+    for name, (_, words) in zip(names, CASES, strict=True):
         result = found[name]
         peers = [result["peers"].get(peer) for peer in PEERS]
-        cells = ["" if peer is None else f"{peer:.2g}" for peer in peers]
-        print(f"| {words} | {time_of(result['seconds']['normlib'])} | {1 / result['over_limit']:.2g} | {' | '.join(cells)} |")
+        cells = [time_of(result["seconds"]["normlib"]), f"{1 / result['over_limit']:.2g}"]
+        cells += ["" if peer is None else f"{peer:.2g}" for peer in peers]
+        print(f"| {words} | {' | '.join(cells)} |")
     normlib.set_num_threads(1)
     x = np.random.default_rng(0).normal(OFFSET, DEVIATION, (ROWS, LENGTH)).astype(np.float32)
     rows = measure(x)
-    print(f"\n| zscore of {ROWS} x {LENGTH} float32 at an offset of {OFFSET:g} | " + " | ".join(r[0] for r in rows) + " |")
+    title = f"zscore of {ROWS} x {LENGTH} float32 at an offset of {OFFSET:g}"
+    print(f"\n| {title} | " + " | ".join(name for name, *_ in rows) + " |")
     print("|---|" + "---|" * len(rows))
     print("| time | " + " | ".join(f"{seconds / rows[0][1]:.2g}" for _, seconds, _ in rows) + " |")
     print("| largest error | " + " | ".join(f"{error:.0e}" for *_, error in rows) + " |")
