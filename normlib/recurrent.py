@@ -149,7 +149,8 @@ class _Direction:
             if name + self.suffix not in owner._frozen:
                 if name in products:
                     of, by = products[name]
-                    gradient = of.reshape(-1, of.shape[-1]).T @ by
+                    with np.errstate(invalid="ignore"):  # of what is not finite, which not every BLAS tells
+                        gradient = of.reshape(-1, of.shape[-1]).T @ by
                 else:
                     gradient = gradients[name].astype(dy.dtype)
                 owner._gain(name + self.suffix, gradient)

@@ -216,13 +216,13 @@ def test_float32_statistics_are_taken(backend):
 
 
 def test_check_backend_passes_and_reports(backend):
-    steps = []
-    report = check_backend(backend, strict=True, progress=lambda *step: steps.append(step))
+    steps, ops = [], ["layer_norm", "instance_norm"]  # `normlib check` goes through all
+    report = check_backend(backend, ops=ops, strict=True, progress=lambda *step: steps.append(step))
     assert report.ok
     assert report.declined == 0
     assert sum(report.passed.values()) == len(steps) > 1000
     assert steps[-1][0] == steps[-1][1] == len(steps)
-    assert set(report.worst) == set(normlib.backends.OPERATIONS)
+    assert set(report.worst) == {name for op in ops for name in (op, f"{op}_backward")}
     assert f"{backend}: {len(steps)} checks passed, 0 failed" in str(report)
 
 def test_cases_cover_what_they_should():

@@ -48,9 +48,10 @@ def layer_norm_of_jax(wrong):
 )
 def test_functions_of_jax(wrong, names):
     jax = pytest.importorskip("jax")
+    before = jax.config.jax_enable_x64
     fn = layer_norm_of_jax(wrong)
     assert found(jax.jit(fn) if wrong is None else fn)[1] == names
-    assert not jax.config.jax_enable_x64
+    assert jax.config.jax_enable_x64 == before
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from normlib.testing import _checks as checks
 from normlib.testing._cases import constant, fused_cases, independent
 from normlib.testing._errors import check_errors
 from normlib.testing._fused import arrays, together
-from normlib.testing._gradients import check_gradients, gradient_cases
 
 each_op = pytest.mark.parametrize("op", OPS)
 SETS = [(op, fused) for op in OPS for fused in together(FUNCTIONS[op])]
@@ -33,13 +32,6 @@ def test_accuracy_in_all_dtypes_layouts_and_outputs(backend, op):
     for case in fused_cases(op, quick=True):
         checks.check_forward(case)
         checks.check_backward(case)
-
-
-@each_op
-def test_gradients_are_those_of_finite_differences(backend, op):
-    for case in gradient_cases(op):
-        if case.fused:
-            check_gradients(case)
 
 
 @each_op

@@ -14,7 +14,6 @@ from normlib.ops import OPS
 from normlib.testing import Case, problems
 from normlib.testing import _checks as checks
 from normlib.testing._cases import LEADING, constant, leading_cases
-from normlib.testing._gradients import check_gradients, gradient_cases
 
 each_op = pytest.mark.parametrize("op", OPS)
 kernels = pytest.mark.skipif(_kernels.backend is None, reason="the kernels keep this promise")
@@ -34,13 +33,6 @@ def test_accuracy_in_all_dtypes_layouts_and_outputs(backend, op):
     for case in leading_cases(op, quick=True):
         checks.check_forward(case)
         checks.check_backward(case)
-
-
-@each_op
-def test_gradients_are_those_of_finite_differences(backend, op):
-    for case in gradient_cases(op):
-        if case.leading:
-            check_gradients(case)
 
 
 @each_op

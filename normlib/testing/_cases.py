@@ -262,15 +262,20 @@ class Case:
             bias = layout((draw.flat(of_bias) - 0.5).astype(parameter_dtype))
         return x, weight, bias, dy
 
-    def companions(self, backward=False):
-        """What is computed in the same pass, as keywords of the forward function, or of the backward one."""
+    def companions(self, backward=False, given=()):
+        """What is computed in the same pass, as keywords of the forward function, or of the backward one; without the
+        arrays where all of them are `given`, as a gradient check does a thousand times."""
         typed = {"out_dtype": self.out_dtype} if self.out_dtype and not backward else {}
         if not self.fused and not self.leading:
             return typed
-        draw, layout, function = self.draw(), LAYOUTS[self.layout], FUNCTIONS[self.op]
-        found = self.fused | typed
-        for name in arrays(function, found):
-            found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
+        found, layout = self.fused | typed, LAYOUTS[self.layout]
+        names = arrays(FUNCTIONS[self.op], found)
+        draw = None if set(names) <= set(given) else self.draw()
+        for name in names:
+            if draw is None:
+                del found[name]
+            else:
+                found[name] = layout((draw.bell(self.shape) - 0.125).astype(dtype_named(self.dtype)))
         if "where" in found:
             found["where"] = self.inside
         asked = self.leading or found.keys() & {"activation", "gate"}

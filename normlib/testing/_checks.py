@@ -52,7 +52,7 @@ def _arguments(case, weight, bias, options):
     """All but x, by name."""
     parameters = {"weight": weight, "bias": bias}
     given = {name: parameters[name] for name in case.description.parameters}
-    return given | {"eps": case.eps, **case.options, **case.companions(), **options}
+    return given | {"eps": case.eps, **case.options, **case.companions(given=options.keys()), **options}
 
 
 def with_statistics(case, x, weight=None, bias=None, **options):
