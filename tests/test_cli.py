@@ -111,6 +111,7 @@ def test_a_command_that_does_not_exist(args):
 # -- check ----
 
 
+@pytest.mark.long  # .ci/run calls the command itself
 def test_check_holds():
     name = normlib.backends.available()[0]
     status, out, err = command("check", name)

@@ -1,4 +1,4 @@
-"""Arrays of more than 2^31 elements: in the suite rows that overlap in 8 MB, in the campaign 9 GB of them."""
+"""Arrays of more than 2^31 elements: rows that overlap in 8 MB, and 9 GB of them. The campaign runs both."""
 
 import math
 
@@ -45,6 +45,7 @@ def columns_forward(x, out):
 SOME = [0, 1, (1 << 20) + 1, ROWS - 2, ROWS - 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", [rows_forward, rows_backward, columns_forward])
 def test_overlapping_rows(call):
     """Statistics and gradients of parameters; the output overlaps itself, so that it says nothing."""
