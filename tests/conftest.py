@@ -1,6 +1,7 @@
 """Every test that takes `backend` runs on each built-in backend that is available here.
 
-``pytest --backend NAME`` (repeatable) or ``NORMLIB_TEST_BACKENDS=NAME,NAME`` chooses others: plugins too.
+``pytest --backend NAME`` (repeatable) or ``NORMLIB_TEST_BACKENDS=NAME,NAME`` chooses others: plugins too. Beside the
+kernels NumPy takes every fourth of its tests; all of them where it is chosen, or alone, as once in ``.ci/run``.
 """
 
 import os
@@ -28,15 +29,25 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     if support.LONG or "long" in config.getoption("-m"):
         return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    left_out = {item for item in items if item.get_closest_marker("long")}
+    if not _chosen(config) and "cython" in normlib.backends.available():
+        of_numpy = [item for item in items if _backend_of(item) == "numpy"]
+        left_out |= {item for i, item in enumerate(of_numpy) if i % 4}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _backend_of(item):
+    return item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+
+
+def _chosen(config):
+    chosen = config.getoption("--backend") or os.environ.get("NORMLIB_TEST_BACKENDS", "").split(",")
+    return [name for name in chosen if name]
 
 
 def _backends(config):
-    chosen = config.getoption("--backend") or os.environ.get("NORMLIB_TEST_BACKENDS", "").split(",")
-    chosen = [name for name in chosen if name]
-    return chosen or [name for name in ("cython", "numpy") if name in normlib.backends.available()]
+    return _chosen(config) or [name for name in ("cython", "numpy") if name in normlib.backends.available()]
 
 
 def pytest_generate_tests(metafunc):
