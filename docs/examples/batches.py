@@ -15,7 +15,7 @@ import numpy as np
 import normlib
 from normlib.examples.depth import Adam
 from normlib.examples.report import Progress
-from normlib.examples.train_digits import Dense, Flatten, Relu, digits, forward
+from normlib.examples.train_digits import Dense, Flatten, Relu, digits, forward, loss_gradient
 
 CHANNELS = 16
 NORMS = {
@@ -84,11 +84,7 @@ def train(layers, learn, batch, epochs, seed, batches=mixed):
     rate, adams = RATE * (batch / OF_BATCH) ** 0.5, {}
     for _ in range(epochs):
         for chosen in batches(rng, labels, batch):
-            scores = forward(layers, x[chosen])
-            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-            dy = scores / scores.sum(axis=1, keepdims=True)
-            dy[np.arange(len(chosen)), labels[chosen]] -= 1
-            dy /= len(chosen)
+            dy = loss_gradient(forward(layers, x[chosen]), labels[chosen])
             for layer in layers:
                 layer.zero_grad()
             for layer in reversed(layers):

@@ -129,6 +129,15 @@ def forward(network, x):
     return x
 
 
+def loss_gradient(scores, labels):
+    """Of the mean cross-entropy over the softmax of the scores."""
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    dy = scores / scores.sum(axis=1, keepdims=True)
+    dy[np.arange(len(labels)), labels] -= 1
+    dy /= len(labels)
+    return dy
+
+
 def train(name, epochs=15, rate=3e-3, batch=32, seed=0):
     """Train the network called `name` with Adam; returns the accuracy on the held-out digits."""
     rng = np.random.default_rng(seed)
@@ -138,11 +147,7 @@ def train(name, epochs=15, rate=3e-3, batch=32, seed=0):
     for _ in range(epochs):
         order = rng.permutation(len(x))
         for chosen in np.split(order, range(batch, len(x), batch)):
-            scores = forward(network, x[chosen])
-            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-            dy = scores / scores.sum(axis=1, keepdims=True)  # softmax and cross-entropy
-            dy[np.arange(len(chosen)), labels[chosen]] -= 1
-            dy /= len(chosen)
+            dy = loss_gradient(forward(network, x[chosen]), labels[chosen])
             for layer in network:
                 layer.zero_grad()
             for layer in reversed(network):

@@ -129,21 +129,19 @@ class _Search:
 
     def above(self, name: str, over: tuple[str, ...] = SAME) -> Node | None:
         """The node that computes a value, but for those that leave it as it is."""
-        for _ in range(STEPS):
-            node = self.maker.get(name)
-            if node is None or node.op not in over or not node.inputs:
-                return node
-            name = node.inputs[0]
-        return None
+        return self._up(name, over)[1]
 
     def source(self, name: str) -> str:
         """The name of a value, before those that leave it as it is."""
+        return self._up(name, SAME)[0]
+
+    def _up(self, name: str, over: tuple[str, ...]) -> tuple[str, Node | None]:
         for _ in range(STEPS):
             node = self.maker.get(name)
-            if node is None or node.op not in SAME or not node.inputs:
-                return name
+            if node is None or node.op not in over or not node.inputs:
+                return name, node
             name = node.inputs[0]
-        return name
+        return name, None
 
     def below(self, node: Node, ops: tuple[str, ...], over: tuple[str, ...] = SAME) -> tuple[Node, str] | None:
         """The node of one of `ops` that reads the only value of another, and the name under which it does."""

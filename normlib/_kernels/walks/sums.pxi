@@ -3,6 +3,7 @@
 
 cdef extern from "sums.h" nogil:
     enum:
+        WIDTH
         FOLDS
         LOWEST
     ctypedef struct exact_t:
@@ -88,7 +89,7 @@ cdef void join_lanes(exact_t* s) noexcept nogil:
     for l in range(LANES):
         top = max(top, s.top[l])
     for l in range(LANES):      # the largest that fits there
-        most[l] = 0 if s.top[l] == top else two_to(30 * top - 2)
+        most[l] = 0 if s.top[l] == top else two_to(WIDTH * top - 2)
     exact_lift(s, most)
     for l in range(1, LANES):
         for k in range(FOLDS):
