@@ -45,9 +45,9 @@ extern "C" {
 #endif
 
 /* generated: version */
-#define NORMLIB_VERSION "0.1.0"
+#define NORMLIB_VERSION "0.2.0"
 #define NORMLIB_VERSION_MAJOR 0
-#define NORMLIB_VERSION_MINOR 1
+#define NORMLIB_VERSION_MINOR 2
 #define NORMLIB_VERSION_PATCH 0
 /* end */
 
