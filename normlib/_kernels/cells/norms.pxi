@@ -108,7 +108,7 @@ cdef void back_through(const Cell* c, Py_ssize_t k, Py_ssize_t r, const work* dz
     beside(&row, table, TOGETHER)
     row.statistics = row.center = row.through = ONE
     row.weight, row.bias = MANY, ABSENT
-    b.rows, b.width, b.ahead, b.x, b.dy, b.y = 1, n, 0, n, n, n
+    b.rows, b.width, b.ahead, b.dy_ahead, b.x, b.dy, b.y = 1, n, 0, 0, n, n, n
     for g in range(p.groups):
         s.shift, s.delta, s.scale = table[SHIFT * TOGETHER + g], table[DELTA * TOGETHER + g], table[SCALE * TOGETHER + g]
         s.weight, s.dweight, s.dbias = weight + g * n, <work*>of.weight + first + g * n, <work*>of.bias + first + g * n

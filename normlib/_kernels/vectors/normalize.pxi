@@ -29,7 +29,7 @@ cdef struct Affine:
 cdef struct Block:
     Py_ssize_t rows, width
     Py_ssize_t x, dy, y     # elements from a row to the next
-    Py_ssize_t ahead        # bytes from what is read to what is prefetched; 0: nothing is
+    Py_ssize_t ahead, dy_ahead      # bytes from what is read to what is prefetched; 0: nothing is
 
 
 cdef inline void coefficient(const void* c, Kind kind, Py_ssize_t j, Py_ssize_t m, work* t, bint part) noexcept nogil:
@@ -102,7 +102,7 @@ cdef inline void descend_lanes(const Affine* c, const Block* b, const work* x, c
         of_row(c.of_weight, c.weight, i, weight)
         of_row(c.mean_g, c.center, i, mean_g)
         of_row(c.slope, c.through, i, slope)
-        prefetch_ahead(dy + i * b.dy + j, b.ahead)
+        prefetch_ahead(dy + i * b.dy + j, b.dy_ahead)
         load_lanes(dy + i * b.dy + j, m, g, part)
         if c.through != ABSENT:
             prefetch_ahead(x + i * b.x + j, b.ahead)
@@ -135,8 +135,30 @@ cdef inline Affine row_of(const Affine* c, Py_ssize_t i, work zero) noexcept nog
     return r
 
 
+cdef inline void in_registers(Affine* r, work* own) noexcept nogil:
+    """The coefficients of one row at `own`, a variable that no array overlaps: so they need not be read again after each store."""
+    if r.center == ONE:
+        own[0], own[1], own[2] = (<const work*>r.shift)[0], (<const work*>r.delta)[0], (<const work*>r.mean_g)[0]
+        r.shift, r.delta, r.mean_g = own, own + 1, own + 2
+    own[3], own[4] = (<const work*>r.scale)[0], (<const work*>r.slope)[0]
+    r.scale, r.slope = own + 3, own + 4
+    if r.weight == ONE:
+        own[5] = (<const work*>r.of_weight)[0]
+        r.of_weight = own + 5
+    if r.bias == ONE:
+        own[6] = (<const work*>r.of_bias)[0]
+        r.of_bias = own + 6
+
+
+cdef inline Py_ssize_t to_line(const Affine* c, const Block* b, const work* y) noexcept nogil:
+    """Elements of a row to take first, so that what follows is stored in whole lines: a vector across two takes twice the time."""
+    return <Py_ssize_t>(-<size_t>y % LINE // sizeof(work)) if c.statistics == ONE and b.width >= 4 * LANES else 0
+
+
 cdef inline void normalize_columns(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
-    cdef Py_ssize_t j = 0
+    cdef Py_ssize_t j = to_line(c, b, y)
+    if j > 0:
+        normalize_lanes(c, b, x, y, 0, j, True)
     while j + LANES <= b.width:
         normalize_lanes(c, b, x, y, j, LANES, False)
         j += LANES
@@ -145,7 +167,9 @@ cdef inline void normalize_columns(const Affine* c, const Block* b, const work* 
 
 
 cdef inline void descend_columns(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
-    cdef Py_ssize_t j = 0
+    cdef Py_ssize_t j = to_line(c, b, dx)
+    if j > 0:
+        descend_lanes(c, b, x, dy, dx, 0, j, True)
     while j + LANES <= b.width:
         descend_lanes(c, b, x, dy, dx, j, LANES, False)
         j += LANES
@@ -159,6 +183,7 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, wo
     cdef Affine k = c[0]
     cdef Affine r
     cdef Block one = b[0]
+    cdef work own[7]
     cdef Py_ssize_t i
     k.statistics, k.center, k.weight, k.bias = statistics, center, weight, bias
     if statistics == MANY:
@@ -167,6 +192,7 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, wo
     one.rows = 1
     for i in range(b.rows):
         r = row_of(&k, i, x[0])
+        in_registers(&r, own)
         normalize_columns(&r, &one, x + i * b.x, y + i * b.y)
 
 
@@ -175,6 +201,7 @@ cdef inline void descend_as(const Affine* c, const Block* b, const work* x, cons
     cdef Affine k = c[0]
     cdef Affine r
     cdef Block one = b[0]
+    cdef work own[7]
     cdef Py_ssize_t i
     k.statistics, k.center, k.weight, k.through = statistics, center, weight, through
     if statistics == MANY:
@@ -183,6 +210,7 @@ cdef inline void descend_as(const Affine* c, const Block* b, const work* x, cons
     one.rows = 1
     for i in range(b.rows):
         r = row_of(&k, i, dy[0])
+        in_registers(&r, own)
         descend_columns(&r, &one, x + i * b.x, dy + i * b.dy, dx + i * b.y)
 
 

@@ -28,6 +28,7 @@ cdef struct Array:
     Py_ssize_t first        # the row that begins at data
     int level               # of the cache that holds it, as in Plan
     Py_ssize_t ahead        # bytes from what is read to what is prefetched; 0: nothing is
+    Py_ssize_t later        # the same when a row is read again, to be written
     bint far                # whether blocks are prefetched, of runs too far from each other for the hardware to see a stream
     bint plain              # the elements of a run are of the working type, side by side
     bint whole              # and so are the runs of a row
@@ -59,7 +60,7 @@ cdef inline void open_array(Array* a, const Plan* p, const char* data, const Spa
     a.channels, a.channel = p.channels, span.channel * size
     a.segments, a.segment = p.segments, span.segment * size
     a.length, a.position = p.length, (1 if p.length == 1 else span.position) * size
-    a.first = 0
+    a.first = a.later = 0
     a.level, a.far, a.inside = p.level, False, NULL
     a.plain = size == sizeof(work) and a.position == size
     a.ahead = AHEAD_BYTES if p.level > 2 and not a.plain else 0
@@ -289,7 +290,7 @@ cdef inline Array* in_room(const Array* a, Py_ssize_t r, Py_ssize_t step, Array*
     taken.channel = taken.segment * a.segments
     taken.plain = taken.whole = True
     taken.far, taken.inside = False, NULL
-    taken.ahead = taken.level = 0
+    taken.ahead = taken.later = taken.level = 0
     return taken
 
 

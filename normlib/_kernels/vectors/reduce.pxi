@@ -104,6 +104,7 @@ cdef struct Slopes:
     const void* weight
     void* dweight
     void* dbias
+    Py_ssize_t first, stop      # the elements of the row that are taken, by whole blocks
     Py_ssize_t x_ahead, dy_ahead
 
 
@@ -242,7 +243,7 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
 
 cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
                             double* sums, double* products, work zero) noexcept nogil:
-    """add_slopes of a row of n elements"""
+    """add_slopes of a row of n elements, or of some blocks of it; of float64 all at once"""
     cdef work room[BLOCK]
     cdef work droom[BLOCK]
     cdef double block[2][8]
@@ -252,7 +253,7 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
     cdef const work* g
     if work is double and whole > BLOCK:
         memset(lost, 0, sizeof(lost))
-    for i from 0 <= i < whole by BLOCK:
+    for i from c.first <= i < min(whole, c.stop) by BLOCK:
         m = min(<Py_ssize_t>BLOCK, whole - i)
         t, g = take_ahead(x, row, i, m, n, &c.x_ahead, room), take_ahead(dy, drow, i, m, n, &c.dy_ahead, droom)
         if work is double and i > 0:
@@ -263,7 +264,7 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
         advance(c, m, zero)
     if work is double and whole > BLOCK:
         end_blocks(sums, products, lost, True)
-    if whole < n:
+    if whole < c.stop:
         m = n - whole
         t, g = take_ahead(x, row, whole, m, n, &c.x_ahead, room), take_ahead(dy, drow, whole, m, n, &c.dy_ahead, droom)
         few_slopes(c, t, g, m, sums, products, whole > 0)

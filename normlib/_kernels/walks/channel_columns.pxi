@@ -375,7 +375,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
     cdef const work* t
     cdef char* to
     cdef Block b
-    b.ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
+    b.ahead = b.dy_ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
     for j from 0 <= j < width by step:
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
@@ -425,7 +425,7 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
     cdef const work* g
     cdef char* to
     cdef Block b
-    b.ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
+    b.ahead = b.dy_ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
     for j from 0 <= j < width by step:
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)

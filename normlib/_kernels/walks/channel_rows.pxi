@@ -17,6 +17,12 @@ cdef inline bint scattered(const Plan* p) noexcept nogil:
     return p.level > 3 and p.segments > 1 and SEEN <= p.length * p.itemsize < SEEN_FAR
 
 
+cdef inline Py_ssize_t while_written(const Plan* p, const Array* x) noexcept nogil:
+    """How far ahead to prefetch while rows that L1 holds are written, as in `look_ahead_of`."""
+    cdef Py_ssize_t bytes = p.channels * p.length * x.itemsize * (1 if p.dy == NULL else 2)
+    return AHEAD_BYTES if p.streaming and x.plain and p.segments == 1 and bytes <= AHEAD_BYTES else 0
+
+
 cdef inline Py_ssize_t next_lot(const Array* x, const Plan* p, Py_ssize_t many) noexcept nogil:
     """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
     if p.level > 2 and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
@@ -147,7 +153,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     cdef Py_ssize_t n = x.length, apart = between(x), per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * apart, zero) // apart), k
     cdef const work* t
     cdef work* u
-    b.width, b.ahead = n, 0
+    b.width, b.ahead = n, x.later
     if runs_in_place(s, x, spot):
         b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         normalize(c, &b, <const work*>spot.x, <work*>spot.y)
@@ -260,6 +266,7 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     open_pass(&s, p, zero)
     open_residual(&residual, p.before, False, zero)
     s.x.far = scattered(p)
+    s.x.later = while_written(p, &s.x)
     while r < stop:
         m = alike_rows(p, r, min(most, stop - r, stop - r if whole else p.groups - r % p.groups), n)
         if p.before != NULL:
@@ -296,7 +303,8 @@ cdef void channel_slopes(const Array* x, Array* dy, const char* row, const char*
     c.shifted = True
     c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
     c.shift, c.scale = table[SHIFT * TOGETHER + k], table[SCALE * TOGETHER + k]
-    row_slopes(&c, x, dy, row, drow, x.segments * x.length, sums, products, table[0])
+    c.first, c.stop = 0, x.segments * x.length
+    row_slopes(&c, x, dy, row, drow, c.stop, sums, products, table[0])
 
 
 cdef void channels_slopes(Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t first, Py_ssize_t m, const work* table, double* s,
@@ -346,7 +354,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
     cdef const work* t
     cdef const work* g
     cdef work* u
-    b.width, b.ahead = n, 0
+    b.width, b.ahead, b.dy_ahead = n, x.later, dy.later
     if runs_in_place(s, x, spot) and dy.plain:
         b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
@@ -444,6 +452,7 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
     open_pass(&s, p, zero)
     open_inside(&inside, p, NULL, True, zero)
     s.x.far = s.dy.far = scattered(p)
+    s.x.later, s.dy.later = while_written(p, &s.x), while_written(p, &s.dy)
     memset(of_groups, 0, sizeof(of_groups))
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
         g = ready = first

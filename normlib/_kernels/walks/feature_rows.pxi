@@ -50,7 +50,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         lot_quantized(s, x, r, m, table, c, scaled)
         return
     if in_place(s, x, r) and s.apart and not scaled:
-        b.rows, b.width, b.ahead = m, n, 0
+        b.rows, b.width, b.ahead, b.dy_ahead = m, n, x.later, 0
         b.x, b.y = rows_apart(x) // <Py_ssize_t>sizeof(work), rows_apart(&s.y) // <Py_ssize_t>sizeof(work)
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, table[0])
@@ -127,6 +127,11 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
 
 # ---- backward ----
 
+cdef enum:
+    WIDE_ROW_BYTES = 1 << 15    # of a row of x, dy, dweight and dbias, which L1 holds
+    WIDE_LOT_BYTES = 1 << 17    # of rows of x and dy that are taken block by block
+
+
 cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
                          double* products, work zero) noexcept nogil:
     """row_slopes, where what is absent is a constant"""
@@ -176,7 +181,7 @@ cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, cons
     cdef Py_ssize_t i, j
     feature_kinds(&c, p, NULL, table)
     c.bias = ABSENT
-    b.rows, b.ahead = 1, 0
+    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
     for i from 0 <= i < p.parameters by ABREAST:
         b.width = min(<Py_ssize_t>ABREAST, p.parameters - i)
         t, g = take(x, row, i, b.width, room), take(dy, drow, i, b.width, slopes)
@@ -186,6 +191,15 @@ cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, cons
         if p.centered:
             for j in range(b.width):
                 db[i + j] += g[j]
+
+
+cdef inline Py_ssize_t rows_by_blocks(const Plan* p, work zero) noexcept nogil:
+    """Of how many rows the blocks are taken in turn, so that those of dweight and dbias stay in L1, which does not hold a whole row
+    of all four arrays; 0: row by row. What is rounded off the sums of float64 is kept for one row alone."""
+    cdef Py_ssize_t bytes = 2 * p.parameters * p.itemsize
+    if work is double or not p.weight_grads or p.inside != NULL or 4 * p.parameters * sizeof(work) <= WIDE_ROW_BYTES:
+        return 0
+    return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, WIDE_LOT_BYTES // bytes))
 
 
 cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
@@ -199,18 +213,22 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
     cdef work* shift = table + SHIFT * TOGETHER
     cdef work* delta = table + DELTA * TOGETHER
     cdef work* scale = table + SCALE * TOGETHER
-    cdef Py_ssize_t n = p.parameters, k
+    cdef Py_ssize_t n = p.parameters, together = rows_by_blocks(p, table[0]), step = BLOCK if together > 1 else n, first, k
     c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads and not p.round_first
     memset(delta, 0, TOGETHER * sizeof(work))
     given_statistics(p, r, m, table, False)
+    for first from 0 <= first < n by step:
+        c.first, c.stop = first, min(first + step, n)
+        for k in range(m):
+            look_ahead_of(x, p, r + k, together)
+            look_ahead_of(dy, p, r + k, together)
+            c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
+            c.weight, c.dweight, c.dbias = at(w, first, w != NULL), at(dw, first, dw != NULL), at(dw, n + first, dw != NULL)
+            taken = by_mask(x, inside, r + k, 0, c.shift, &filled)
+            feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
     for k in range(m):
-        look_ahead_of(x, p, r + k)
-        look_ahead_of(dy, p, r + k)
-        c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
-        c.weight, c.dweight, c.dbias = w, dw, at(dw, n, dw != NULL)
-        taken = by_mask(x, inside, r + k, 0, c.shift, &filled)
-        feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
         if p.round_first and dw != NULL:
+            taken = by_mask(x, inside, r + k, 0, shift[k], &filled)
             rounded_gradients(p, taken, dy, row_at(x, r + k), row_at(dy, r + k), table + k, dw, at(dw, n, p.centered))
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
@@ -227,7 +245,7 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Block b
     cdef Py_ssize_t k
     if in_place(s, x, r) and s.apart and dy.plain and dy.whole:
-        b.rows, b.width, b.ahead = m, s.plan.parameters, 0
+        b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, x.later, dy.later
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, zero)
@@ -253,7 +271,7 @@ cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept
 
 cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
     cdef Py_ssize_t n = p.parameters, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
-    cdef Py_ssize_t most = together(2 * n, p.streaming), step = round_up(n, LINE // sizeof(work)), ready = r
+    cdef Py_ssize_t most = max(together(2 * n, p.streaming), rows_by_blocks(p, zero)), step = round_up(n, LINE // sizeof(work)), ready = r
     cdef work table[TABLE * TOGETHER]
     cdef const work* w = <const work*>p.weight
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, True) if p.weight_grads else NULL

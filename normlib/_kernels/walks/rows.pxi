@@ -12,6 +12,7 @@ cdef enum:
     TABLE = 6
     SHARES = 1 + OUTPUTS - BESIDE
     SHARE_BYTES = OUT_BYTES // SHARES // LINE * LINE    # of what a fused pass computes at once, and of each array that its epilogue reads
+    LATE_BYTES = 1 << 13        # of a row that stays in L1 until it is written, and the next is prefetched meanwhile
     ROOM_BYTES = PANEL_BYTES + 2 * TOGETHER * LINE  # of a lot, or of two half as large, each row from a line on
 
 # What a task works with.
@@ -152,12 +153,12 @@ cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, w
             row_sample(x, row_at(x, r + k), rows.sample[k], <work>0)
         shift_rows(&rows, m, taken, shift)
         for k in range(m):
-            look_ahead_of(x, p, r + k)
+            look_ahead_of(x, p, r + k, 0)
             row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], True)
     else:
         memset(shift, 0, TOGETHER * sizeof(work))
         for k in range(m):
-            look_ahead_of(x, p, r + k)
+            look_ahead_of(x, p, r + k, 0)
             row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], False)
     if not settle_rows(&rows, m, n, taken, p.centered, p.eps, shift, delta, scale):
         for k in range(m):
@@ -238,16 +239,19 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
     return scaled
 
 
-cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r) noexcept nogil:
-    """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, or in long rows
-    themselves."""
-    cdef Py_ssize_t rows
+cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r, Py_ssize_t together) noexcept nogil:
+    """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, at least so many
+    further, or in long rows themselves."""
+    cdef Py_ssize_t rows, ahead
+    cdef bint late
     if x.level < 3 or p.form != FEATURE_ROWS:
         return
-    rows = AHEAD_BYTES // (p.parameters * x.itemsize)
-    x.ahead = AHEAD_BYTES
+    rows = max(AHEAD_BYTES // (p.parameters * x.itemsize), together)
+    ahead = AHEAD_BYTES
     if rows > 0:
-        x.ahead = row_at(x, min(r + rows, p.samples * p.groups - 1)) - row_at(x, r)
+        ahead = row_at(x, min(r + rows, p.samples * p.groups - 1)) - row_at(x, r)
+    late = p.streaming and x.plain and x.whole and p.parameters * x.itemsize <= LATE_BYTES
+    x.ahead, x.later = 0 if late else ahead, ahead if late else 0
 
 
 cdef inline work* share_of(const Pass* s, int i, work zero) noexcept nogil:
@@ -376,7 +380,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif factor != 1:
         step = min(step, out_of_panel(zero))
-    b.rows, b.ahead = 1, 0
+    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
     for i from first <= i < stop by step:
         b.width = min(step, stop - i)
         k = from_element(p.c, i, zero)
@@ -386,6 +390,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
             for l in range(b.width):
                 u[l] = t[l] * factor
             t = u
+        b.ahead = p.x.later
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         normalize_by(s.plan, &k, &b, t, u)
         if fused:
@@ -406,12 +411,13 @@ cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t fi
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif not (p.x.plain and p.x.whole and p.dy.plain and p.dy.whole):
         step = min(step, out_of_panel(zero) // 2)
-    b.rows, b.ahead = 1, 0
+    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
     for i from first <= i < stop by step:
         b.width = min(step, stop - i)
         k = from_element(p.c, i, zero)
         t = take(p.x, spot.x, i, b.width, <work*>s.out)
         g = take(p.dy, p.drow, i, b.width, room)
+        b.ahead, b.dy_ahead = p.x.later, p.dy.later
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         descend(&k, &b, t, g, u)
         if fused:
