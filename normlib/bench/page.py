@@ -12,7 +12,7 @@ from string import Template
 from normlib.bench.cases import ITEMSIZE
 from normlib.bench.figures import figures, geometric_mean
 from normlib.bench.pictures import Lane, Picture, Point, Scale, amount, lanes, points
-from normlib.bench.report import _megabytes, _seconds, in_order, peer_names, summary
+from normlib.bench.report import _seconds, in_order, peer_names, summary
 from normlib.bench.runner import Result
 
 __all__ = ["page"]
@@ -20,6 +20,8 @@ __all__ = ["page"]
 NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX", "numpy": "NumPy backend",
          "separate": "separate steps", "vllm": "vLLM"}  # fmt: skip
 ALL = "All cases"
+WORDS = {"case", "to", "clock", "promise", "of", "verdict", "worst case", "what", "which",
+         "model", "pass", "shape", "layout", "dtype", "output"}  # fmt: skip
 
 
 class Scales:
@@ -59,7 +61,7 @@ def page(results: list[Result], about: dict) -> str:
         title=escape(f"normlib {about['normlib']}: {len(results)} cases on {threads}"),
         machine=escape(", ".join(str(machine[name]) for name in ("cpu", "date") if machine.get(name))),
         links="".join(f'<li><a href="#{slug}">{escape(name)}</a></li>' for slug, name in links),
-        tiles=_tiles(results, about),
+        tiles=_tiles(results),
         sections="\n".join(sections),
         style=_file("page.css"),
         script=_file("page.js"),
@@ -79,13 +81,13 @@ def _section(name: str, title: str, *parts: str) -> str:
     return "\n".join((head, *parts, "</section>"))
 
 
-def _table(caption: str, head: Sequence[str], rows: Iterable[str], *, kind: str = "", words: int = 1) -> str:
-    """A table in a box that scrolls, by keyboard too; the first columns, so many, hold words and not numbers."""
+def _table(caption: str, head: Sequence[str], rows: Iterable[str], *, kind: str) -> str:
+    """A table in a box that scrolls, by keyboard too."""
     name = _slug(caption)
-    cells = "".join(f'<th scope="col"{_word(i < words)}>{escape(text)}</th>' for i, text in enumerate(head))
+    cells = "".join(f'<th scope="col"{_word(text in WORDS)}>{escape(text)}</th>' for text in head)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-caption">'
-        f'<table class="{kind}"><caption id="{name}-caption">{escape(caption)}</caption>'
+        f'<table class="{kind}"><caption id="{name}-caption"><span>{escape(caption)}</span></caption>'
         f"<thead><tr>{cells}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
     )
 
@@ -105,22 +107,22 @@ def _head_of_row(text: str) -> str:
 
 
 def _clock(result: Result) -> str:
-    return ", ".join(["noisy"] * result.noisy + ["busy cores"] * result.shared)
+    return ", ".join(["noisy"] * result.noisy + ["busy"] * result.shared)
 
 
-def _tiles(results: list[Result], about: dict) -> str:
+def _tiles(results: list[Result]) -> str:
     tiles = []
     for line in summary(results):
-        name, mean, cases = line["against"], f"{line['mean']:.3g}", f"{line['cases']} cases"
+        name, mean, worst = line["against"], f"{line['mean']:.3g}", f"{line['worst']:.3g}"
         if line["lost"] is None:
-            head, words, worst = "Our time over the limit", f"the mean of {cases}", f"worst {line['worst']:.3g}"
+            head, times, told = "A copy, the limit", "times its time", f"at most {worst}"
         else:
-            head = f"{NAMES.get(name, name)} {about['peers'].get(name, '')}: its time over ours"
-            words, worst = f"the mean of {cases}", f"{line['lost'] or 'none'} lost; least {line['worst']:.3g}"
+            head, times = NAMES.get(name, name), "times our time"
+            told = f"{line['lost'] or 'none'} lost, at least {worst}"
         kind = ' class="losing"' if line["lost"] else ""
         tiles.append(
-            f"<div{kind}><dt>{escape(head)}</dt><dd><b>{mean}</b> {words}</dd>"
-            f"<dd>{worst}: {escape(line['case'])}</dd></div>"
+            f"<div{kind}><dt>{escape(head)}</dt><dd><b>{mean}</b> {times}, the mean of {line['cases']} cases</dd>"
+            f"<dd>{told}: {escape(line['case'])}</dd></div>"
         )
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
@@ -145,9 +147,9 @@ def _lost(results: list[Result], rows: dict[int, str]) -> Iterator[str]:
         + "</tr>"
         for ratio, name, result in lost
     )
-    caption = f"Lost: {len(lost)} of {sum(len(result.peers) for result in results)} comparisons"
-    head = ["case", "to", "its time over ours", "its time", "ours", "x limit", "clock"]
-    yield _table(caption, head, lines, kind="sorts", words=2)
+    caption = f"Lost: {len(lost)} of {sum(len(r.peers) for r in results)} comparisons; the ratio is its time over ours"
+    head = ["case", "to", "ratio", "its time", "ours", "x limit", "clock"]
+    yield _table(caption, head, lines, kind="sorts lost")
 
 
 def _goals(results: list[Result]) -> Iterator[str]:
@@ -166,7 +168,8 @@ def _goals(results: list[Result]) -> Iterator[str]:
             + f"{_cell(line['case'], word=True)}</tr>"
         )
     caption = f"Goals of the project: {sum(not line['met'] for line in found)} of {len(found)} missed"
-    yield _table(caption, ["goal", "of", "cases", "goal is", "here", "verdict", "worst case"], lines, words=2)
+    head = ["promise", "of", "cases", "goal", "here", "verdict", "worst case"]
+    yield _table(caption, head, lines, kind="goals")
 
 
 def _doubts(results: list[Result], about: dict) -> Iterator[str]:
@@ -206,7 +209,7 @@ def _machine(results: list[Result], about: dict, machine: dict) -> str:
         **{NAMES.get(name, name): version for name, version in about["peers"].items()},
     }
     lines = (f"<tr>{_head_of_row(name)}{_cell(str(text), word=True)}</tr>" for name, text in told.items() if text)
-    return _table("What ran where", ["what", "which"], lines, words=2)
+    return _table("What ran where", ["what", "which"], lines, kind="machine")
 
 
 def _point(result: Result, x: float, y: float, ratio: float | None = None) -> Point:
@@ -237,11 +240,11 @@ def _pictures(name: str, found: list[Result], scales: Scales, caches: dict) -> I
             drawn = points(
                 around, dots, scales.bytes, scales.speed, lambda v: f"{v / 1e9:g}", under=copies, levels=caches
             )
-            yield f"{pass_name.title()}: GB/s, and what a copy reaches", drawn
+            yield f"{pass_name.title()}: GB/s, ours and the copy's", drawn
         else:
             dots = [_point(r, r.case.bytes, 1 / r.over_limit) for r in chosen]
             drawn = points(around, dots, scales.bytes, scales.share, lambda v: f"{100 * v:g} %", levels=caches)
-            yield f"{pass_name.title()}: share of the limit, {1 / mean:.0%} in the mean", drawn
+            yield f"{pass_name.title()}: {100 / mean:.0f} % of the limit in the mean", drawn
     beside = []
     for peer in peer_names(found):
         met = [result for result in found if peer in result.peers]
@@ -271,8 +274,8 @@ def _cases(name: str, found: list[Result], rows: dict[int, str]) -> str:
     """The table of a group."""
     peers = peer_names(found)
     alone = any(result.speedup is not None for result in found)
-    head = ["model", "pass", "shape", "layout", "dtype", "output", "MB", "time", "GB/s", "x limit"]
-    head += [NAMES.get(peer, peer) for peer in peers] + ["1 thread"] * alone + ["clock"]
+    head = ["model", "pass", "shape", "layout", "dtype", "output", "bytes", "time", "GB/s", "x limit", "clock"]
+    head += [NAMES.get(peer, peer) for peer in peers] + ["1 thread"] * alone
     lines = []
     for result in found:
         case = result.case
@@ -280,12 +283,12 @@ def _cases(name: str, found: list[Result], rows: dict[int, str]) -> str:
         ratios = [*(result.peers.get(peer) for peer in peers), *[result.speedup] * alone]
         lines.append(
             f'<tr id="{rows[id(result)]}">{_head_of_row(case.model)}{"".join(_cell(word, word=True) for word in words)}'
-            + _cell(_megabytes(case.bytes), value=case.bytes)
+            + _cell(amount(case.bytes), value=case.bytes)
             + _cell(_seconds(result.ours), value=result.ours)
             + _cell(f"{case.bytes / result.ours / 1e9:.2f}")
             + _cell(f"{result.over_limit:.2f}")
-            + "".join(_cell("-") if ratio is None else _cell(f"{ratio:.3g}", lost=ratio < 1) for ratio in ratios)
             + _cell(_clock(result), word=True)
+            + "".join(_cell("-") if ratio is None else _cell(f"{ratio:.3g}", lost=ratio < 1) for ratio in ratios)
             + "</tr>"
         )
-    return _table(f"{name}: all cases", head, lines, kind="sorts", words=6)
+    return _table(f"{name}: all cases", head, lines, kind="sorts cases")

@@ -66,9 +66,9 @@ class Scale:
         return round(self.start + min(max(share, 0), 1) * (self.end - self.start), 1)
 
     def ticks(self, most: int = 8) -> list[float]:
-        """Round values on the axis: 1, 2 and 5 of each power of ten, or as many as there is room for."""
+        """Round values on the axis, as many of each power of ten as there is room for."""
         first, last = math.floor(math.log10(self.least)), math.ceil(math.log10(self.largest))
-        for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        for steps, stride in (((1, 1.5, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
             found = [float(f"{step}e{power}") for power in range(first, last + 1, stride) for step in steps]
             found = [tick for tick in found if self.least <= tick * 1.001 and tick <= self.largest * 1.001]
             if len(found) <= most:
@@ -128,14 +128,14 @@ def points(
     dashes = "".join(f"M{x(a) - 5:.4g} {y(b)}h10" for a, b in under)
     if dashes:
         parts.append(f'<path class="copy" d="{dashes}"/>')
-    parts += _marks((point, x(point.x), y(point.y)) for point in found)
+    parts += _marks(((point, x(point.x), y(point.y)) for point in found), _radius(len(found)))
     return _svg(picture, parts)
 
 
 def lanes(picture: Picture, found: list[Lane], x: Scale) -> str:
     """Return a picture of ratios, a lane for each peer: what is left of 1 is lost."""
     height = (BOTTOM - TOP) / len(found)
-    parts = []
+    parts, radius = [], _radius(max(len(lane.found) for lane in found))
     if x(1) > LEFT:
         parts.append(f'<path class="loss" d="M{LEFT} {TOP}H{x(1)}V{BOTTOM}H{LEFT}Z"/>')
     parts.append(_grid(x.ticks(), lambda tick: f'<path d="M{x(tick)} {TOP}V{BOTTOM}"/>'))
@@ -146,11 +146,16 @@ def lanes(picture: Picture, found: list[Lane], x: Scale) -> str:
         middle, reach = top + 0.6 * height, 0.26 * height
         # Points of the same ratio would hide each other: they go up and down by a fixed pattern.
         spread = [middle + reach * ((7 * n % 11) / 5 - 1) for n in range(len(lane.found))]
-        parts += _marks((point, x(point.x), round(y, 1)) for point, y in zip(lane.found, spread, strict=True))
+        marks = ((point, x(point.x), round(y, 1)) for point, y in zip(lane.found, spread, strict=True))
+        parts += _marks(marks, radius)
         parts.append(f'<path class="mean" d="M{x(lane.mean)} {middle - reach - 4:.4g}v{2 * reach + 8:.4g}"/>')
         words = f"{lane.name}: {lane.mean:.3g}" + (f", {lane.lost} lost" if lane.lost else "")
         parts.append(_text(RIGHT, top + 0.2 * height, words, "end", "lane"))
     return _svg(picture, parts)
+
+
+def _radius(number: int) -> float:
+    return 3.5 if number < 150 else 2.5
 
 
 def _bytes(x: Scale) -> list[str]:
@@ -161,10 +166,11 @@ def _grid(ticks: list[float], line: Callable[[float], str]) -> str:
     return f'<g class="grid">{"".join(map(line, ticks))}</g>'
 
 
-def _marks(found: Iterable[tuple[Point, float, float]]) -> Iterable[str]:
+def _marks(found: Iterable[tuple[Point, float, float]], radius: float) -> Iterable[str]:
     """The points, those that are lost last and so on top."""
     for point, x, y in sorted(found, key=lambda mark: "lost" in mark[0].kind):
-        form = f'path d="M{x} {y}m0-5 5 5-5 5-5-5Z"' if "lost" in point.kind else f'circle cx="{x}" cy="{y}" r="3.5"'
+        lost = f'path d="M{x} {y}m0-5 5 5-5 5-5-5Z"'
+        form = lost if "lost" in point.kind else f'circle cx="{x}" cy="{y}" r="{radius}"'
         kind = f"dot {point.kind}".rstrip()
         yield f'<{form} class="{kind}"><title>{escape(point.words)}</title></{form.partition(" ")[0]}>'
 
