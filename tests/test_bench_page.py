@@ -291,7 +291,7 @@ def test_doubts_are_told():
     told = section(read(page(found, ABOUT | {"left_out": 4, "interrupted": True})), "lost").text
     for words in (
         "The run was interrupted",
-        "4 cases were left out",
+        "4 cases left out",
         "The clock was too noisy to tell in 1 of 3",
         "Other programs wanted our cores in 1 of 3",
         f"Not timed: jax, {found[2].case.name}: the output differs.",

@@ -11,7 +11,7 @@ from string import Template
 
 from normlib.bench.cases import ITEMSIZE
 from normlib.bench.figures import figures, geometric_mean
-from normlib.bench.pictures import Lane, Picture, Point, Scale, amount, lanes, points
+from normlib.bench.pictures import Lane, Picture, Point, across, amount, lanes, points, upward
 from normlib.bench.report import _seconds, in_order, peer_names, summary
 from normlib.bench.runner import Result
 
@@ -28,10 +28,10 @@ class Scales:
     """The axes of the pictures, the same for all groups of a run."""
 
     def __init__(self, results: list[Result]) -> None:
-        self.bytes = Scale((r.case.bytes for r in results), 54, 362)
-        self.share = Scale([1, *(1 / r.over_limit for r in results)], 232, 26)
-        self.speed = Scale((r.case.bytes / seconds for r in results for seconds in (r.ours, r.limit)), 232, 26)
-        self.ratio = Scale([1, *(ratio for r in results for ratio in r.peers.values())], 54, 362)
+        self.bytes = across(r.case.bytes for r in results)
+        self.share = upward([1, *(1 / r.over_limit for r in results)])
+        self.speed = upward(r.case.bytes / seconds for r in results for seconds in (r.ours, r.limit))
+        self.ratio = across([1, *(ratio for r in results for ratio in r.peers.values())])
 
 
 def page(results: list[Result], about: dict) -> str:
@@ -50,7 +50,6 @@ def page(results: list[Result], about: dict) -> str:
     for result in results:
         groups.setdefault(result.case.title, []).append(result)
     machine = about.get("machine") or {}
-    threads = f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
     links = [("lost", "Lost"), ("machine", "Machine"), *((_slug(name), name) for name in (ALL, *groups))]
     sections = [
         _section("lost", "What was lost", *_lost(results, rows), *_goals(results), *_doubts(results, about)),
@@ -58,7 +57,9 @@ def page(results: list[Result], about: dict) -> str:
         *(_group(name, found, scales, rows, machine) for name, found in {ALL: results, **groups}.items()),
     ]
     return Template(_file("page.html")).substitute(
-        title=escape(f"normlib {about['normlib']}: {len(results)} cases on {threads}"),
+        title=escape(
+            f"normlib {about['normlib']}: {_number(len(results), 'case')} on {_number(about['threads'], 'thread')}"
+        ),
         machine=escape(", ".join(str(machine[name]) for name in ("cpu", "date") if machine.get(name))),
         links="".join(f'<li><a href="#{slug}">{escape(name)}</a></li>' for slug, name in links),
         tiles=_tiles(results),
@@ -70,6 +71,10 @@ def page(results: list[Result], about: dict) -> str:
 
 def _file(name: str) -> str:
     return files("normlib.bench").joinpath(name).read_text("utf-8")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _slug(name: str) -> str:
@@ -121,7 +126,7 @@ def _tiles(results: list[Result]) -> str:
             told = f"{line['lost'] or 'none'} lost, at least {worst}"
         kind = ' class="losing"' if line["lost"] else ""
         tiles.append(
-            f"<div{kind}><dt>{escape(head)}</dt><dd><b>{mean}</b> {times}, the mean of {line['cases']} cases</dd>"
+            f"<div{kind}><dt>{escape(head)}</dt><dd><b>{mean}</b> {times}, the mean of {_number(line['cases'], 'case')}</dd>"
             f"<dd>{told}: {escape(line['case'])}</dd></div>"
         )
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
@@ -178,11 +183,11 @@ def _doubts(results: list[Result], about: dict) -> Iterator[str]:
     if about.get("interrupted"):
         told.append("The run was interrupted: cases are missing.")
     if about.get("left_out"):
-        told.append(f"{about['left_out']} cases were left out: they would not fit into the free memory.")
+        told.append(f"{_number(about['left_out'], 'case')} left out: too large for the free memory.")
     if noisy := sum(result.noisy for result in results):
-        told.append(f"The clock was too noisy to tell in {noisy} of {len(results)} cases.")
+        told.append(f"The clock was too noisy to tell in {noisy} of {_number(len(results), 'case')}.")
     if shared := sum(result.shared for result in results):
-        told.append(f"Other programs wanted our cores in {shared} of {len(results)} cases.")
+        told.append(f"Other programs wanted our cores in {shared} of {_number(len(results), 'case')}.")
     told += [f"Not timed: {name}, {r.case.name}: {why}." for r in results for name, why in r.refused.items()]
     if told:
         yield f"<h3>Doubts</h3>\n<ul>{''.join(f'<li>{escape(line)}</li>' for line in told)}</ul>"
@@ -232,7 +237,7 @@ def _pictures(name: str, found: list[Result], scales: Scales, caches: dict) -> I
             continue
         mean = geometric_mean(result.over_limit for result in chosen)
         title = f"{name}, {pass_name}"
-        words = f"{len(chosen)} cases, {mean:.2f} times the limit in the mean; tables give them all."
+        words = f"{_number(len(chosen), 'case')}, {mean:.2f} times the limit in the mean; tables give them all."
         around = Picture(f"{_slug(name)}-{pass_name}", title, words, "least bytes of the pass")
         if name == ALL:
             dots = [_point(r, r.case.bytes, r.case.bytes / r.ours) for r in chosen]
@@ -265,7 +270,7 @@ def _group(name: str, found: list[Result], scales: Scales, rows: dict[int, str],
     )
     parts = [f'<div class="pictures">\n{drawn}</div>']
     if name != ALL:
-        head = f"<summary>Table of {len(found)} case{'s' * (len(found) > 1)}</summary>"
+        head = f"<summary>Table of {_number(len(found), 'case')}</summary>"
         parts.append(f"<details>{head}\n{_cases(name, found, rows)}</details>")
     return _section(_slug(name), name, *parts)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Lane", "Picture", "Point", "Scale", "amount", "lanes", "points"]
+__all__ = ["Lane", "Picture", "Point", "Scale", "across", "amount", "lanes", "points", "upward"]
 
 WIDTH, HEIGHT = 380, 280
 LEFT, RIGHT, TOP, BOTTOM = 50, 368, 22, 236
@@ -76,6 +76,16 @@ class Scale:
         return found
 
 
+def across(values: Iterable[float]) -> Scale:
+    """Return a scale from left to right."""
+    return Scale(values, LEFT + 4, RIGHT - 6)
+
+
+def upward(values: Iterable[float]) -> Scale:
+    """Return a scale from the bottom to the top."""
+    return Scale(values, BOTTOM - 4, TOP + 4)
+
+
 def amount(value: float) -> str:
     """Return bytes in words.
 
@@ -124,7 +134,7 @@ def points(
     for name, size in (levels or {}).items():
         if x.least < size < x.largest:
             parts.append(f'<path class="level" d="M{x(size)} {TOP}V{BOTTOM}"/>{_text(x(size), TOP - 6, name)}')
-    parts += _bytes(x)
+    parts += [_text(x(tick), BOTTOM + 16, amount(tick)) for tick in x.ticks(6)]
     dashes = "".join(f"M{x(a) - 5:.4g} {y(b)}h10" for a, b in under)
     if dashes:
         parts.append(f'<path class="copy" d="{dashes}"/>')
@@ -136,7 +146,7 @@ def lanes(picture: Picture, found: list[Lane], x: Scale) -> str:
     """Return a picture of ratios, a lane for each peer: what is left of 1 is lost."""
     height = (BOTTOM - TOP) / len(found)
     parts, radius = [], _radius(max(len(lane.found) for lane in found))
-    if x(1) > LEFT:
+    if x(1) > x.start:
         parts.append(f'<path class="loss" d="M{LEFT} {TOP}H{x(1)}V{BOTTOM}H{LEFT}Z"/>')
     parts.append(_grid(x.ticks(), lambda tick: f'<path d="M{x(tick)} {TOP}V{BOTTOM}"/>'))
     parts += [_text(x(tick), BOTTOM + 16, f"{tick:g}") for tick in x.ticks()]
@@ -156,10 +166,6 @@ def lanes(picture: Picture, found: list[Lane], x: Scale) -> str:
 
 def _radius(number: int) -> float:
     return 3.5 if number < 150 else 2.5
-
-
-def _bytes(x: Scale) -> list[str]:
-    return [_text(x(tick), BOTTOM + 16, amount(tick)) for tick in x.ticks(6)]
 
 
 def _grid(ticks: list[float], line: Callable[[float], str]) -> str:
