@@ -49,7 +49,7 @@ def page(results: list[Result], about: dict) -> str:
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.case.title, []).append(result)
-    machine = about.get("machine") or {}
+    machine, cases = about.get("machine") or {}, _number(len(results), "case")
     links = [("lost", "Lost"), ("machine", "Machine"), *((_slug(name), name) for name in (ALL, *groups))]
     sections = [
         _section("lost", "What was lost", *_lost(results, rows), *_goals(results), *_doubts(results, about)),
@@ -57,9 +57,7 @@ def page(results: list[Result], about: dict) -> str:
         *(_group(name, found, scales, rows, machine) for name, found in {ALL: results, **groups}.items()),
     ]
     return Template(_file("page.html")).substitute(
-        title=escape(
-            f"normlib {about['normlib']}: {_number(len(results), 'case')} on {_number(about['threads'], 'thread')}"
-        ),
+        title=escape(f"normlib {about['normlib']}: {cases} on {_number(about['threads'], 'thread')}"),
         machine=escape(", ".join(str(machine[name]) for name in ("cpu", "date") if machine.get(name))),
         links="".join(f'<li><a href="#{slug}">{escape(name)}</a></li>' for slug, name in links),
         tiles=_tiles(results),
@@ -119,6 +117,7 @@ def _tiles(results: list[Result]) -> str:
     tiles = []
     for line in summary(results):
         name, mean, worst = line["against"], f"{line['mean']:.3g}", f"{line['worst']:.3g}"
+        cases = _number(line["cases"], "case")
         if line["lost"] is None:
             head, times, told = "A copy, the limit", "times its time", f"at most {worst}"
         else:
@@ -126,7 +125,7 @@ def _tiles(results: list[Result]) -> str:
             told = f"{line['lost'] or 'none'} lost, at least {worst}"
         kind = ' class="losing"' if line["lost"] else ""
         tiles.append(
-            f"<div{kind}><dt>{escape(head)}</dt><dd><b>{mean}</b> {times}, the mean of {_number(line['cases'], 'case')}</dd>"
+            f"<div{kind}><dt>{escape(head)}</dt><dd><b>{mean}</b> {times}, the mean of {cases}</dd>"
             f"<dd>{told}: {escape(line['case'])}</dd></div>"
         )
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
