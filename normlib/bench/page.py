@@ -195,16 +195,16 @@ def _doubts(results: list[Result], about: dict) -> Iterator[str]:
 def _machine(results: list[Result], about: dict, machine: dict) -> str:
     largest = max(results, key=lambda result: result.case.bytes)
     fastest = max(results, key=lambda result: result.case.bytes / result.limit)
-    copies = [f"{r.case.bytes / r.limit / 1e9:.3g} GB/s of {amount(r.case.bytes)}" for r in (largest, fastest)]
+    copies = [f"{r.case.bytes / r.limit / 1e9:.3g} GB/s for {amount(r.case.bytes)}" for r in (largest, fastest)]
     busy = [result.others for result in results if result.others is not None]
     caches = machine.get("caches") or {}
     ours = about["normlib"], about["backend"], machine.get("isa"), machine.get("openmp")
     told = {
         "Processor": machine.get("cpu"),
         "Cores": machine.get("cores"),
-        "Busy with other programs": busy and f"{sum(busy) / len(busy):.1f} cores, at most {max(busy):.1f}",
+        "Busy with other programs": busy and f"{sum(busy) / len(busy):.1f} cores in the mean, at most {max(busy):.1f}",
         "Caches": ", ".join(f"{name} {size // 1024:,} KiB" for name, size in caches.items()),
-        "Copy of memory": f"{copies[0]} (the largest); {copies[1]} (the fastest); {about['limit']}",
+        "Copy of memory": f"{copies[0]}, the largest; {copies[1]}, the fastest; {about['limit']}",
         "System": machine.get("system"),
         "Threads": about["threads"],
         "normlib": ", ".join(str(part) for part in ours if part),
