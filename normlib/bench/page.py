@@ -109,6 +109,11 @@ def _head_of_row(text: str) -> str:
     return f'<th scope="row" class="word">{escape(text)}</th>'
 
 
+def _peers(found: list[Result]) -> list[str]:
+    """The peers of some cases, in the same order in every group."""
+    return sorted(peer_names(found), key=lambda name: [*NAMES, name].index(name))
+
+
 def _clock(result: Result) -> str:
     return ", ".join(["noisy"] * result.noisy + ["busy"] * result.shared)
 
@@ -250,7 +255,7 @@ def _pictures(name: str, found: list[Result], scales: Scales, caches: dict) -> I
             drawn = points(around, dots, scales.bytes, scales.share, lambda v: f"{100 * v:g} %", levels=caches)
             yield f"{pass_name.title()}: {100 / mean:.0f} % of the limit in the mean", drawn
     beside = []
-    for peer in peer_names(found):
+    for peer in _peers(found):
         met = [result for result in found if peer in result.peers]
         ratios = [result.peers[peer] for result in met]
         dots = [_point(result, ratio, 0, ratio) for result, ratio in zip(met, ratios, strict=True)]
@@ -276,7 +281,7 @@ def _group(name: str, found: list[Result], scales: Scales, rows: dict[int, str],
 
 def _cases(name: str, found: list[Result], rows: dict[int, str]) -> str:
     """The table of a group."""
-    peers = peer_names(found)
+    peers = _peers(found)
     alone = any(result.speedup is not None for result in found)
     head = ["model", "pass", "shape", "layout", "dtype", "output", "bytes", "time", "GB/s", "x limit", "clock"]
     head += [NAMES.get(peer, peer) for peer in peers] + ["1 thread"] * alone
