@@ -49,8 +49,8 @@ class Scale:
     >>> scale = Scale([1.0, 100.0], 0, 50)
     >>> scale(10.0), scale(1e9)
     (25.0, 50)
-    >>> scale.ticks()
-    [1.0, 10.0, 100.0]
+    >>> scale.ticks(most=5)
+    [1.0, 3.0, 10.0, 30.0, 100.0]
     """
 
     def __init__(self, values: Iterable[float], start: float, end: float) -> None:
