@@ -22,6 +22,7 @@ def wheel(path):
     wrong = [n for n in names if n.endswith(sources) or n.startswith(("tests/", "build/"))]
     needed = ["normlib/py.typed", "normlib/ops.pyi", "normlib/which.toml", "normlib/audit/__init__.py",
               "normlib/diagnosis/__init__.py", "normlib/examples/minilm.py",
+              "normlib/bench/page.html", "normlib/bench/page.css", "normlib/bench/page.js",
               "normlib/include/normlib.h", "normlib/capi.pxd", "normlib/_kernels/capi.pxd",
               "normlib/_kernels/header.pxd", "normlib/views.pxd", "normlib/share/pkgconfig/normlib.pc",
               "normlib/share/cmake/normlib/normlib-config.cmake", "normlib/interop/torch/bridge/module.cpp"]

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from normlib import backends
 from normlib._progress import Progress
 from normlib.bench import limit, peers, report, runner
 from normlib.bench.cases import DTYPES, FAMILIES, cases
+from normlib.bench.machine import machine
 from normlib.bench.peers import build
 
 __all__ = ["main"]
@@ -61,6 +63,17 @@ def _picture(text: str) -> Path:
     return path
 
 
+def _stored(text: str) -> tuple[list[runner.Result], dict]:
+    """What a run has written with --json."""
+    try:
+        with open(text, encoding="utf-8") as file:
+            return report.from_json(json.load(file))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no run of normlib bench --json: {error}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="normlib bench",
@@ -101,10 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"which of {', '.join(peers.PEERS)}, or none; by default all that are installed but torch.compile",
     )
     parser.add_argument("--beside", metavar="DIRECTORY", help="a peer more: the build of normlib in this directory")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write everything measured")
-    parser.add_argument(
-        "--plot", type=_picture, metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)"
-    )
+    _add_files(parser)
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
     parser.add_argument(
         "--model",
@@ -116,11 +126,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write everything measured")
+    parser.add_argument("--html", type=_file, metavar="FILE", help="write a page for people: tables and pictures")
+    parser.add_argument(
+        "--plot", type=_picture, metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--from",
+        type=_stored,
+        dest="stored",
+        metavar="FILE",
+        help="measure nothing: table, page and picture of a run that --json has written",
+    )
+
+
+def _refuse(parser: argparse.ArgumentParser, options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    for name in names:
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name} {why}")
+
+
 def _of_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Measure a model."""
-    for name in ("family", "dtype", "peers", "beside", "plot"):
-        if getattr(options, name) != parser.get_default(name):
-            parser.error(f"--{name} says nothing of a model")
+    _refuse(parser, options, ("family", "dtype", "peers", "beside", "html", "plot"), "says nothing of a model")
     try:
         from normlib.bench import models
     except ImportError as error:
@@ -152,6 +181,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.stored:
+        names = ("quick", "family", "only", "threads", "dtype", "peers", "beside", "list", "model", "compile")
+        _refuse(parser, options, names, "says nothing of a run that is over (--from)")
+        results, about = options.stored
+        print(_heading(about))
+        _give(results, about, options)
+        return 0
     if options.model:
         return _of_model(parser, options)
     if len(options.threads) > 1 or options.compile:
@@ -180,15 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:  # whatever another build may raise as it is imported
             print(f"--beside: {error}", file=sys.stderr)
             return 2
-    about = {
-        "normlib": normlib.__version__,
-        "backend": str(backends.which("layer_norm")),
-        "numpy": np.__version__,
-        "threads": threads,
-        "limit": "compiled copies" if limit.compiled() else "np.copyto, one thread",
-        "peers": {name: peer.version for name, peer in beside.items()},
-        "missing": missing,
-    }
+    about = _about(threads, beside, missing)
     print(_heading(about))
     results, left_out, interrupted = _run(chosen, beside, threads, runner.QUICK if options.quick else runner.Budget())
     if interrupted and not results:
@@ -196,19 +224,45 @@ def main(argv: list[str] | None = None) -> int:
     if not results:
         print("no case fits into the free memory", file=sys.stderr)
         return 2
+    about |= {"left_out": left_out, "interrupted": interrupted}
+    _give(results, about, options)
+    return 130 if interrupted else 0
+
+
+def _about(threads: int, beside: dict[str, peers.Peer], missing: dict[str, str]) -> dict:
+    """What a run is made of: versions, threads, peers, machine."""
+    return {
+        "normlib": normlib.__version__,
+        "backend": str(backends.which("layer_norm")),
+        "numpy": np.__version__,
+        "threads": threads,
+        "limit": "compiled copies" if limit.compiled() else "np.copyto, one thread",
+        "peers": {name: peer.version for name, peer in beside.items()},
+        "missing": missing,
+        "machine": machine(),
+    }
+
+
+def _give(results: list[runner.Result], about: dict, options: argparse.Namespace) -> None:
+    """Print the report, and write the files that are asked for."""
     print(report.table(results), report.summary_text(results), sep="\n\n")
-    if left_out:
-        print(f"\n{left_out} cases left out: they would not fit into the free memory")
+    if about.get("left_out"):
+        print(f"\n{about['left_out']} cases left out: they would not fit into the free memory")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(report.as_json(results, about), file, indent=1)
         print(f"\nwritten: {options.json}")
+    if options.html:
+        from normlib.bench import page
+
+        options.html.write_text(page.page(results, about), encoding="utf-8")
+        print(f"\nwritten: {options.html}")
     if options.plot:
         from normlib.bench import plot
 
+        threads = about["threads"]
         plot.save(results, options.plot, f"normlib {about['normlib']}, {threads} thread{'s' * (threads > 1)}")
         print(f"\nwritten: {options.plot}")
-    return 130 if interrupted else 0
 
 
 def _heading(about: dict) -> str:

@@ -1,11 +1,14 @@
 """What a run says: a table, a summary by peer, the project's own figures, JSON."""
 
 import dataclasses
+import math
 
+from normlib.bench.cases import Case
 from normlib.bench.figures import figures, geometric_mean
-from normlib.bench.runner import Result
+from normlib.bench.limit import COPIES
+from normlib.bench.runner import OURS, Result
 
-__all__ = ["as_json", "summary", "summary_text", "table"]
+__all__ = ["as_json", "from_json", "in_order", "summary", "summary_text", "table"]
 
 
 def _seconds(value: float) -> str:
@@ -35,6 +38,12 @@ def peer_names(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result.peers))
 
 
+def in_order(results: list[Result]) -> list[Result]:
+    """Return the cases by norm, then pass, as reports list them."""
+    titles = list(dict.fromkeys(result.case.title for result in results))
+    return sorted(results, key=lambda r: (titles.index(r.case.title), r.case.backward, not r.case.training))
+
+
 def table(results: list[Result]) -> str:
     """Return a line for each case, under a heading for each pass.
 
@@ -42,8 +51,7 @@ def table(results: list[Result]) -> str:
     marks a lost case, a ``~`` one that was measured under noise.
     """
     names = peer_names(results)
-    titles = list(dict.fromkeys(result.case.title for result in results))
-    results = sorted(results, key=lambda r: (titles.index(r.case.title), r.case.backward, not r.case.training))
+    results = in_order(results)
     header = ["model", "shape", "layout", "dtype", "", "MB", "time", "GB/s", "x limit", *names]
     alone = any(result.speedup is not None for result in results)
     if alone:
@@ -157,6 +165,9 @@ def _with_last(rows: list[list[str]], left: int = 1) -> str:
 _MEASURED = ("seconds", "limit", "over_limit", "peers", "noise", "noisy", "rounds", "others", "shared", "refused")
 
 
+_MADE_OF = {"normlib": str, "backend": str, "threads": int, "limit": str, "peers": dict, "missing": dict}
+
+
 def as_json(results: list[Result], about: dict) -> dict:
     """Return everything measured, ready for `json.dump`."""
     return {
@@ -174,3 +185,36 @@ def as_json(results: list[Result], about: dict) -> dict:
         "summary": summary(results),
         "figures": figures(results),
     }
+
+
+def from_json(data: dict) -> tuple[list[Result], dict]:
+    """Return what `as_json` was made of: results, and what the run was made of.
+
+    Raises
+    ------
+    ValueError
+        If the data are not of that form, in words.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("results"), list) or not data["results"]:
+        raise ValueError("expected an object with a list of results")
+    about = {key: value for key, value in data.items() if key not in ("results", "summary", "figures")}
+    for name, kind in (_MADE_OF | {"machine": dict} if "machine" in about else _MADE_OF).items():
+        if not isinstance(about.get(name), kind):
+            raise ValueError(f"{name} is {about.get(name)!r}, expected a value of type {kind.__name__}")
+    try:
+        results = [_result(entry) for entry in data["results"]]
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"a result is not of a case and its times ({type(error).__name__}: {error})") from None
+    return results, about
+
+
+def _result(entry: dict) -> Result:
+    case = Case(**{field.name: entry[field.name] for field in dataclasses.fields(Case)})
+    case = dataclasses.replace(case, shape=tuple(case.shape), fused=tuple(case.fused))
+    seconds = {name: float(value) for name, value in entry["seconds"].items()}
+    known = OURS in seconds and any(name in seconds for name in COPIES)
+    if case.bytes <= 0 or not known or not all(0 < value < math.inf for value in seconds.values()):
+        raise ValueError(f"{case.name}: expected bytes and times over 0, ours and that of a copy among them")
+    noise, others = float(entry["noise"]), entry["others"]
+    others = None if others is None else float(others)
+    return Result(case, seconds, noise, int(entry["rounds"]), dict(entry["refused"]), others, bool(entry["shared"]))

@@ -2,6 +2,8 @@
 
 import contextlib
 import shutil
+import subprocess
+from pathlib import Path
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -44,3 +46,16 @@ def prefer(driver, **features):
     """Media features: prefer(driver, prefers_color_scheme="dark")."""
     features = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def faults(driver):
+    """What axe-core finds on the page: (rule, impact, element). The test is skipped where node finds no axe-core."""
+    command = ["node", "-p", "require.resolve('axe-core/axe.min.js')"]
+    found = subprocess.run(command, capture_output=True, text=True) if shutil.which("node") else None
+    if not found or found.returncode:
+        import pytest
+
+        pytest.skip("no axe-core")
+    driver.execute_script(Path(found.stdout.strip()).read_text())
+    result = driver.execute_async_script("axe.run({ preload: false }).then(arguments[0])")
+    return [(fault["id"], fault["impact"], fault["nodes"][0]["html"]) for fault in result["violations"]]
