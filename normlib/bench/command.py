@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot", type=_picture, metavar="FILE", help="draw bytes against the share of the limit (needs matplotlib)"
     )
+    parser.add_argument(
+        "--tune", action="store_true", help="measure caches and threads instead: do the thresholds fit this machine?"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
     parser.add_argument(
         "--model",
@@ -152,6 +155,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.tune:
+        from normlib.bench import tune
+
+        return tune.command()
     if options.model:
         return _of_model(parser, options)
     if len(options.threads) > 1 or options.compile:
