@@ -11,7 +11,7 @@ import numpy as np
 import normlib
 from normlib import backends
 from normlib._progress import Progress
-from normlib.bench import limit, peers, report, runner
+from normlib.bench import limit, peers, report, runner, tune
 from normlib.bench.cases import DTYPES, FAMILIES, cases
 from normlib.bench.peers import build
 
@@ -155,12 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(argv)
-    if options.tune:
-        from normlib.bench import tune
-
-        return tune.command()
-    if options.model:
-        return _of_model(parser, options)
+    if options.tune or options.model:
+        return tune.command() if options.tune else _of_model(parser, options)
     if len(options.threads) > 1 or options.compile:
         parser.error("--compile, and --threads of several numbers, go with --model")
     chosen = cases(options.dtype, options.only, options.quick, options.family)
