@@ -18,6 +18,7 @@ from normlib._kernels.plan cimport (
 cdef enum:
     RUN_BYTES = 1 << 10         # of memory traffic that take as long as what a row or a run takes beside its elements
     STRIP_BYTES = 1 << 19       # of a strip of columns whose sums go into weight gradients: on every machine, for it decides their bits
+    MOST_STRIP_BYTES = 1 << 22  # of any other: a thread keeps a copy
     SUMS = 512                  # positions of channel columns that a task sums, at most
     TILE = 1 << 17              # elements that are worth a task of their own
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
@@ -41,6 +42,11 @@ cdef inline Py_ssize_t arrays_of(const Plan* p, bint backward) noexcept nogil:
     for view in range(VIEWS if p.fused else 0):
         many += p.companion[view].data != NULL
     return many
+
+
+cdef inline Py_ssize_t strip_of(int threads) noexcept nogil:
+    """Bytes of a strip of columns whose bits do not depend on it: as wide as the LLC has room for, since its pieces are longer then."""
+    return min(<Py_ssize_t>MOST_STRIP_BYTES, max(machine.l2 // 2, machine.llc // (4 * max(2, threads))))
 
 
 cdef void segments_as_samples(Plan* p) noexcept nogil:
@@ -136,8 +142,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
         segments_as_samples(p)
     threads = <int>max(1, min(<Py_ssize_t>threads, worth // machine.thread))
     p.lot_bytes = machine.l2 // 4
-    # In a wider strip the pieces of a position are longer. Weight gradients are summed strip by strip.
-    p.strip_bytes = STRIP_BYTES if backward and p.weight_grads else max(machine.l2 // 2, machine.llc // (4 * max(2, threads)))
+    p.strip_bytes = STRIP_BYTES if backward and p.weight_grads else strip_of(threads)
     p.level = 2 + (traffic >= machine.beyond_l2) + (traffic >= machine.beyond_llc)
     p.streaming = traffic >= machine.stream and dense_runs(p)
     if backward and p.fused:
