@@ -299,6 +299,16 @@ def test_tune_measures_each_threshold_and_leaves_it_as_it_was(monkeypatch, thres
     assert re.findall(r"in (L1|L2|LLC|memory)\b", out) == ["L1", "L2", "LLC", "memory"]
 
 
+@compiled
+@pytest.mark.parametrize(("busy", "told"), [(None, False), (0.1, False), (0.8, True)])
+def test_tune_tells_when_other_programs_disturb(busy, told, monkeypatch, capsys):
+    monkeypatch.setattr(tune.Others, "busy", lambda self: busy)
+    for part in ("_copies", "_streams", "_hand_over"):
+        monkeypatch.setattr(tune, part, lambda caches: ([], "right"))
+    assert main(["--tune"]) == 0
+    assert capsys.readouterr().out.endswith("measure again when they do not.\n") == told
+
+
 def test_tune_needs_the_kernels(monkeypatch, capsys):
     monkeypatch.setattr(_kernels, "_caches", None)
     assert main(["--tune"]) == 2

@@ -11,10 +11,10 @@ import numpy as np
 
 import normlib
 from normlib import _kernels
-from normlib._machine import UNITS, Caches, cores, in_units
+from normlib._machine import UNITS, Caches, Others, cores, in_units
 from normlib._progress import Progress
 from normlib.bench.calls import Contender
-from normlib.bench.runner import Budget, time_interleaved
+from normlib.bench.runner import SHARED, Budget, time_interleaved
 
 __all__ = ["command"]
 
@@ -31,9 +31,12 @@ def command() -> int:
         print("--tune: there are no compiled kernels to measure", file=sys.stderr)
         return 2
     print(f"caches: {caches}\n")
+    others = Others()
     for part in (_copies, _streams, _hand_over):
         lines, verdict = part(caches)
         print(*lines, f"=> {verdict}\n", sep="\n", flush=True)
+    if (busy := others.busy()) is not None and busy > SHARED:
+        print(f"Other programs kept {busy:.1f} cores busy meanwhile: measure again when they do not.")
     return 0
 
 
