@@ -30,9 +30,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     dict or None
         With ``mode="dicts"``: "normlib", "python", "numpy" (versions), "backend" (in use), "backends" (all),
         "compiled" (whether the extension is there, or why not, or why in part), "isa" and "isa_available" (ISA
-        levels of the extension), "openmp" (its runtime), "threads", "cores" (those that this process may use), "busy"
-        (how many of them other programs kept busy for a moment, None where the system does not tell), "dtypes" and
-        "torch" (how torch's tensors reach the kernels, None where it is not installed).
+        levels of the extension), "openmp" (its runtime), "caches" (bytes that the kernels go by: "l1", "l2", "llc",
+        "line", "page", "thread", and how many cores share a cache), "threads", "cores" (those that this process may
+        use), "busy" (how many of them other programs kept busy for a moment, None where the system does not tell),
+        "dtypes" and "torch" (how torch's tensors reach the kernels, None where it is not installed).
 
     Examples
     --------
@@ -44,6 +45,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         raise ValueError(f"show_config: mode is {mode!r}, expected 'stdout' or 'dicts'")
     found = _config()
     if mode == "dicts":
+        found["caches"] = found["caches"] and found["caches"]._asdict()
         return found
     busy = found.pop("busy")
     found["cores"] = f"{found['cores']}" + ("" if busy is None else f", {busy:.1f} of them busy with other programs")
@@ -71,7 +73,7 @@ def get_include() -> str:
 def _text(value):
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    return "none" if value is None else "yes" if value is True else value
+    return "none" if value is None else "yes" if value is True else str(value)
 
 
 def _config():
@@ -88,6 +90,7 @@ def _config():
         "isa": kernels["isa"],
         "isa_available": kernels["isa_available"],
         "openmp": kernels["openmp"],
+        "caches": kernels["caches"],
         "threads": get_num_threads(),
         "cores": cores(),
         "busy": others.busy(),

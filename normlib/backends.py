@@ -115,7 +115,7 @@ class _Default(Table):
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         reason = missing()
-        if reason is not None and os.environ.get("NORMLIB_ISA"):
+        if reason is not None and _wrongly_asked(reason):
             raise ImportError(reason)
         name = os.environ.get("NORMLIB_BACKEND") or ("cython" if reason is None else "numpy")
         try:
@@ -150,10 +150,15 @@ def missing() -> str | None:
     return _kernels.info()["reason"]
 
 
+def _wrongly_asked(reason: str) -> bool:
+    """Whether the kernels are missing because a variable asks for what there is not, which is an error."""
+    return bool(os.environ.get("NORMLIB_ISA")) or reason.startswith("NORMLIB_CACHES")
+
+
 def warn_if_missing() -> None:
     """Warn that the kernels are missing, unless ``NORMLIB_BACKEND`` asks for NumPy anyway."""
-    meant = os.environ.get("NORMLIB_BACKEND") == "numpy" or os.environ.get("NORMLIB_ISA")  # the latter is an error
-    if (reason := missing()) is not None and not meant:
+    reason = missing()
+    if reason is not None and os.environ.get("NORMLIB_BACKEND") != "numpy" and not _wrongly_asked(reason):
         words = "set NORMLIB_BACKEND=numpy where that is meant"
         message = f"normlib runs on NumPy, many times slower than its compiled kernels: {reason} ({words})"
         warnings.warn(message, RuntimeWarning, stacklevel=3)

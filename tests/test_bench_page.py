@@ -415,14 +415,6 @@ def test_a_run_that_is_over_takes_no_choice_of_what_to_measure(option, tmp_path,
 
 
 def test_the_machine_is_told_as_far_as_the_system_tells(tmp_path):
-    for index, (level, kind, size) in enumerate(
-        [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K"), ("3", "Unified", "odd")]
-    ):
-        folder = tmp_path / f"index{index}"
-        folder.mkdir()
-        for name, value in (("level", level), ("type", kind), ("size", size)):
-            (folder / name).write_text(value + "\n")
-    assert bench_machine._caches(str(tmp_path)) == {"L1": 48 * 1024, "L2": 2048 * 1024}
-    assert bench_machine._caches(str(tmp_path / "nowhere")) is None
+    assert list(bench_machine.machine()["caches"]) == ["L1", "L2", "LLC"]
     (tmp_path / "cpuinfo").write_text("model name\t: A CPU\ncpu family\t: 25\nmodel\t: 17\n\nmodel name\t: Another\n")
     assert bench_machine._cpu(str(tmp_path / "cpuinfo")) == "A CPU (family 25, model 17)"

@@ -57,6 +57,7 @@ def test_a_backend_that_does_not_exist_is_one_line():
     [
         ("NORMLIB_NUM_THREADS", "abc", "NORMLIB_NUM_THREADS is 'abc', expected a whole number from 1 to 4096"),
         ("NORMLIB_ISA", "v9", "NORMLIB_ISA is 'v9', expected one of v4, v3, v2, baseline"),
+        ("NORMLIB_CACHES", "L1", "NORMLIB_CACHES is 'L1', expected sizes such as 'L1=32K,L2=1M,LLC=32M,THREAD=1M'"),
     ],
 )
 @pytest.mark.skipif("cython" not in normlib.backends.available(), reason="the kernels read these variables")

@@ -7,9 +7,12 @@ import os
 from importlib import import_module
 from pathlib import Path
 
+from .._machine import caches
+
 LEVELS = ("v4", "v3", "v2", "baseline")
 
 backend = None
+_caches = None
 _level: str | None = None
 _built: list[str] = []
 _reason: str | None = None
@@ -18,9 +21,9 @@ _FAILURE = Path(__file__).with_name("build_failure.txt")  # what setup.py left w
 
 def _load():
     """Choose the best level that is built and that the processor has, or the one that NORMLIB_ISA names."""
-    global backend, _level, _built
+    global backend, _caches, _level, _built
     try:
-        probe, call = (import_module(f"{__name__}.{name}") for name in ("probe", "call"))
+        probe, machine, call = (import_module(f"{__name__}.{name}") for name in ("probe", "machine", "call"))
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(_why_not_built(error), name=error.name) from None
 
@@ -30,6 +33,11 @@ def _load():
         except ModuleNotFoundError:
             return None
 
+    try:
+        found = caches(machine.ask_system)
+    except ValueError as error:
+        raise ImportError(str(error)) from None
+    machine.follow(max(1, found.l2 // found.l2_cores), found.llc, found.thread)
     runs = probe.levels()
     forced = os.environ.get("NORMLIB_ISA", "").strip()
     if forced and forced not in LEVELS:
@@ -41,7 +49,7 @@ def _load():
         kernels = module(level)
         if kernels is not None:
             call.choose(kernels.kernels())
-            _level = level
+            _caches, _level = found, level
             backend = import_module(f"{__name__}.backend")
             return
     raise ImportError(f"no kernels were built for {forced or ' or '.join(runs)}")
@@ -67,15 +75,15 @@ def _is_built(level):
 
 
 def info():
-    """What runs: isa, isa_available, openmp (None, or whether the kernels use it), reason (None, or why not), left_out
-    (None, or why a module, as that of an ISA level, was not compiled)."""
+    """What runs: isa, isa_available, openmp (None, or whether the kernels use it), caches (None, or those that they go
+    by), reason (None, or why not), left_out (None, or why a module, as that of an ISA level, was not compiled)."""
     openmp = None
     if backend is not None:
         from . import parallel
 
         openmp = parallel.openmp_runtime()
-    return {"isa": _level, "isa_available": list(_built), "openmp": openmp, "reason": _reason,
-            "left_out": _left_out()}
+    return {"isa": _level, "isa_available": list(_built), "openmp": openmp, "caches": _caches,
+            "reason": _reason, "left_out": _left_out()}
 
 
 try:

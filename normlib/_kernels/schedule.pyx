@@ -4,6 +4,7 @@ Results do not depend on the number of threads: weight gradients are summed over
 
 from libc.stdlib cimport calloc, free, malloc
 from normlib._kernels.header cimport OF_DADD, OF_DGATE, OF_DSUM, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, VIEWS
+from normlib._kernels.machine cimport machine
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
@@ -15,13 +16,9 @@ from normlib._kernels.plan cimport (
 )
 
 cdef enum:
-    THREAD_BYTES = 1 << 20      # least memory traffic that is worth one more thread
-    RUN_BYTES = 1 << 10         # of it that take as long as what a row or a run takes beside its elements
-    L2_BYTES = 1 << 23          # of memory traffic, of which L2 holds little
-    STREAM_BYTES = 3 << 23      # from which on outputs go past the caches
-    LLC_BYTES = 3 << 23         # of which the LLC holds little
-    CHUNK_BYTES = 1 << 22       # samples that stay in cache between the steps of channel columns
-    STRIP_BYTES = 1 << 19       # of a strip of columns that stays in L2 from statistics to normalization
+    RUN_BYTES = 1 << 10         # of memory traffic that take as long as what a row or a run takes beside its elements
+    STRIP_BYTES = 1 << 19       # of a strip of columns whose sums go into weight gradients: on every machine, for it decides their bits
+    MOST_STRIP_BYTES = 1 << 22  # of any other: a thread keeps a copy
     SUMS = 512                  # positions of channel columns that a task sums, at most
     TILE = 1 << 17              # elements that are worth a task of their own
     MAP_BYTES = 1 << 28         # new results from this size on have their pages mapped in tasks of their own
@@ -45,6 +42,11 @@ cdef inline Py_ssize_t arrays_of(const Plan* p, bint backward) noexcept nogil:
     for view in range(VIEWS if p.fused else 0):
         many += p.companion[view].data != NULL
     return many
+
+
+cdef inline Py_ssize_t strip_of(int threads) noexcept nogil:
+    """Bytes of a strip of columns whose bits do not depend on it: as wide as the LLC has room for, since its pieces are longer then."""
+    return min(<Py_ssize_t>MOST_STRIP_BYTES, max(machine.l2 // 2, machine.llc // (4 * max(2, threads))))
 
 
 cdef void segments_as_samples(Plan* p) noexcept nogil:
@@ -125,8 +127,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     worth = (2 if p.itemsize == 2 else 1) * traffic
     if p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS:
         worth += p.samples * p.groups * p.channels * p.segments * RUN_BYTES
-    worth //= THREAD_BYTES
-    if worth < 2 and not backward and p.form == FEATURE_ROWS:
+    if worth < 2 * machine.thread and not backward and p.form == FEATURE_ROWS:
         # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
         p.parameters = p.segments * p.length
         p.batch = p.samples * p.groups
@@ -139,9 +140,11 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     p.parameters = p.segments * p.length if p.form == FEATURE_ROWS or p.form == FEATURE_COLUMNS else p.groups * p.channels
     if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:
         segments_as_samples(p)
-    threads = <int>max(1, min(<Py_ssize_t>threads, worth))
-    p.level = 2 + (traffic >= L2_BYTES) + (traffic >= LLC_BYTES)
-    p.streaming = traffic >= STREAM_BYTES and dense_runs(p)
+    threads = <int>max(1, min(<Py_ssize_t>threads, worth // machine.thread))
+    p.lot_bytes = machine.l2 // 4
+    p.strip_bytes = STRIP_BYTES if backward and p.weight_grads else strip_of(threads)
+    p.level = 2 + (traffic >= machine.beyond_l2) + (traffic >= machine.beyond_llc)
+    p.streaming = traffic >= machine.stream and dense_runs(p)
     if backward and p.fused:
         pull_back(p, &before, &first)
     else:
@@ -227,7 +230,7 @@ cdef void partition(Plan* p, bint backward, int threads) noexcept nogil:
         p.parts = parts_of(rows, p.batch)
     elif p.form == FEATURE_COLUMNS:
         p.strip = WIDE
-        while p.strip > 2 * LANES and (2 if backward else 1) * p.length * p.strip * p.itemsize > STRIP_BYTES:
+        while p.strip > 2 * LANES and (2 if backward else 1) * p.length * p.strip * p.itemsize > p.strip_bytes:
             p.strip //= 2
         rows = p.samples * parts_of(p.width, p.strip)
         p.batch = parts_of(rows, PARTS)
@@ -307,7 +310,9 @@ cdef int channel_columns(Run run, const Plan* whole, bint backward, Py_ssize_t w
     """The samples in chunks that stay in cache from one step to the next."""
     cdef Plan p = whole[0]
     cdef Py_ssize_t first, sample, tiles
-    cdef Py_ssize_t chunk = max(<Py_ssize_t>1, CHUNK_BYTES // (p.length * p.width * p.itemsize))
+    # One thread has them in L2; what several write goes to the caches of others, and each step of a chunk is handed over anew.
+    cdef Py_ssize_t bytes = machine.l2 // 2 if threads == 1 else machine.llc // 8
+    cdef Py_ssize_t chunk = max(<Py_ssize_t>1, bytes // (p.length * p.width * p.itemsize))
     cdef bint open
     cdef void* memory
     chunk = min(chunk, p.samples)

@@ -12,7 +12,7 @@ import numpy as np
 import normlib
 from normlib import backends
 from normlib._progress import Progress
-from normlib.bench import limit, peers, report, runner
+from normlib.bench import limit, peers, report, runner, tune
 from normlib.bench.cases import DTYPES, FAMILIES, cases
 from normlib.bench.machine import machine
 from normlib.bench.peers import build
@@ -115,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--beside", metavar="DIRECTORY", help="a peer more: the build of normlib in this directory")
     _add_files(parser)
+    parser.add_argument(
+        "--tune", action="store_true", help="measure caches and threads instead: do the thresholds fit this machine?"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the cases, measure nothing")
     parser.add_argument(
         "--model",
@@ -182,14 +185,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.stored:
-        names = ("quick", "family", "only", "threads", "dtype", "peers", "beside", "list", "model", "compile")
+        names = ("quick", "family", "only", "threads", "dtype", "peers", "beside", "list", "model", "compile", "tune")
         _refuse(parser, options, names, "says nothing of a run that is over (--from)")
         results, about = options.stored
         print(_heading(about))
         _give(results, about, options)
         return 0
-    if options.model:
-        return _of_model(parser, options)
+    if options.tune or options.model:
+        return tune.command() if options.tune else _of_model(parser, options)
     if len(options.threads) > 1 or options.compile:
         parser.error("--compile, and --threads of several numbers, go with --model")
     chosen = cases(options.dtype, options.only, options.quick, options.family)

@@ -2,10 +2,9 @@
 
 import datetime
 import platform
-from pathlib import Path
 
 from normlib import _kernels
-from normlib._machine import cores
+from normlib._machine import caches, cores
 
 __all__ = ["machine"]
 
@@ -19,11 +18,11 @@ def machine() -> dict:
     >>> sorted(machine())
     ['caches', 'cores', 'cpu', 'date', 'isa', 'openmp', 'python', 'system']
     """
-    kernels = _kernels.info()
+    kernels, found = _kernels.info(), caches()
     return {
         "cpu": _cpu(),
         "cores": cores(),
-        "caches": _caches(),
+        "caches": {"L1": found.l1, "L2": found.l2, "LLC": found.llc},
         "isa": kernels.get("isa"),
         "openmp": kernels.get("openmp"),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
@@ -43,16 +42,3 @@ def _cpu(path: str = "/proc/cpuinfo") -> str | None:
     name = found.get("model name") or platform.processor() or None
     family, model = found.get("cpu family"), found.get("model")
     return f"{name} (family {family}, model {model})" if name and family and model else name
-
-
-def _caches(folder: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, int] | None:
-    """The bytes of each cache that holds data, by level."""
-    found = {}
-    for index in sorted(Path(folder).glob("index*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-            if kind != "Instruction":
-                found[f"L{level}"] = int(size.removesuffix("K")) * 1024
-        except (OSError, ValueError):
-            continue
-    return found or None

@@ -7,7 +7,6 @@
 # the statistics were given (batch norm in evaluation), dx = rstd * w dy.
 
 cdef enum:
-    LOT_BYTES = 1 << 18     # of the groups of several segments that are taken at once
     SEEN = 4096             # bytes of a run from which on the hardware sees a stream, in the LLC
     SEEN_FAR = 1 << 15      # and in memory
 
@@ -25,7 +24,7 @@ cdef inline Py_ssize_t while_written(const Plan* p, const Array* x) noexcept nog
 
 cdef inline Py_ssize_t next_lot(const Array* x, const Plan* p, Py_ssize_t many) noexcept nogil:
     """How far ahead to prefetch: to the runs of the channels after these, where the hardware sees no stream; 0: not at all."""
-    if p.level > 2 and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= LOT_BYTES:
+    if p.level > 2 and p.segments > 1 and p.length * p.itemsize < SEEN and many * p.segments * p.length * p.itemsize <= p.lot_bytes:
         return many * x.channel
     return 0
 
@@ -35,7 +34,7 @@ cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcep
     are one long run in each."""
     cdef Py_ssize_t n = arrays * p.channels * p.segments * p.length
     if p.segments > 1:
-        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, LOT_BYTES // (n * p.itemsize)))
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, p.lot_bytes // (n * p.itemsize)))
     return together(n, p.streaming)
 
 

@@ -1,9 +1,8 @@
 # LayerNorm and RMSNorm over a strided axis (channels of a channels-first image): the neighbours in memory belong to
-# other statistics. A task takes a strip of columns through statistics and normalization, while it is in L2.
+# other statistics. A task takes a strip of columns through statistics and normalization, while it is in cache.
 
 cdef enum:
     WINDOW = 8      # positions computed while the statistics of their columns stay in registers
-    KEPT_BYTES = 1 << 19    # of a strip that is kept from statistics to normalization
 
 # A strip of columns of one sample.
 cdef struct Strip:
@@ -43,9 +42,9 @@ cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_
     s.width, s.taken = width, 0
 
 
-cdef inline void keep_strip(Strip* s, Py_ssize_t width, work zero) noexcept nogil:
+cdef inline void keep_strip(Strip* s, const Plan* p, Py_ssize_t width, work zero) noexcept nogil:
     """Room for a strip of so many columns, where it is worth it; without memory for it they are taken anew each time."""
-    if work is float and s.n * width * <Py_ssize_t>sizeof(work) <= KEPT_BYTES:
+    if work is float and s.n * width * <Py_ssize_t>sizeof(work) <= p.strip_bytes:
         s.kept = malloc(s.n * width * sizeof(work))
 
 
@@ -219,7 +218,7 @@ cdef void strip_forward(const Plan* p, Py_ssize_t sample, Py_ssize_t column, Py_
         strip_before(p.before, sample, column, width, zero)
     open_strip(&s, p, zero)
     go_to(&s, sample, column, width)
-    keep_strip(&s, width, zero)
+    keep_strip(&s, p, width, zero)
     if p.given:
         scaled = split_given(at(p.mean, first, p.centered), p.rstd + first, width, table, WIDE, True)
     else:
@@ -383,7 +382,7 @@ cdef void feature_columns_strips(const Plan* p, Py_ssize_t part, work zero) noex
     cdef Strip s
     open_strip(&s, p, zero)
     if not s.x.plain:
-        keep_strip(&s, strip, zero)
+        keep_strip(&s, p, strip, zero)
     for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
         sample, column = task // strips, task % strips * strip
         go_to(&s, sample, column, min(strip, p.width - column))
