@@ -125,9 +125,9 @@ def prepare(op: "_Norm", like: "NDArray[Any]", **arguments: "Unpack[_Arguments]"
 
     Notes
     -----
-    A plan keeps the arrays that it is given. Running statistics, and a weight or bias without gaps in the precision that
-    is computed in (float64 beside float64, else float32), are not copied: values that are written there later count.
-    Any other weight or bias is converted when the plan is made, and later values do not count.
+    A plan keeps the arrays that it is given. Running statistics, and a weight or bias without gaps in the precision
+    that is computed in (float64 beside float64, else float32), are not copied: values that are written there later
+    count. Any other weight or bias is converted when the plan is made, and later values do not count.
 
     Examples
     --------
