@@ -119,12 +119,16 @@ cdef bint fill_in(Plan self, int number, list arguments, cnp.ndarray y) except -
         return False
     if check(&call) or call.sliced or call.plan.own:
         return False
+    for i in range(self.x.ndim):
+        if self.x.strides[i] == 0 and self.x.shape[i] > 1:      # broadcast: a new result has another order than `new_like` gives it
+            return False
     for role in (WEIGHT, BIAS):
         parameter = call.at[role]
         if parameter != NULL:
             if size_of(parameter.dtype) != working_size(call.plan.dtype):
                 return False
-            self.held[self.many] = extent_of(parameter.data, size_of(parameter.dtype), parameter.ndim, parameter.shape, parameter.strides)
+            self.held[self.many].low = <const char*>parameter.data
+            self.held[self.many].high = self.held[self.many].low + call.parameter.count * size_of(parameter.dtype)
             self.many += 1
     self.ready = call.plan
     self.ready.weight = <const char*>call.at[WEIGHT].data if call.at[WEIGHT] != NULL else NULL
