@@ -68,8 +68,10 @@ def costs(kernels, bint centered, float[:, ::1] x, float[::1] w, float[:, ::1] y
     aw = described(&w[0], 1, &shape[1], NULL)
     memset(&p, 0, sizeof(p))
     p.form, p.dtype, p.itemsize, p.bytes, p.centered, p.eps = FEATURE_ROWS, F32, 4, 4 * rows * cols, centered, 1e-5
+    p.y_dtype, p.segments, p.channels, p.width = F32, 1, 1, 1
     p.samples, p.groups, p.length, p.batch, p.parameters = rows, 1, cols, rows, cols
     p.xs.sample = p.ys.sample = p.ds.sample = cols
+    p.xs.position = p.ys.position = p.ds.position = 1
     p.x, p.y, p.weight = <const char*>&x[0, 0], <char*>&y[0, 0], <const char*>&w[0]
     p.bias = p.weight if centered else NULL
     best[0] = best[1] = best[2] = best[3] = best[4] = 1e30

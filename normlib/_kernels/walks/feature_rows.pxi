@@ -144,15 +144,15 @@ cdef inline void row_statistics(const Plan* p, const Array* x, Statistics* found
     s[0] = 0
     if p.centered:
         row_sample(x, p.x, sums, zero)
-        shift = <work>(sum_8(sums) / taken)
+        shift = <work>over(sum_8(sums), taken)
         row_moments(x, p.x, n, sums, squares, shift, True)
         s[0] = sum_8(sums)
     else:
         row_moments(x, p.x, n, sums, squares, shift, False)
     s[1] = sum_8(squares)
     settle(s, n, p.eps, shift, found)
-    if not (trusted(s, n, p.eps, zero) and chance(s[0] / n, s[1] / n, taken)):
-        row_again(x, p.x, n, p.centered, p.eps, shift + s[0] / n, found, zero)
+    if not (trusted(s, n, p.eps, zero) and chance(over(s[0], n), over(s[1], n), taken)):
+        row_again(x, p.x, n, p.centered, p.eps, shift + over(s[0], n), found, zero)
 
 
 cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
