@@ -1,4 +1,4 @@
-# The everyday call: few elements without gaps, of which nothing is asked but y.
+# The everyday call: rows without gaps, of which nothing is asked but y.
 
 cdef bint dense(normlib_array* view, object given, int ndim, const Py_ssize_t* shape) except -1:
     """An exact ndarray without gaps, seen with that shape."""
@@ -22,20 +22,20 @@ cdef inline bint vector(normlib_array* view, object given, const Py_ssize_t* sha
 
 
 cdef object everyday(int number, PyObject** a):
-    """LayerNorm or RMSNorm of few elements without gaps, over the last axis, which is asked for y alone. All else is NotImplemented,
-    and goes the way of `check`, which takes longer than a row should wait."""
+    """LayerNorm or RMSNorm of an array without gaps, over the last axis, which is asked for y alone, and not so long that signals should
+    end it. All else is NotImplemented, and goes the way of `check`, which takes longer than a row should wait."""
     cdef bint centered = number == NORMLIB_LAYER_NORM
     cdef PyObject** rest = a + 2 + centered     # axis, eps, out, return_stats, fused
     cdef normlib_call call
     cdef normlib_array views[4]
     cdef Py_ssize_t[2] shape
     cdef Py_ssize_t axis
-    cdef int working
+    cdef int working, status
     cdef cnp.ndarray x, y
     if <object>rest[3] is not False or <object>rest[4] or type(<object>rest[1]) is not float or not dense(&views[0], <object>a[0], 2, shape):
         return NotImplemented
     x = <object>a[0]
-    if not is_dtype(views[0].dtype) or cnp.PyArray_NDIM(x) == 0 or cnp.PyArray_SIZE(x) == 0 or cnp.PyArray_NBYTES(x) > KEEP_GIL:
+    if not is_dtype(views[0].dtype) or cnp.PyArray_NDIM(x) == 0 or cnp.PyArray_SIZE(x) == 0 or cnp.PyArray_NBYTES(x) >= WATCH_BYTES:
         return NotImplemented
     if not integer(<object>rest[0], &axis) or (axis != -1 and axis != cnp.PyArray_NDIM(x) - 1):
         return NotImplemented
@@ -54,4 +54,11 @@ cdef object everyday(int number, PyObject** a):
         y = <object>rest[2] if cnp.PyArray_CheckExact(<object>rest[2]) else None
     if y is None or not dense(&views[3], y, 2, shape) or not cnp.PyArray_ISWRITEABLE(y) or not PyArray_SAMESHAPE(x, y):
         return NotImplemented
-    return y if call.eps > 0 and plain(&call) and one_pass(&call) == 0 else NotImplemented
+    if call.eps <= 0 or not plain(&call):
+        return NotImplemented
+    if cnp.PyArray_NBYTES(x) <= KEEP_GIL:
+        status = one_pass(&call)
+    else:
+        with nogil:
+            status = one_pass(&call)
+    return NotImplemented if status else y

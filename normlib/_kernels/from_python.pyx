@@ -25,7 +25,7 @@ from normlib._kernels.header cimport begin as begin_call
 from normlib._kernels.layout cimport AXES, lay_out
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
-from normlib._kernels.plan cimport ALL_VIEWS, BF16, BOOL, COPY, F16, F32, F64, I8, Plan
+from normlib._kernels.plan cimport ALL_VIEWS, BF16, BOOL, COPY, F16, F32, F64, I8, WATCH_BYTES, Plan
 from normlib._arguments import zero_by_zero
 from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
