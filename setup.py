@@ -26,7 +26,7 @@ HEADER = Path("normlib/include/normlib.h")
 FAILURE = "build_failure.txt"  # beside the kernels, where they could not be built: why, for `normlib info`
 CALLS = (
     "machine", "parallel", "schedule", "layout", "masks", "outputs", "check", "call", "from_python", "from_c", "capi",
-    "from_xla", "recurrent", "sums",
+    "from_xla", "functions", "prepared", "recurrent", "sums",
 )  # fmt: skip
 GNU_FLAGS = [
     "-O3",
@@ -63,7 +63,7 @@ def extensions():
         return Extension(f"normlib._kernels.{name}", [str(KERNELS / f"{name}.pyx")], depends=[str(d) for d in depends])
 
     included = [*sorted(KERNELS.rglob("*.pxi")), *sorted(KERNELS.glob("vectors/*.h")), KERNELS / "plan.pxd"]
-    declared = [*sorted(KERNELS.glob("*.pxd")), KERNELS / "team.h", KERNELS / "caches.h", HEADER]
+    declared = [*sorted(KERNELS.glob("*.pxd")), *sorted(KERNELS.glob("*.h")), HEADER]
     modules = [extension(name, declared) for name in ("probe", *CALLS)]
     modules += [extension(f"isa_{level}", included) for level in levels()]
     modules = cythonize(

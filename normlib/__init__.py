@@ -23,6 +23,7 @@ from .ops import (
     rms_norm,
     rms_norm_backward,
 )
+from .prepared import Plan, prepare
 from .recurrent import LayerNormGRU, LayerNormLSTM
 from .sync import SyncBatchNorm
 from .threads import get_num_threads, num_threads, set_num_threads
@@ -41,6 +42,7 @@ __all__ = [
     "LayerNormGRU",
     "LayerNormLSTM",
     "Moments",
+    "Plan",
     "PostNorm",
     "PreNorm",
     "RMSNorm",
@@ -61,6 +63,7 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "num_threads",
+    "prepare",
     "rms_norm",
     "rms_norm_backward",
     "set_num_threads",

@@ -368,6 +368,15 @@ def set_default(name: str, *, strict: bool = False) -> None:
     _resolve(Table(name, strict))
 
 
+def by(table, function, *args, **options):
+    """The result of a function while a table is in use."""
+    token = _active.set(table)
+    try:
+        return function(*args, **options)
+    finally:
+        _active.reset(token)
+
+
 def run(call, filled):
     """Let the candidates for a :class:`normlib._call.Call` fill arrays until one takes it; what it returns, checked."""
     table, op = _active.get(), call.name

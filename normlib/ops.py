@@ -35,7 +35,7 @@ What holds for all of them:
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
-from . import _arguments, _general, description
+from . import _arguments, _general, _kernels, description
 from .backends import active as _active
 
 __all__ = [
@@ -54,7 +54,12 @@ __all__ = [
 ]
 
 
-@_arguments.fusible
+def _public(function):
+    """Ordinary calls of it are computed without a frame of Python, where there are compiled kernels."""
+    return _kernels.without_frame(_arguments.fusible(function), _active.__self__)
+
+
+@_public
 def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return_stats=False, **fused):
     r"""Layer normalization: each row of `x` to mean 0 and variance 1.
 
@@ -111,7 +116,7 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     return result
 
 
-@_arguments.fusible
+@_public
 def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads=None, out=None, **fused):
     r"""Gradients of :func:`layer_norm`.
 
@@ -165,7 +170,7 @@ def layer_norm_backward(dy, x, weight=None, *, mean, rstd, axis=-1, weight_grads
     return result
 
 
-@_arguments.fusible
+@_public
 def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False, **fused):
     r"""Root mean square normalization: each row of `x` to mean square 1.
 
@@ -217,7 +222,7 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False,
     return result
 
 
-@_arguments.fusible
+@_public
 def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, out=None, **fused):
     r"""Gradients of :func:`rms_norm`.
 
@@ -267,7 +272,7 @@ def rms_norm_backward(dy, x, weight=None, *, rstd, axis=-1, weight_grads=None, o
     return result
 
 
-@_arguments.fusible
+@_public
 def batch_norm(
     x,
     *positional,
@@ -360,7 +365,7 @@ def batch_norm(
     return result
 
 
-@_arguments.fusible
+@_public
 def batch_norm_backward(
     dy, x, weight=None, *, mean, rstd, training=True, channel_axis=1, weight_grads=None, out=None, **fused
 ):
@@ -421,7 +426,7 @@ def batch_norm_backward(
     return result
 
 
-@_arguments.fusible
+@_public
 def group_norm(
     x, num_groups, weight=None, bias=None, *, eps=1e-5, channel_axis=1, out=None, return_stats=False, **fused
 ):
@@ -481,7 +486,7 @@ def group_norm(
     return result
 
 
-@_arguments.fusible
+@_public
 def group_norm_backward(
     dy, x, num_groups, weight=None, *, mean, rstd, channel_axis=1, weight_grads=None, out=None, **fused
 ):
@@ -538,7 +543,7 @@ def group_norm_backward(
     return result
 
 
-@_arguments.fusible
+@_public
 def instance_norm(
     x,
     *positional,
@@ -636,7 +641,7 @@ def instance_norm(
     return result
 
 
-@_arguments.fusible
+@_public
 def instance_norm_backward(
     dy, x, weight=None, *, mean, rstd, use_input_stats=True, channel_axis=1, weight_grads=None, out=None, **fused
 ):

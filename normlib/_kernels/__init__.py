@@ -92,6 +92,27 @@ except ImportError as error:
     _reason = str(error)
 
 
+def without_frame(function, active):
+    """A public function, or what computes its ordinary calls without it; active: which functions are in use."""
+    if backend is None:
+        return function
+    from .functions import Function
+
+    return Function(function, active, direct(function.__name__))
+
+
+def direct(op):
+    """The direct function of the compiled backend; None without it."""
+    return None if backend is None else backend.direct[op]
+
+
+def plan(plain, *arguments):
+    """What computes the calls of a plan."""
+    from .prepared import Plan
+
+    return Plan(plain, *arguments)
+
+
 def steps():
     """The class of the steps of recurrent layers."""
     from .recurrent import Steps

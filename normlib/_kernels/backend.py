@@ -8,11 +8,10 @@ import numpy as np
 
 from ..description import FUNCTIONS
 from . import from_python as calls
+from .functions import direct
 
 COPY_BYTES = 1 << 26  # copied at once
 OUTPUTS = {"out"} | {role.name for function in FUNCTIONS.values() for role in function.fused_results}
-
-direct = {name: getattr(calls, name) for name in FUNCTIONS}
 
 
 def _in_c_order(a):

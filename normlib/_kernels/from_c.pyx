@@ -11,7 +11,7 @@ from normlib._kernels.header cimport (
     NOTHING, arrays_of, normlib_api, normlib_array, normlib_call,
 )
 from normlib._kernels.parallel cimport default_threads, set_default_threads
-from normlib._kernels.plan cimport F32, F64, Dtype, Plan, Run, size_of
+from normlib._kernels.plan cimport F32, F64, FEATURE_ROW, Dtype, Plan, Run, size_of
 from normlib._kernels.schedule cimport execute
 from normlib import description
 
@@ -21,6 +21,7 @@ if _run == NULL:
 
 cdef enum:
     MOST_THREADS = 4096
+    ALONE = 1 << 16     # elements of a row up to which it is computed at once: no streams, no prefetch, no second thread
 
 
 cdef int call_of(const normlib_call* given) noexcept nogil:
@@ -41,7 +42,7 @@ cdef int call_of(const normlib_call* given) noexcept nogil:
     return answer(&complete)
 
 
-cdef inline bint plain(const normlib_call* c) noexcept nogil:
+cdef bint plain(const normlib_call* c) noexcept nogil:
     """Whether this is the everyday call: rows without gaps, nothing wrong, nothing asked for but y and statistics. All others, and all
     that is wrong, go the way of `check`, which takes longer than a row should wait."""
     cdef const normlib_array* x = c.x
@@ -96,23 +97,26 @@ cdef inline bint apart(const normlib_array* y, const normlib_array* a, Py_ssize_
     return <const char*>a.data + bytes <= to or to + own <= <const char*>a.data
 
 
+cdef inline void* data_of(const normlib_array* a) noexcept nogil:
+    return NULL if a == NULL else a.data
+
+
 cdef int one_pass(const normlib_call* c) noexcept nogil:
+    """The computation of a `plain` call; of one row what its kernel reads is all that is filled in."""
     cdef Plan p
-    memset(&p, 0, sizeof(Plan))
-    p.dtype = p.y_dtype = <Dtype>c.x.dtype
-    p.itemsize = size_of(c.x.dtype)
+    cdef bint alone = c.x.shape[0] == 1 and c.x.shape[1] <= ALONE and size_of(c.x.dtype) >= 4
+    if not alone:
+        memset(&p, 0, sizeof(Plan))
+    p.dtype = <Dtype>c.x.dtype
+    p.length, p.centered, p.eps = c.x.shape[1], c.op == NORMLIB_LAYER_NORM, c.eps
+    p.x, p.y, p.mean, p.rstd = <const char*>c.x.data, <char*>c.y.data, <double*>data_of(c.mean), <double*>data_of(c.rstd)
+    p.weight, p.bias = <const char*>data_of(c.weight), <const char*>data_of(c.bias)
+    if alone:
+        _run(FEATURE_ROW, &p, 0)
+        return 0
+    p.y_dtype, p.itemsize, p.groups = p.dtype, size_of(c.x.dtype), 1
     rows_without_gaps(&p, c.x.shape[0], c.x.shape[1])
     p.bytes = p.samples * p.length * p.itemsize
-    p.centered, p.eps, p.groups = c.op == NORMLIB_LAYER_NORM, c.eps, 1
-    p.x, p.y = <const char*>c.x.data, <char*>c.y.data
-    if c.weight != NULL:
-        p.weight = <const char*>c.weight.data
-    if c.bias != NULL:
-        p.bias = <const char*>c.bias.data
-    if c.mean != NULL:
-        p.mean = <double*>c.mean.data
-    if c.rstd != NULL:
-        p.rstd = <double*>c.rstd.data
     return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, &p, c.threads if c.threads else default_threads()) else 0
 
 

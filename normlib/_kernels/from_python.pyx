@@ -1,8 +1,8 @@
-"""The direct functions of the compiled backend: the public arguments, in their order, from Python to a Call.
+"""The public arguments, in their order, from Python to a Call, and from there to the result.
 
 A call of one row must not cost more than the row, so arrays are read through NumPy's C API. Whatever is not the ordinary case
-(another type, a wrong shape, overlapping memory) makes a function return NotImplemented; the general way, which knows
-how to convert and to complain, then takes over."""
+(another type, a wrong shape, overlapping memory) gives NotImplemented; the general way, which knows how to convert and to complain,
+then takes over."""
 
 import numpy as np
 
@@ -10,21 +10,22 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongAndOverflow
+from cpython.object cimport PyObject
 from libc.math cimport isinf
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from normlib._kernels.call cimport Call, Shape, compute, finish, kernels_in_use, learn
+from normlib._kernels.call cimport Call, Op, Shape, compute, finish, is_dtype, kernels_in_use, learn
 from normlib._kernels.check cimport check, clear, op_of, shapes, uses_running
+from normlib._kernels.from_c cimport one_pass, plain
 from normlib._kernels.header cimport (
-    NORMLIB_BATCH_NORM, NORMLIB_BATCH_NORM_BACKWARD, NORMLIB_GROUP_NORM, NORMLIB_GROUP_NORM_BACKWARD, NORMLIB_INSTANCE_NORM,
-    NORMLIB_INSTANCE_NORM_BACKWARD, NORMLIB_LAYER_NORM, NORMLIB_LAYER_NORM_BACKWARD, NORMLIB_RMS_NORM, NORMLIB_RMS_NORM_BACKWARD,
-    ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, NEW_SCALE, OF_X, MEAN, RESIDUAL, RSTD, RUNNING_MEAN, RUNNING_VAR, SCALE,
-    SILU, SUM, WEIGHT, WHERE, X, Y, normlib_array,
+    NORMLIB_LAYER_NORM, NORMLIB_RMS_NORM, ADD, BIAS, DADD, DBIAS, DGATE, DWEIGHT, DX, DY, GATE, LEAKY_RELU, NEW_SCALE, OF_X, MEAN, RESIDUAL, RSTD,
+    RUNNING_MEAN, RUNNING_VAR, SCALE, SILU, SUM, WEIGHT, WHERE, X, Y, normlib_array, normlib_call,
 )
+from normlib._kernels.header cimport begin as begin_call
 from normlib._kernels.layout cimport AXES, lay_out
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads, parallel_for
-from normlib._kernels.plan cimport ALL_VIEWS, BF16, BOOL, COPY, F16, F32, F64, I8, Plan
+from normlib._kernels.plan cimport ALL_VIEWS, BF16, BOOL, COPY, F16, F32, F64, I8, WATCH_BYTES, Plan
 from normlib._arguments import zero_by_zero
 from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, ROLES, Role
 
@@ -32,10 +33,10 @@ cnp.import_array()
 
 cdef extern from "numpy/arrayobject.h":
     int PyDataType_ISNOTSWAPPED "PyArray_ISNOTSWAPPED"(cnp.ndarray)
+    bint PyArray_SAMESHAPE(cnp.ndarray, cnp.ndarray)
 
 cdef enum:
     USER_DEFINED = 256      # the first number of a dtype that another package registers
-    KEEP_GIL = 1 << 15      # bytes of x up to which letting the lock go costs more than it gives
 
 cdef int _bfloat16 = -1     # NumPy's number of the bfloat16 dtype, once an array of it has been seen
 
@@ -283,33 +284,78 @@ cdef object results_of(object y, tuple more, object mean, object rstd, object va
     return (y, mean, rstd) if var is None else (y, mean, rstd, var)
 
 
-cdef object forward(Call* call, object x, object weight, object bias, object eps, object out, object return_stats,
-                    dict fused):
-    """The rest of a forward call, whose options are filled in."""
+cdef bint running(Call* call, object mean, object var, object mode) except -1:
+    """Statistics that are used, or that move: then they are written to."""
+    if not is_bool(mode) or not fill(call, RUNNING_MEAN, mean) or not fill(call, RUNNING_VAR, var):
+        return False
+    call.mode = mode
+    return not mode or mean is None or var is None or (
+        cnp.PyArray_ISWRITEABLE(<cnp.ndarray>mean) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>var))
+
+
+cdef PyObject** asked(Call* call, int number, PyObject** a) except? NULL:
+    """What a forward function is asked for, and where `out`, `return_stats` and what is fused come among its arguments; NULL where
+    something is not ordinary."""
+    cdef const Op* op
+    if not begin(call, number, <object>a[0]):
+        return NULL
+    op, a = op_of(call), a + 1
+    if op.grouped:
+        if not integer(<object>a[0], &call.num_groups):
+            return NULL
+        a += 1
+    if not fill(call, WEIGHT, <object>a[0]) or (op.takes >> BIAS & 1 and not fill(call, BIAS, <object>a[1])):
+        return NULL
+    a += 1 + (op.takes >> BIAS & 1)
+    if op.moving:
+        if not running(call, <object>a[0], <object>a[1], <object>a[2]) or type(<object>a[3]) is not float:
+            return NULL
+        call.momentum = <object>a[3]
+        a += 4
+    if op.feature and not (over_axes(call, <object>a[0]) and number_of_eps(call, <object>a[1])):
+        return NULL
+    if not op.feature and not (number_of_eps(call, <object>a[0]) and along(call, <object>a[1])):
+        return NULL
+    a += 2
+    if (<object>a[2] and not fuse(call, <object>a[2])) or shapes(call) or call.count == 0:
+        return NULL
+    return a
+
+
+cdef inline bint number_of_eps(Call* call, object eps) except -1:
+    return number(eps, &call.eps)
+
+
+cdef object forward(int number, PyObject** a):
+    cdef Call call
+    cdef PyObject** rest = asked(&call, number, a)
     cdef Py_ssize_t i
-    cdef cnp.ndarray y
+    cdef cnp.ndarray x, y
     cdef cnp.ndarray mean = None, rstd = None, var = None
-    cdef bint canonical = return_stats is _canonical, stats = return_stats is not False
-    if not (is_bool(return_stats) or canonical) or not number(eps, &call.eps):
+    cdef bint canonical, stats
+    if rest == NULL:
         return NotImplemented
-    if not fill(call, WEIGHT, weight) or not fill(call, BIAS, bias) or (fused and not fuse(call, fused)) or shapes(call) or call.count == 0:
+    return_stats = <object>rest[1]
+    canonical, stats = return_stats is _canonical, return_stats is not False
+    if not is_bool(return_stats) and not canonical:
         return NotImplemented
-    y = output(call, Y, x, out)
+    x = <object>a[0]
+    y = output(&call, Y, x, <object>rest[0])
     if y is None:
         return NotImplemented
-    more = more_results(call, x, fused)
+    more = more_results(&call, x, <object>rest[2])
     if more is None:
         return NotImplemented
     if stats and call.plan.centered:
-        mean = new_statistic(call, MEAN)
+        mean = new_statistic(&call, MEAN)
     if stats or call.eps == 0:
-        rstd = new_statistic(call, RSTD)
-    if canonical and op_of(call).moving and not uses_running(call):
+        rstd = new_statistic(&call, RSTD)
+    if canonical and op_of(&call).moving and not uses_running(&call):
         var = new_array(&call.statistic, cnp.NPY_FLOAT64)
         call.var = <double*>cnp.PyArray_DATA(var)
     results = results_of(y, more, mean, rstd if stats else None, var)
     try:
-        if not run(call):
+        if not run(&call):
             return NotImplemented
         if call.eps == 0 and not canonical:     # NumPy's error state hears of a row that was constant
             for i in range(call.statistic.count):
@@ -317,136 +363,85 @@ cdef object forward(Call* call, object x, object weight, object bias, object eps
                     zero_by_zero()
                     break
         if call.at[RUNNING_MEAN] != NULL:
-            learn(call)     # last: from here on nothing fails
+            learn(&call)     # last: from here on nothing fails
     finally:
-        finish(call)
+        finish(&call)
     return results
 
 
-cdef object backward(Call* call, object dy, object x, object weight, object mean, object rstd, object weight_grads, object out,
-                     dict fused):
-    cdef cnp.ndarray dx, dweight = None, dbias = None
-    cdef tuple more
+cdef PyObject** asked_back(Call* call, int number, PyObject** a) except? NULL:
+    """As `asked`, of a backward function, which has `weight_grads` and `out` in the end."""
+    cdef const Op* op
+    if not begin(call, number, <object>a[1]) or not fill(call, DY, <object>a[0]):
+        return NULL
+    op, a = op_of(call), a + 2
+    if op.grouped:
+        if not integer(<object>a[0], &call.num_groups):
+            return NULL
+        a += 1
+    if not fill(call, WEIGHT, <object>a[0]) or (op.centered and not fill(call, MEAN, <object>a[1])):
+        return NULL
+    a += 1 + op.centered
+    if not fill(call, RSTD, <object>a[0]):
+        return NULL
+    a += 1
+    if op.moving:
+        if not is_bool(<object>a[0]):
+            return NULL
+        call.mode = <object>a[0]
+        a += 1
+    if not (over_axes(call, <object>a[0]) if op.feature else along(call, <object>a[0])):
+        return NULL
+    a += 1
+    if (<object>a[2] and not fuse(call, <object>a[2])) or shapes(call) or call.count == 0:
+        return NULL
+    return a
+
+
+cdef object backward(int number, PyObject** a):
+    cdef Call call
+    cdef PyObject** rest = asked_back(&call, number, a)
+    cdef cnp.ndarray x, dx, dweight = None, dbias = None
     cdef int type_number
-    cdef bint wanted = weight is not None if weight_grads is None else weight_grads is True
-    if not (is_bool(weight_grads) or weight_grads is None) or not fill(call, DY, dy) or not fill(call, WEIGHT, weight):
+    cdef bint wanted, given
+    if rest == NULL:
         return NotImplemented
-    if not fill(call, MEAN, mean) or not fill(call, RSTD, rstd) or (fused and not fuse(call, fused)) or shapes(call) or call.count == 0:
+    weight_grads, x, given = <object>rest[0], <object>a[1], call.at[WEIGHT] != NULL
+    if not is_bool(weight_grads) and weight_grads is not None:
         return NotImplemented
-    dx = output(call, DX, x, out)
+    wanted = given if weight_grads is None else weight_grads is True
+    dx = output(&call, DX, x, <object>rest[1])
     if dx is None:
         return NotImplemented
-    more = more_results(call, x, fused)
+    more = more_results(&call, x, <object>rest[2])
     if wanted:
-        type_number = cnp.PyArray_TYPE(<cnp.ndarray>(x if weight is None else weight))
-        dweight = new_gradient(call, WEIGHT, type_number)
-        fill(call, DWEIGHT, dweight)
+        type_number = number_of(call.at[WEIGHT if given else X].dtype)
+        dweight = new_gradient(&call, WEIGHT, type_number)
+        fill(&call, DWEIGHT, dweight)
         if call.plan.centered:
-            dbias = new_gradient(call, BIAS if call.at[BIAS] != NULL else WEIGHT, type_number)
-            fill(call, DBIAS, dbias)
+            dbias = new_gradient(&call, BIAS if call.at[BIAS] != NULL else WEIGHT, type_number)
+            fill(&call, DBIAS, dbias)
     try:
-        if not run(call):
+        if not run(&call):
             return NotImplemented
     finally:
-        finish(call)
+        finish(&call)
     return (dx, dweight, dbias, *more) if call.plan.centered else (dx, dweight, *more)
 
 
-# ---- the functions ----
-
-def layer_norm(x, weight, bias, axis, eps, out, return_stats, fused):
-    cdef Call call
-    if not begin(&call, NORMLIB_LAYER_NORM, x) or not over_axes(&call, axis):
-        return NotImplemented
-    return forward(&call, x, weight, bias, eps, out, return_stats, fused)
+include "everyday.pxi"
 
 
-def layer_norm_backward(dy, x, weight, mean, rstd, axis, weight_grads, out, fused):
-    cdef Call call
-    if not begin(&call, NORMLIB_LAYER_NORM_BACKWARD, x) or not over_axes(&call, axis):
-        return NotImplemented
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out, fused)
-
-
-def rms_norm(x, weight, axis, eps, out, return_stats, fused):
-    cdef Call call
-    if not begin(&call, NORMLIB_RMS_NORM, x) or not over_axes(&call, axis):
-        return NotImplemented
-    return forward(&call, x, weight, None, eps, out, return_stats, fused)
-
-
-def rms_norm_backward(dy, x, weight, rstd, axis, weight_grads, out, fused):
-    cdef Call call
-    if not begin(&call, NORMLIB_RMS_NORM_BACKWARD, x) or not over_axes(&call, axis):
-        return NotImplemented
-    return backward(&call, dy, x, weight, None, rstd, weight_grads, out, fused)
-
-
-def group_norm(*arguments):
-    """x, num_groups, weight, bias, eps, channel_axis, out, return_stats, fused"""
-    cdef Call call
-    x, num_groups, weight, bias, eps, channel_axis, out, return_stats, fused = arguments
-    if not begin(&call, NORMLIB_GROUP_NORM, x) or not along(&call, channel_axis) or not integer(num_groups, &call.num_groups):
-        return NotImplemented
-    return forward(&call, x, weight, bias, eps, out, return_stats, fused)
-
-
-def group_norm_backward(*arguments):
-    """dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, fused"""
-    cdef Call call
-    dy, x, num_groups, weight, mean, rstd, channel_axis, weight_grads, out, fused = arguments
-    if not begin(&call, NORMLIB_GROUP_NORM_BACKWARD, x) or not along(&call, channel_axis) or not integer(num_groups, &call.num_groups):
-        return NotImplemented
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out, fused)
-
-
-cdef bint running(Call* call, object mean, object var, bint mode) except -1:
-    """Statistics that are used, or that move: then they are written to."""
-    call.mode = mode
-    if not fill(call, RUNNING_MEAN, mean) or not fill(call, RUNNING_VAR, var):
-        return False
-    return not mode or mean is None or var is None or (
-        cnp.PyArray_ISWRITEABLE(<cnp.ndarray>mean) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>var))
-
-
-cdef object moving_norm(int op, tuple arguments):
-    cdef Call call
-    x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats, fused = arguments
-    if not begin(&call, op, x) or not along(&call, channel_axis) or not is_bool(mode) or type(momentum) is not float:
-        return NotImplemented
-    call.momentum = momentum
-    if not running(&call, running_mean, running_var, mode):
-        return NotImplemented
-    return forward(&call, x, weight, bias, eps, out, return_stats, fused)
-
-
-def batch_norm(*arguments):
-    """x, weight, bias, running_mean, running_var, mode, momentum, eps, channel_axis, out, return_stats, fused"""
-    return moving_norm(NORMLIB_BATCH_NORM, arguments)
-
-
-def instance_norm(*arguments):
-    """As those of `batch_norm`."""
-    return moving_norm(NORMLIB_INSTANCE_NORM, arguments)
-
-
-cdef object moving_norm_backward(int op, tuple arguments):
-    cdef Call call
-    dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out, fused = arguments
-    if not begin(&call, op, x) or not along(&call, channel_axis) or not is_bool(mode):
-        return NotImplemented
-    call.mode = mode
-    return backward(&call, dy, x, weight, mean, rstd, weight_grads, out, fused)
-
-
-def batch_norm_backward(*arguments):
-    """dy, x, weight, mean, rstd, mode, channel_axis, weight_grads, out, fused"""
-    return moving_norm_backward(NORMLIB_BATCH_NORM_BACKWARD, arguments)
-
-
-def instance_norm_backward(*arguments):
-    """As those of `batch_norm_backward`."""
-    return moving_norm_backward(NORMLIB_INSTANCE_NORM_BACKWARD, arguments)
+cdef object compute_from(int number, PyObject** a):
+    """What the public function of an operation returns, or NotImplemented; a: its arguments in their order, and a dict of what is fused, or
+    None."""
+    if number & 1:
+        return backward(number, a)
+    if number == NORMLIB_LAYER_NORM or number == NORMLIB_RMS_NORM:
+        result = everyday(number, a)
+        if result is not NotImplemented:
+            return result
+    return forward(number, a)
 
 
 # ---- what else is asked of the kernels ----

@@ -120,6 +120,7 @@ cdef enum:  # Step
     FEATURE_ROWS_FORWARD
     FEATURE_ROWS_BACKWARD
     FEATURE_ROWS_PARTS
+    FEATURE_ROW     # one alone, see `alone_row`
     FEATURE_COLUMNS_FORWARD
     FEATURE_COLUMNS_BACKWARD
     FEATURE_COLUMNS_STRIPS
@@ -185,6 +186,13 @@ cdef inline bint few_rows(const Plan* p) noexcept nogil:
 cdef inline bint alone(const Plan* p) noexcept nogil:
     """Whether the accumulators of one part are the weight gradients."""
     return few_rows(p) and p.parts == 1
+
+
+cdef inline bint alone_row(const Plan* p) noexcept nogil:
+    """Whether a forward pass is one row without gaps, of the working type, and nothing else is asked for but mean and rstd."""
+    return (p.samples == 1 and p.groups == 1 and p.segments == 1 and p.itemsize >= 4 and p.y_dtype == p.dtype
+            and (p.length == 1 or (p.xs.position == 1 and p.ys.position == 1)) and not p.fused and not p.given and not p.own
+            and p.inside == NULL and p.var == NULL)
 
 
 # What an ISA level provides: one task of one step of a plan.

@@ -8,8 +8,8 @@ from normlib._kernels.machine cimport machine
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, View, Watch, alone, few_rows, line_of, round_up, size_of, y_bytes,
-    FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
+    Plan, Run, View, Watch, alone, alone_row, few_rows, line_of, round_up, size_of, y_bytes,
+    FEATURE_ROW, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
     CHANNEL_COLUMNS_MEANS, CHANNEL_COLUMNS_PARTS, CHANNEL_COLUMNS_BACKWARD, ADD_PARTS, ROOTS, MAP,
@@ -128,7 +128,10 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     if p.form == FEATURE_ROWS or p.form == CHANNEL_ROWS:
         worth += p.samples * p.groups * p.channels * p.segments * RUN_BYTES
     if worth < 2 * machine.thread and not backward and p.form == FEATURE_ROWS:
-        # One task. A single row may take 100 ns: it is not made to wait for the divisions below.
+        # One task. A single row may take 50 ns: it is not made to wait for the divisions below.
+        if alone_row(p):
+            run(FEATURE_ROW, p, 0)
+            return 0
         p.parameters = p.segments * p.length
         p.batch = p.samples * p.groups
         begin_with(p, &before)

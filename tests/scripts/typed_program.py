@@ -29,6 +29,12 @@ def functions(x: NDArray[np.float32], wide: NDArray[np.float64], some: NDArray[A
     assert_type(normlib.rms_norm_backward(x, wide, rstd=rstd)[0], NDArray[np.float64])
 
 
+def plans(x: NDArray[np.float32]) -> None:
+    plan = normlib.prepare("rms_norm", like=x, weight=x[0], eps=1e-5, activation="silu")
+    assert_type(plan, normlib.Plan)
+    assert_type(plan(x, x), NDArray[Any])
+
+
 def layers(x: NDArray[np.float32]) -> None:
     norm = normlib.LayerNorm(8)
     assert_type(norm(x), NDArray[np.float32])
@@ -63,4 +69,5 @@ def refused(x: NDArray[np.float32]) -> None:
     normlib.batch_norm(x, x, x)  # type: ignore[call-overload]  # pyright: ignore
     normlib.PreNorm(Sublayer(), x)  # type: ignore[arg-type]  # pyright: ignore
     normlib.LayerNormGRU(8, 16, cell_norm=True)  # type: ignore[call-arg]  # pyright: ignore
+    normlib.prepare("norm", like=x)  # type: ignore[arg-type]  # pyright: ignore
     normlib.layer_norm(x, axis="last")  # type: ignore[call-overload]  # pyright: ignore

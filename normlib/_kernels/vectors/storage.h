@@ -325,7 +325,14 @@ static inline void fold_all_f64(const double *a, double *e, int more)
 
 static inline double sum_8(const double *e)
 {
+#if defined(__AVX512F__)   /* the same tree, on sums that are in a register */
+    __m512d v = _mm512_loadu_pd(e);
+    __m256d u = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+    __m128d t = _mm_add_pd(_mm256_castpd256_pd128(u), _mm256_extractf128_pd(u, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(t, _mm_unpackhi_pd(t, t)));
+#else
     return ((e[0] + e[4]) + (e[2] + e[6])) + ((e[1] + e[5]) + (e[3] + e[7]));
+#endif
 }
 
 /* sum_8 of 8 rows, by transposition in registers */

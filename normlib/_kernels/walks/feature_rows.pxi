@@ -125,6 +125,62 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
     feature_rows_from(p, task * p.batch, min((task + 1) * p.batch, p.samples * p.groups), zero)
 
 
+# ---- one row alone: what lots of rows share takes longer than its elements. The same operations in the same order, so the same bits. ----
+
+cdef inline void whole_row(Array* a, const char* data, Py_ssize_t n, work zero) noexcept nogil:
+    """n elements of the working type, side by side, in cache."""
+    a.data, a.first, a.groups, a.sample, a.inside = <char*>data, 0, 1, 0, NULL
+    a.dtype, a.itemsize, a.position = F64 if work is double else F32, sizeof(work), sizeof(work)
+    a.channels, a.segments, a.length = 1, 1, n
+    a.plain, a.whole, a.far, a.level, a.ahead = True, True, False, 2, 0
+
+
+cdef inline void row_statistics(const Plan* p, const Array* x, Statistics* found, work zero) noexcept nogil:
+    cdef Py_ssize_t n = p.length, taken = min(<Py_ssize_t>SAMPLE, n) if n <= BLOCK else sampled(n)   # without its divisions
+    cdef double sums[8]
+    cdef double squares[8]
+    cdef double s[2]
+    cdef work shift = 0
+    s[0] = 0
+    if p.centered:
+        row_sample(x, p.x, sums, zero)
+        shift = <work>over(sum_8(sums), taken)
+        row_moments(x, p.x, n, sums, squares, shift, True)
+        s[0] = sum_8(sums)
+    else:
+        row_moments(x, p.x, n, sums, squares, shift, False)
+    s[1] = sum_8(squares)
+    settle(s, n, p.eps, shift, found)
+    if not (trusted(s, n, p.eps, zero) and chance(over(s[0], n), over(s[1], n), taken)):
+        row_again(x, p.x, n, p.centered, p.eps, shift + over(s[0], n), found, zero)
+
+
+cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """Of the plan it reads x, y, weight, bias, length, centered, eps, mean and rstd."""
+    cdef const work* x = <const work*>p.x
+    cdef work* y = <work*>p.y
+    cdef work table[TABLE * TOGETHER]
+    cdef Statistics found
+    cdef Array row
+    cdef Affine c
+    cdef Block b
+    cdef Py_ssize_t i
+    whole_row(&row, p.x, p.length, zero)
+    row_statistics(p, &row, &found, zero)
+    table[SHIFT * TOGETHER], table[DELTA * TOGETHER], table[SCALE * TOGETHER] = <work>found.shift, <work>found.delta, <work>found.scale
+    if p.mean != NULL:
+        p.mean[0] = (found.shift + found.delta) / found.factor
+    if p.rstd != NULL:
+        p.rstd[0] = found.rstd
+    if found.factor != 1:
+        for i in range(p.length):
+            y[i] = x[i] * <work>found.factor
+        x = y
+    feature_kinds(&c, p, <const work*>p.weight, table)
+    b.rows, b.width, b.x, b.y, b.ahead = 1, p.length, p.length, p.length, 0
+    normalize(&c, &b, x, y)
+
+
 # ---- backward ----
 
 cdef enum:
