@@ -165,7 +165,8 @@ cdef struct Rows:
 
 cdef inline void clear_rows(double (*e)[8], Py_ssize_t first, Py_ssize_t m) noexcept nogil:
     """Zeros from row `first` on, up to eights of m rows."""
-    memset(e + first, 0, ((m + 7) // 8 * 8 - first) * sizeof(e[0]))
+    if first % 8 != 0 or first < m:
+        memset(e + first, 0, ((m + 7) // 8 * 8 - first) * sizeof(e[0]))
 
 
 cdef inline bint put(Rows* rows, Py_ssize_t k, const Statistics* found, work* shift, work* delta, work* scale, work* factor) noexcept nogil:
