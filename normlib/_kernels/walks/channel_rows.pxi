@@ -8,6 +8,7 @@
 
 cdef enum:
     LOT_BYTES = 1 << 18     # of the groups of several segments that are taken at once
+    ADDED = 16              # channels of a group whose sums are added before they join the others: fixed, for it decides bits
     SEEN = 4096             # bytes of a run from which on the hardware sees a stream, in the LLC
     SEEN_FAR = 1 << 15      # and in memory
 
@@ -192,7 +193,8 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
     cdef work of_runs[TABLE * TOGETHER]
     cdef Affine c
     cdef Spot spot = row_spot(s, x, r), run
-    cdef Py_ssize_t channel = row_in(p, r) * p.channels, last = entries_of(p), channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, count, k, i
+    cdef Py_ssize_t channel = row_in(p, r) * p.channels, last = entries_of(p), channels = m * p.channels, ahead = next_lot(&s.x, p, channels)
+    cdef Py_ssize_t first, many, count, k, i
     beside(&c, of_runs, TOGETHER)
     c.of_bias = of_runs + OFFSET * TOGETHER
     c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
@@ -423,13 +425,14 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_s
     cdef double lost[2][TOGETHER]
     cdef const work* w = <const work*>p.weight
     cdef Py_ssize_t first = r % p.groups * p.channels, stop = first + m * p.channels, c, many, k
+    cdef Py_ssize_t step = ADDED if p.channels > ADDED else TOGETHER
     cdef double n = p.channels * p.segments * p.length
     cdef work zero = 0
     memset(sums, 0, sizeof(sums))
     memset(lost, 0, sizeof(lost))
     if not p.given or p.weight_grads:
-        for c from first <= c < stop by TOGETHER:
-            many = min(<Py_ssize_t>TOGETHER, stop - c)
+        for c from first <= c < stop by step:
+            many = min(step, stop - c)
             channels_slopes(x, dy, inside, r, c - first, many, of_runs, s, q)
             if p.weight_grads:
                 add_gradients(p, part * p.parameters + c, q, s, many, zero)
