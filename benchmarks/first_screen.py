@@ -39,7 +39,7 @@ def bench(names):
     return {result["name"]: result for result in found["results"]}
 
 
-def time_of(seconds):
+def lasts(seconds):
     return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 
@@ -51,7 +51,7 @@ def main():
     for name, (_, words) in zip(names, CASES, strict=True):
         result = found[name]
         peers = [result["peers"].get(peer) for peer in PEERS]
-        cells = [time_of(result["seconds"]["normlib"]), f"{1 / result['over_limit']:.2g}"]
+        cells = [lasts(result["seconds"]["normlib"]), f"{1 / result['over_limit']:.2g}"]
         cells += ["" if peer is None else f"{peer:.2g}" for peer in peers]
         print(f"| {words} | {' | '.join(cells)} |")
     normlib.set_num_threads(1)

@@ -1,5 +1,6 @@
 """A thousand calls of normlib.views from a loop in Cython, which is compiled for each commit."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,8 @@ from .common import normal
 BUILD = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup
-extension = Extension("views", [{source!r}], include_dirs=[{include!r}])
-setup(name="views", py_modules=[], ext_modules=cythonize([extension], build_dir="."))
+extension = Extension("views", ["views.pyx"], include_dirs=[{include!r}])
+setup(name="views", py_modules=[], ext_modules=cythonize([extension]))
 """
 CALLS = 1000
 
@@ -30,8 +31,9 @@ class Views:
         if not Path(normlib.__file__).with_name("views.pxd").exists():
             return None
         folder = tempfile.mkdtemp(dir=".")
-        source, include = str(Path(__file__).with_suffix(".pyx").resolve()), normlib.get_include()
-        Path(folder, "setup.py").write_text(BUILD.format(source=source, include=include))
+        # Beside this file Cython would take views.pxd from the checkout, not from the commit that is installed.
+        shutil.copy(Path(__file__).with_suffix(".pyx"), folder)
+        Path(folder, "setup.py").write_text(BUILD.format(include=normlib.get_include()))
         command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "."]
         subprocess.run(command, cwd=folder, check=True)
         return str(Path(folder).resolve())

@@ -128,3 +128,15 @@ def test_a_script_of_the_gallery_has_a_title_and_a_picture(path):
     assert underline == "=" * len(title)
     assert "normlib" in text
     assert text.count("plt.show()") == text.count("plt.subplots(")
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_performance_links_to_the_dashboard_where_it_was_published(extensions, published, tmp_path, monkeypatch):
+    """`python -m benchmarks.publish` writes it; a link to what is not there would end the build."""
+    monkeypatch.setitem(extensions.pages.FINISHED, "asv", tmp_path)
+    if published:
+        (tmp_path / "index.html").write_text("")
+    env = SimpleNamespace(found_docs=["performance"], doc2path=lambda name: str(DOCS / f"{name}.md"))
+    source = [""]
+    extensions.pages.prepare(SimpleNamespace(env=env), "performance", source)
+    assert ('href="asv/index.html"' in source[0]) == published

@@ -15,6 +15,10 @@ REPOSITORY = "https://github.com/normlib/normlib/blob/main/"
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = {"axis": ROOT / "docs" / "axis", "asv": ROOT / ".asv" / "html"}
 WHOLE = {"changelog": ROOT / "CHANGELOG.md", "contributing": ROOT / "CONTRIBUTING.md"}
+DASHBOARD = """
+<p>The history of commits on this site's machine: <a href="asv/index.html">dashboard</a>, with its
+<a href="asv/index.html#regressions">regressions</a>.</p>
+"""
 PICTURES = (".png", ".svg", ".jpg")
 
 
@@ -53,6 +57,8 @@ def prepare(app, docname, source):
     elif path.suffix == ".md":
         whole = WHOLE.get(docname, path)
         source[0] = tight(to_repository(whole.read_text(encoding="utf-8"), whole.parent, pages))
+        if docname == "performance" and "asv" in finished():
+            source[0] += DASHBOARD
 
 
 def skip(app, what, name, member, skipped, options):
