@@ -30,7 +30,7 @@ cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcep
     are one long run in each."""
     cdef Py_ssize_t n = arrays * p.channels * p.segments * p.length
     if p.segments > 1:
-        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, LOT_BYTES // (n * p.itemsize)))
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER // 2, LOT_BYTES // (n * p.itemsize)))
     return together(n, p.streaming)
 
 
