@@ -69,6 +69,44 @@ def test_stored_digests(level):
     assert int(result.stdout.split()[0]) >= 400 * len(DTYPES)
 
 
+PLANES = """
+import hashlib
+import numpy as np
+from normlib import (
+    batch_norm, batch_norm_backward, group_norm, group_norm_backward, instance_norm, instance_norm_backward,
+)
+
+found = hashlib.sha256()
+rng = np.random.default_rng(0)
+for n in range(2, 300):
+    x, dy = rng.standard_normal((2, 2, 19 if n % 2 else 32, n)).astype("float16" if n % 7 == 0 else "float32")
+    w, b = rng.standard_normal((2, x.shape[1])).astype("float32")
+    for forward, backward, more in (
+        (instance_norm, instance_norm_backward, {}),
+        (batch_norm, batch_norm_backward, {"training": True}),
+        (group_norm, group_norm_backward, {"num_groups": 1 if n % 2 else 8}),
+    ):
+        y, mean, rstd = forward(x, weight=w, bias=b, return_stats=True, **more)
+        for array in (y, mean, rstd, *backward(dy, x, weight=w, mean=mean, rstd=rstd, **more)):
+            found.update(array.tobytes())
+    found.update(batch_norm(x, weight=w, bias=b, running_mean=w, running_var=b * b).tobytes())
+    found.update(batch_norm_backward(dy, x, weight=w, mean=w, rstd=b, training=False)[0].tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_planes_of_every_length_at_every_level():
+    """Where a vector has 16 lanes, short ones have loops of their own, in which a vector may lie in two planes."""
+    found = {}
+    for level in LEVELS:
+        env = os.environ | {"NORMLIB_ISA": level, "NORMLIB_BACKEND": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-W", "ignore", "-c", PLANES]
+        result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        found[level] = result.stdout
+    assert len(set(found.values())) == 1, found
+
+
 @each_op
 @pytest.mark.parametrize("last", [0, 1], ids=["first problem", "second problem"])
 def test_threads(op, last):

@@ -22,6 +22,7 @@ cdef extern from "storage.h" nogil:
     void load_bf16(const bf16_t*, float*)
     void pack_half(half_t*, const float*)
     void store_bf16(bf16_t*, const float*)
+    void copy_f32(float*, const float*, Py_ssize_t)
     void load_part_f64(const double*, Py_ssize_t, double*)
     void load_part_f32(const float*, Py_ssize_t, float*)
     void load_part_half(const half_t*, Py_ssize_t, float*)
@@ -43,6 +44,16 @@ cdef extern from "storage.h" nogil:
     void stream_copy(void*, const void*, size_t)
     void stream_fence()
     void prefetch(const void*)
+
+cdef extern from "short_rows.h" nogil:
+    enum:
+        SHORT_ROWS      # whether there are loops for them
+    void short_samples_f32(const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, double (*)[8])
+    void short_moments_f32(const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, double (*)[8], double (*)[8], bint)
+    void short_slopes_f32(const float*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, const float*, double (*)[8], double (*)[8])
+    void normalize_runs_f32(const float*, float*, Py_ssize_t, Py_ssize_t, const float**)
+    void descend_runs_f32(const float*, const float*, float*, Py_ssize_t, Py_ssize_t, const float**)
+    void scale_runs_f32(const float*, float*, Py_ssize_t, Py_ssize_t, const float**)
 
 # The working type: float64 for float64, float32 for all others.
 ctypedef fused work:

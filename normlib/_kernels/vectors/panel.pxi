@@ -83,6 +83,12 @@ cdef inline char* row_at(const Array* a, Py_ssize_t r) noexcept nogil:
     return a.data + r // a.groups * a.sample + r % a.groups * a.group
 
 
+cdef inline bint evenly(const Array* a, Py_ssize_t r, Py_ssize_t m, Py_ssize_t* apart) noexcept nogil:
+    """Whether m rows from r on are each without a gap, and so many bytes apart."""
+    apart[0] = a.sample if a.groups == 1 else a.group
+    return a.whole and a.inside == NULL and (a.groups == 1 or a.sample == a.groups * a.group or (r - a.first) % a.groups + m <= a.groups)
+
+
 cdef inline Py_ssize_t place_in(const Array* a, Py_ssize_t i) noexcept nogil:
     """Where element i of a row lies, from its first."""
     cdef Py_ssize_t run
@@ -185,7 +191,10 @@ cdef void widen(const Array* a, const char* x, Py_ssize_t n, work* t) noexcept n
     elif a.position != a.itemsize and n > 1:
         widen_strided(a.dtype, x, a.position, n, t)
     elif a.itemsize == sizeof(work):
-        memcpy(t, x, n * sizeof(work))
+        if work is float:
+            copy_f32(t, <const float*>x, n)
+        else:
+            memcpy(t, x, n * sizeof(work))
     elif work is float:
         if a.dtype == F16:
             widen_lanes(<const half_t*>x, n, t, a.ahead)
@@ -237,19 +246,25 @@ cdef void narrow_to(const Array* a, const work* t, Py_ssize_t n, char* y) noexce
 
 cdef void gather(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
     """Elements i to i + n of a row, from its runs."""
-    cdef Py_ssize_t offset, taken = 0, m
+    cdef Py_ssize_t run, offset, segment, taken = 0, m
     if a.inside != NULL:
         gather_inside(a, row, i, n, room)
         return
-    offset = i % a.length
     if a.whole:
         widen(a, row + i * a.position, n, room)
         return
+    run, offset = i // a.length, i % a.length
+    segment = run % a.segments
+    row += run // a.segments * a.channel
     while taken < n:
         m = min(a.length - offset, n - taken)
-        widen(a, row + place_in(a, i + taken), m, room + taken)
+        widen(a, row + segment * a.segment + offset * a.position, m, room + taken)
         taken += m
+        segment += 1
         offset = 0
+        if segment == a.segments:
+            row += a.channel
+            segment = 0
 
 
 cdef inline const work* take(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
@@ -273,9 +288,12 @@ cdef inline const work* take_run(const Array* a, const char* run, Py_ssize_t n, 
 
 cdef inline Array* take_rows(Array* a, Py_ssize_t r, Py_ssize_t m, Py_ssize_t step, Array* taken, work* room, Py_ssize_t has) noexcept nogil:
     """m rows from r on: a itself where it is plain, or where room has no place for them, else rows in room, `step` elements apart."""
-    cdef Py_ssize_t n = a.channels * a.segments * a.length, k
+    cdef Py_ssize_t n = a.channels * a.segments * a.length, apart, k
     if (a.plain and a.whole) or m * n > has:
         return a
+    if evenly(a, r, m, &apart) and apart == n * a.position and step == n:
+        widen(a, row_at(a, r), m * n, room)
+        return in_room(a, r, step, taken, room)
     for k in range(m):
         gather(a, row_at(a, r + k), 0, n, room + k * step)
     return in_room(a, r, step, taken, room)

@@ -94,6 +94,34 @@ cdef inline void add_moments(const work* x, Py_ssize_t n, double* sums, double* 
         i += FEW
 
 
+cdef inline void short_samples(const work* x, Py_ssize_t n, Py_ssize_t channels, Py_ssize_t channel, Py_ssize_t apart, Py_ssize_t m,
+                               double (*sums)[8]) noexcept nogil:
+    """The sums of the first n <= SAMPLE elements of each channel of m rows."""
+    cdef Py_ssize_t k, c
+    if work is float and SHORT_ROWS:
+        short_samples_f32(<const float*>x, n, channels, channel, apart, m, sums)
+        return
+    for k in range(m):
+        for c in range(channels):
+            fold_sample(x + k * apart + c * channel, n, sums[k], c > 0)
+
+
+cdef inline void short_moments(const work* x, Py_ssize_t n, Py_ssize_t apart, Py_ssize_t m, const work* shift, double (*sums)[8],
+                               double (*squares)[8], bint centered) noexcept nogil:
+    """add_moments of m rows of n < ROUND * LANES elements, so many apart: the loop over rows that does nothing else"""
+    cdef Py_ssize_t k
+    if work is float and SHORT_ROWS:
+        if centered:
+            short_moments_f32(<const float*>x, n, apart, m, <const float*>shift, sums, squares, True)
+        else:
+            short_moments_f32(<const float*>x, n, apart, m, <const float*>shift, sums, squares, False)
+        return
+    for k in range(m):
+        few_moments(x + k * apart, min(<Py_ssize_t>FEW, n), sums[k], squares[k], shift[k], centered, False, 0)
+        if n > FEW:
+            few_moments(x + k * apart + FEW, n - FEW, sums[k], squares[k], shift[k], centered, True, 0)
+
+
 # ---- sum g and sum g * z, where g = dy * weight and z = (x - shift - delta) * scale; and the sums of dy * z and dy, element by
 # element, that are dweight and dbias ----
 
@@ -168,6 +196,24 @@ cdef inline void few_slopes(const Slopes* c, const work* x, const work* dy, Py_s
             return
     slope_lanes(c, x, dy, i, n - i, a, q, True)
     fold_moments(a, q, sums, products, True, more)
+
+
+cdef inline void short_slopes(const work* x, const work* dy, Py_ssize_t n, Py_ssize_t x_apart, Py_ssize_t dy_apart, Py_ssize_t m,
+                              const work* table, double (*sums)[8], double (*products)[8]) noexcept nogil:
+    """add_slopes of m channels of n < ROUND * LANES elements, so many apart"""
+    cdef Slopes c
+    cdef Py_ssize_t k
+    cdef const work* shift = table + SHIFT * TOGETHER
+    cdef const work* scale = table + SCALE * TOGETHER
+    if work is float and SHORT_ROWS:
+        short_slopes_f32(<const float*>x, <const float*>dy, n, x_apart, dy_apart, m, <const float*>shift, <const float*>scale, sums, products)
+        return
+    c.shifted = True
+    c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
+    c.x_ahead = c.dy_ahead = 0
+    for k in range(m):
+        c.shift, c.scale = shift[k], scale[k]
+        few_slopes(&c, x + k * x_apart, dy + k * dy_apart, n, sums[k], products[k], False)
 
 
 cdef inline void block_slopes(const Slopes* c, const work* x, const work* dy, Py_ssize_t n, double* sums, double* products, bint more) noexcept nogil:

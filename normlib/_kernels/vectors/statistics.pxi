@@ -5,7 +5,7 @@
 
 cdef enum:
     SAMPLE = 16                 # elements of a block that the first mean is taken from
-    TOGETHER = 16               # short rows whose statistics are computed together
+    TOGETHER = 32               # short rows whose statistics are computed together
     FAR_F32 = 100               # powers of two so far from 1 leave room for products in the working type
     FAR_F64 = 900
 
@@ -28,8 +28,10 @@ cdef inline void fold_sample(const work* x, Py_ssize_t n, double* e, bint more) 
 
 
 cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
-    """Rows of n elements to take at once; a stream wants its reads and writes close to each other."""
-    return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, (PANEL // 4 if streaming else PANEL) // n))
+    """Rows of n elements to take at once; a stream wants its reads and writes close to each other. What a lot takes beside its rows is
+    shared by 32 short ones; longer ones would not be in L1 with what is written."""
+    cdef Py_ssize_t most = (PANEL // 4 if streaming else PANEL) // n
+    return TOGETHER if most > TOGETHER else max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER // 2, most))
 
 
 cdef inline bint sound(double s, double d, double q, double eps, work zero) noexcept nogil:
@@ -170,7 +172,8 @@ cdef struct Rows:
 
 cdef inline void clear_rows(double (*e)[8], Py_ssize_t first, Py_ssize_t m) noexcept nogil:
     """Zeros from row `first` on, up to eights of m rows."""
-    memset(e + first, 0, ((m + 7) // 8 * 8 - first) * sizeof(e[0]))
+    if first % 8 != 0 or first < m:
+        memset(e + first, 0, ((m + 7) // 8 * 8 - first) * sizeof(e[0]))
 
 
 cdef inline bint put(Rows* rows, Py_ssize_t k, const Statistics* found, work* shift, work* delta, work* scale, work* factor) noexcept nogil:

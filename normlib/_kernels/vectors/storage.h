@@ -208,6 +208,22 @@ static inline void store_part_f32(float *y, ptrdiff_t n, const float *t)
 #endif
 }
 
+/* memcpy of a short run takes longer to be called than to copy. */
+static inline void copy_f32(float *y, const float *x, ptrdiff_t n)
+{
+#if defined(__AVX512F__)
+    ptrdiff_t i = 0;
+    if (n > 256) {
+        memcpy(y, x, (size_t)n * sizeof *x);
+        return;
+    }
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(y + i, _mm512_loadu_ps(x + i));
+    if (i < n) _mm512_mask_storeu_ps(y + i, (__mmask16)((1u << (n - i)) - 1), _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1), x + i));
+#else
+    memcpy(y, x, (size_t)n * sizeof *x);
+#endif
+}
+
 static inline void load_part_f64(const double *x, ptrdiff_t n, double *t)
 {
 #if defined(__AVX512F__)
@@ -335,19 +351,20 @@ static inline double sum_8(const double *e)
 #endif
 }
 
-/* sum_8 of 8 rows, by transposition in registers */
+/* sum_8 of 8 rows, by transposition in registers: halves change places once and are blended once, for a blend has four units, a
+   shuffle two */
 static inline void sums_of_8(const double *e, double *s)
 {
 #if defined(__AVX512F__)
+    const __m512i swap = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
     __m512d t[4], u[2];
     for (int k = 0; k < 4; k++) {
         __m512d a = _mm512_loadu_pd(e + 8 * k), b = _mm512_loadu_pd(e + 8 * k + 32);
-        t[k] = _mm512_add_pd(_mm512_shuffle_f64x2(a, b, 0x44), _mm512_shuffle_f64x2(a, b, 0xee));
+        t[k] = _mm512_add_pd(_mm512_mask_blend_pd(0xf0, a, b), _mm512_shuffle_f64x2(a, b, 0x4e));
     }
     for (int k = 0; k < 2; k++)
-        u[k] = _mm512_add_pd(_mm512_shuffle_f64x2(t[k], t[k + 2], 0x88), _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd));
-    __m512d v = _mm512_add_pd(_mm512_unpacklo_pd(u[0], u[1]), _mm512_unpackhi_pd(u[0], u[1]));
-    _mm512_storeu_pd(s, _mm512_permutexvar_pd(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), v));
+        u[k] = _mm512_add_pd(_mm512_mask_blend_pd(0xcc, t[k], t[k + 2]), _mm512_permutex2var_pd(t[k], swap, t[k + 2]));
+    _mm512_storeu_pd(s, _mm512_add_pd(_mm512_mask_blend_pd(0xaa, u[0], u[1]), _mm512_shuffle_pd(u[0], u[1], 0x55)));
 #elif defined(__AVX2__)
     for (int k = 0; k < 8; k += 4) {
         __m256d t[4], u[2];

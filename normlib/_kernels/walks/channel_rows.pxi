@@ -7,6 +7,7 @@
 # the statistics were given (batch norm in evaluation), dx = rstd * w dy.
 
 cdef enum:
+    ADDED = 16              # channels of a group whose sums are added before they join the others: fixed, for it decides bits
     SEEN = 4096             # bytes of a run from which on the hardware sees a stream, in the LLC
     SEEN_FAR = 1 << 15      # and in memory
 
@@ -34,7 +35,7 @@ cdef inline Py_ssize_t groups_together(const Plan* p, Py_ssize_t arrays) noexcep
     are one long run in each."""
     cdef Py_ssize_t n = arrays * p.channels * p.segments * p.length
     if p.segments > 1:
-        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, p.lot_bytes // (n * p.itemsize)))
+        return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER // 2, p.lot_bytes // (n * p.itemsize)))
     return together(n, p.streaming)
 
 
@@ -80,10 +81,12 @@ cdef inline bint adjacent(const Array* a) noexcept nogil:
     return a.channel == a.length * a.position
 
 
-cdef inline Py_ssize_t between(const Array* a) noexcept nogil:
+cdef inline Py_ssize_t between(const Array* a, work zero) noexcept nogil:
     """How far apart to keep runs in a panel: short ones that are widened, on lines. What was just written and lies across two of them would
-    be waited for when it is read (store forwarding); long ones are written well before."""
+    be waited for when it is read (store forwarding); long ones are written well before, and the loops for short ones read whole lines."""
     cdef Py_ssize_t line = LINE // sizeof(float)
+    if work is float and SHORT_ROWS:
+        return a.length
     return (a.length + line - 1) // line * line if not a.plain and line < a.length < 4 * line else a.length
 
 
@@ -149,13 +152,13 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     cdef Affine row
     cdef Block b
     cdef Spot run
-    cdef Py_ssize_t n = x.length, apart = between(x), per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * apart, zero) // apart), k
+    cdef Py_ssize_t n = x.length, apart = between(x, zero), per = max(<Py_ssize_t>1, portion(x, &s.y, &s.writer, many * apart, zero) // apart), k
     cdef const work* t
     cdef work* u
     b.width, b.ahead = n, x.later
     if runs_in_place(s, x, spot):
         b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
-        normalize(c, &b, <const work*>spot.x, <work*>spot.y)
+        normalize_runs(c, &b, <const work*>spot.x, <work*>spot.y)
         if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
@@ -172,10 +175,20 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
         t = take_runs(x, run.x, b.rows, apart, <work*>s.out)
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
         b.y = apart if u == <work*>s.out else n
-        normalize(&row, &b, t, u)
+        normalize_runs(&row, &b, t, u)
         if follows(s, spot):
             follow_runs(s, x, &run, b.rows, b.y, u)
         give_runs(&s.y, run.y, &s.writer, u, b.rows, b.y)
+
+
+cdef inline void parameters_of(const work* w, const work* b, Py_ssize_t channel, Py_ssize_t m, work* scale, work* offset) noexcept nogil:
+    """The weights of m channels, times their scales, and their biases."""
+    cdef Py_ssize_t k
+    if w != NULL:
+        for k in range(m):
+            scale[k] *= w[channel + k]
+    for k in range(m):
+        offset[k] = b[channel + k] if b != NULL else <work>NOTHING
 
 
 cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const work* table, const work* w) noexcept nogil:
@@ -185,7 +198,8 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
     cdef work of_runs[TABLE * TOGETHER]
     cdef Affine c
     cdef Spot spot = row_spot(s, x, r), run
-    cdef Py_ssize_t channel = row_in(p, r) * p.channels, last = entries_of(p), channels = m * p.channels, ahead = next_lot(&s.x, p, channels), first, many, k, i
+    cdef Py_ssize_t channel = row_in(p, r) * p.channels, last = entries_of(p), channels = m * p.channels, ahead = next_lot(&s.x, p, channels)
+    cdef Py_ssize_t first, many, count, k, i
     beside(&c, of_runs, TOGETHER)
     c.of_bias = of_runs + OFFSET * TOGETHER
     c.statistics, c.center, c.weight, c.bias = ONE, ONE, ABSENT, ONE
@@ -194,11 +208,12 @@ cdef void groups_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, 
     for first from 0 <= first < channels by TOGETHER:
         many = min(<Py_ssize_t>TOGETHER, channels - first)
         spread(p, m, table + SCALE * TOGETHER, of_runs + SCALE * TOGETHER)
-        for k in range(many):
-            if w != NULL:
-                of_runs[SCALE * TOGETHER + k] *= w[channel]
-            of_runs[OFFSET * TOGETHER + k] = b[channel] if b != NULL else <work>NOTHING
-            channel = channel + 1 if channel + 1 < last else 0
+        k = 0
+        while k < many:
+            count = min(many - k, last - channel)
+            parameters_of(w, b, channel, count, of_runs + SCALE * TOGETHER + k, of_runs + OFFSET * TOGETHER + k)
+            channel = channel + count if channel + count < last else 0
+            k += count
         for i in range(p.segments):
             run = moved(s, x, &spot, first, i)
             for k in range(many if ahead > 0 else 0):
@@ -314,11 +329,14 @@ cdef void channels_slopes(Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_
     cdef Array filled
     cdef const Array* taken
     cdef Rows rows
-    cdef Py_ssize_t k, channel
-    for k in range(m):
-        channel = first + k
-        taken = by_mask(x, inside, r + channel // x.channels, channel % x.channels, table[SHIFT * TOGETHER + k], &filled)
-        channel_slopes(taken, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
+    cdef Py_ssize_t size = sizeof(work), k, channel
+    if x.plain and x.whole and dy.plain and dy.whole and inside.plan.inside == NULL and x.segments * x.length < ROUND * LANES:
+        short_slopes(<const work*>row, <const work*>drow, x.segments * x.length, x.channel // size, dy.channel // size, m, table, rows.sums, rows.squares)
+    else:
+        for k in range(m):
+            channel = first + k
+            taken = by_mask(x, inside, r + channel // x.channels, channel % x.channels, table[SHIFT * TOGETHER + k], &filled)
+            channel_slopes(taken, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
@@ -356,7 +374,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
     b.width, b.ahead, b.dy_ahead = n, x.later, dy.later
     if runs_in_place(s, x, spot) and dy.plain:
         b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
-        descend(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
+        descend_runs(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
         if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
@@ -374,7 +392,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
         t = take_runs(x, run.x, b.rows, n, <work*>s.out)
         g = take_runs(dy, dfirst + k * dy.channel, b.rows, n, share_of(s, OF_DY, zero) if s.plan.fused else <work*>(s.out + OUT_BYTES // 2))
         u = out_of(&s.y, run.y, &s.writer, <work*>s.out, b.rows * n) if s.apart else <work*>s.out
-        descend(&row, &b, t, g, u)
+        descend_runs(&row, &b, t, g, u)
         if follows(s, spot):
             follow_runs(s, x, &run, b.rows, n, u)
         give_runs(&s.y, run.y, &s.writer, u, b.rows, n)
@@ -414,13 +432,14 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_s
     cdef double lost[2][TOGETHER]
     cdef const work* w = <const work*>p.weight
     cdef Py_ssize_t first = r % p.groups * p.channels, stop = first + m * p.channels, c, many, k
+    cdef Py_ssize_t step = ADDED if p.channels > ADDED else TOGETHER
     cdef double n = p.channels * p.segments * p.length
     cdef work zero = 0
     memset(sums, 0, sizeof(sums))
     memset(lost, 0, sizeof(lost))
     if not p.given or p.weight_grads:
-        for c from first <= c < stop by TOGETHER:
-            many = min(<Py_ssize_t>TOGETHER, stop - c)
+        for c from first <= c < stop by step:
+            many = min(step, stop - c)
             channels_slopes(x, dy, inside, r, c - first, many, of_runs, s, q)
             if p.weight_grads:
                 add_gradients(p, part * p.parameters + c, q, s, many, zero)

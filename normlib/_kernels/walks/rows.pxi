@@ -147,19 +147,28 @@ cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, w
     cdef work* delta = table + DELTA * TOGETHER
     cdef work* scale = table + SCALE * TOGETHER
     cdef work* factor = table + FACTOR * TOGETHER
-    cdef bint scaled = False
-    if p.centered:
-        for k in range(m):
-            row_sample(x, row_at(x, r + k), rows.sample[k], <work>0)
-        shift_rows(&rows, m, taken, shift)
-        for k in range(m):
-            look_ahead_of(x, p, r + k, 0)
-            row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], True)
-    else:
+    cdef Py_ssize_t size = sizeof(work), apart
+    cdef bint scaled = False, even = x.plain and evenly(x, r, m, &apart), short
+    look_ahead_of(x, p, r, 0)
+    short = even and n < ROUND * LANES and x.ahead == 0
+    if not p.centered:
         memset(shift, 0, TOGETHER * sizeof(work))
+    else:
+        if even and x.segments * x.length <= BLOCK:
+            short_samples(<const work*>row_at(x, r), taken // x.channels, x.channels, x.segments * x.length, apart // size, m, rows.sample)
+        else:
+            for k in range(m):
+                row_sample(x, row_at(x, r + k), rows.sample[k], <work>0)
+        shift_rows(&rows, m, taken, shift)
+    if short:
+        short_moments(<const work*>row_at(x, r), n, apart // size, m, shift, rows.sums, rows.squares, p.centered)
+    else:
         for k in range(m):
             look_ahead_of(x, p, r + k, 0)
-            row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], False)
+            if p.centered:
+                row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], True)
+            else:
+                row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], False)
     if not settle_rows(&rows, m, n, taken, p.centered, p.eps, shift, delta, scale):
         for k in range(m):
             factor[k] = 1
