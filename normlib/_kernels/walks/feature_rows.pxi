@@ -25,6 +25,13 @@ cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
     return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
 
 
+cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t m, work zero) noexcept nogil:
+    """Whether m rows are computed side by side in L1, and leave for y together, past the caches."""
+    cdef Py_ssize_t n = s.plan.parameters
+    return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m <= out_of_panel(zero) // n
+            and x.plain and x.whole and s.y.plain and s.y.whole and s.y.sample == n * <Py_ssize_t>sizeof(work))
+
+
 cdef inline Py_ssize_t rows_apart(const Array* a) noexcept nogil:
     """Bytes from one row to the next of a sample."""
     return a.sample if a.groups == 1 else a.group
@@ -54,6 +61,11 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         b.x, b.y = rows_apart(x) // <Py_ssize_t>sizeof(work), rows_apart(&s.y) // <Py_ssize_t>sizeof(work)
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, table[0])
+        return
+    if not scaled and in_one_stretch(s, x, m, table[0]):
+        b.rows, b.width, b.ahead, b.dy_ahead, b.x, b.y = m, n, x.later, 0, x.sample // <Py_ssize_t>sizeof(work), n
+        normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>s.out)
+        give_room(&s.y, row_at(&s.y, r), &s.writer, <work*>s.out, m * n)
         return
     for k in range(m):
         row = row_of(c, k, table[0])
@@ -305,6 +317,12 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, zero)
+        return
+    if dy.plain and dy.whole and in_one_stretch(s, x, m, zero):
+        b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, x.later, dy.later
+        b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), b.width
+        descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>s.out)
+        give_room(&s.y, row_at(&s.y, r), &s.writer, <work*>s.out, m * b.width)
         return
     for k in range(m):
         row = row_of(c, k, zero)
