@@ -30,7 +30,7 @@ cdef inline void fold_sample(const work* x, Py_ssize_t n, double* e, bint more) 
 cdef inline Py_ssize_t together(Py_ssize_t n, bint streaming) noexcept nogil:
     """Rows of n elements to take at once; a stream wants its reads and writes close to each other. What a lot takes beside its rows is
     shared by 32 short ones; longer ones would not be in L1 with what is written."""
-    cdef Py_ssize_t most = (PANEL // 4 if streaming else PANEL) // n
+    cdef Py_ssize_t most = (PANEL // 2 if streaming else PANEL) // n
     return TOGETHER if most > TOGETHER else max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER // 2, most))
 
 

@@ -28,7 +28,7 @@ cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
 cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t m, work zero) noexcept nogil:
     """Whether m rows are computed side by side in L1, and leave for y together, past the caches."""
     cdef Py_ssize_t n = s.plan.parameters
-    return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m <= out_of_panel(zero) // n
+    return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m and 1 < out_of_panel(zero) // n
             and x.plain and x.whole and s.y.plain and s.y.whole and s.y.sample == n * <Py_ssize_t>sizeof(work))
 
 
@@ -63,9 +63,12 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         follow_rows(s, x, r, m, table[0])
         return
     if not scaled and in_one_stretch(s, x, m, table[0]):
-        b.rows, b.width, b.ahead, b.dy_ahead, b.x, b.y = m, n, x.later, 0, x.sample // <Py_ssize_t>sizeof(work), n
-        normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>s.out)
-        give_room(&s.y, row_at(&s.y, r), &s.writer, <work*>s.out, m * n)
+        b.width, b.ahead, b.dy_ahead, b.x, b.y = n, x.later, 0, x.sample // <Py_ssize_t>sizeof(work), n
+        for k from 0 <= k < m by out_of_panel(table[0]) // n:
+            row = row_of(c, k, table[0])
+            b.rows = min(m - k, out_of_panel(table[0]) // n)
+            normalize_by(s.plan, &row, &b, <const work*>row_at(x, r + k), <work*>s.out)
+            give_room(&s.y, row_at(&s.y, r + k), &s.writer, <work*>s.out, b.rows * n)
         return
     for k in range(m):
         row = row_of(c, k, table[0])
@@ -319,10 +322,13 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
         follow_rows(s, x, r, m, zero)
         return
     if dy.plain and dy.whole and in_one_stretch(s, x, m, zero):
-        b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, x.later, dy.later
+        b.width, b.ahead, b.dy_ahead = s.plan.parameters, x.later, dy.later
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), b.width
-        descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>s.out)
-        give_room(&s.y, row_at(&s.y, r), &s.writer, <work*>s.out, m * b.width)
+        for k from 0 <= k < m by out_of_panel(zero) // b.width:
+            row = row_of(c, k, zero)
+            b.rows = min(m - k, out_of_panel(zero) // b.width)
+            descend(&row, &b, <const work*>row_at(x, r + k), <const work*>row_at(dy, r + k), <work*>s.out)
+            give_room(&s.y, row_at(&s.y, r + k), &s.writer, <work*>s.out, b.rows * b.width)
         return
     for k in range(m):
         row = row_of(c, k, zero)
