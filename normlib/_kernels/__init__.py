@@ -37,7 +37,7 @@ def _load():
         found = caches(machine.ask_system)
     except ValueError as error:
         raise ImportError(str(error)) from None
-    machine.follow(max(1, found.l2 // found.l2_cores), found.llc, found.thread)
+    machine.follow(found.l1, max(1, found.l2 // found.l2_cores), found.llc, found.thread)
     runs = probe.levels()
     forced = os.environ.get("NORMLIB_ISA", "").strip()
     if forced and forced not in LEVELS:

@@ -1,5 +1,6 @@
 cdef struct Machine:
     # In bytes. Results depend on none of it.
+    Py_ssize_t l1
     Py_ssize_t l2           # a core's share of L2
     Py_ssize_t llc
     Py_ssize_t thread       # least memory traffic that is worth one more thread

@@ -19,10 +19,10 @@ def ask_system():
     return {name: facts[i] for i, name in enumerate(names) if facts[i] > 0}
 
 
-def follow(Py_ssize_t l2, Py_ssize_t llc, Py_ssize_t thread):
-    """The rules: thresholds from a core's share of L2, and the LLC."""
+def follow(Py_ssize_t l1, Py_ssize_t l2, Py_ssize_t llc, Py_ssize_t thread):
+    """The rules: thresholds from L1, a core's share of L2, and the LLC."""
     llc = max(l2, llc)
-    machine.l2, machine.llc = l2, llc
+    machine.l1, machine.l2, machine.llc = l1, l2, llc
     machine.thread = thread
     machine.beyond_llc = machine.stream = max(<Py_ssize_t>1, llc // 4 * 3)
     machine.beyond_l2 = min(8 * l2, machine.beyond_llc)

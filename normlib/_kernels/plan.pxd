@@ -57,6 +57,7 @@ cdef struct Plan:
     bint shared             # and all samples share them
     int level               # of the cache that holds most of what the pass moves: 2, 3, or 4 for memory; 0 in a pass of one task
     bint streaming          # the output goes past the caches
+    Py_ssize_t l1_bytes     # of L1
     Py_ssize_t lot_bytes    # of the groups of several segments that are taken at once, in L2
     Py_ssize_t strip_bytes  # of a strip that stays in cache from statistics to normalization
     double eps

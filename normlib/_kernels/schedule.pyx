@@ -144,7 +144,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     if p.form == CHANNEL_ROWS and p.given and not p.weight_grads and p.samples == 1 and p.segments > 1:
         segments_as_samples(p)
     threads = <int>max(1, min(<Py_ssize_t>threads, worth // machine.thread))
-    p.lot_bytes = machine.l2 // 4
+    p.l1_bytes, p.lot_bytes = machine.l1, machine.l2 // 4
     p.strip_bytes = STRIP_BYTES if backward and p.weight_grads else strip_of(threads)
     p.level = 2 + (traffic >= machine.beyond_l2) + (traffic >= machine.beyond_llc)
     p.streaming = traffic >= machine.stream and dense_runs(p)

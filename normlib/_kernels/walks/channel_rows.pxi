@@ -19,8 +19,7 @@ cdef inline bint scattered(const Plan* p) noexcept nogil:
 
 cdef inline Py_ssize_t while_written(const Plan* p, const Array* x) noexcept nogil:
     """How far ahead to prefetch while rows that L1 holds are written, as in `look_ahead_of`."""
-    cdef Py_ssize_t bytes = p.channels * p.length * x.itemsize * (1 if p.dy == NULL else 2)
-    return AHEAD_BYTES if p.streaming and x.plain and p.segments == 1 and bytes <= AHEAD_BYTES else 0
+    return AHEAD_BYTES if p.segments == 1 and written_from_l1(p, x, p.channels * p.length) else 0
 
 
 cdef inline Py_ssize_t next_lot(const Array* x, const Plan* p, Py_ssize_t many) noexcept nogil:

@@ -199,7 +199,6 @@ cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
 # ---- backward ----
 
 cdef enum:
-    WIDE_ROW_BYTES = 1 << 15    # of a row of x, dy, dweight and dbias, which L1 holds
     WIDE_LOT_BYTES = 1 << 17    # of rows of x and dy that are taken block by block
 
 
@@ -268,7 +267,7 @@ cdef inline Py_ssize_t rows_by_blocks(const Plan* p, work zero) noexcept nogil:
     """Of how many rows the blocks are taken in turn, so that those of dweight and dbias stay in L1, which does not hold a whole row
     of all four arrays; 0: row by row. What is rounded off the sums of float64 is kept for one row alone."""
     cdef Py_ssize_t bytes = 2 * p.parameters * p.itemsize
-    if work is double or not p.weight_grads or p.inside != NULL or 4 * p.parameters * sizeof(work) <= WIDE_ROW_BYTES:
+    if work is double or not p.weight_grads or p.inside != NULL or 4 * p.parameters * <Py_ssize_t>sizeof(work) <= p.l1_bytes:
         return 0
     return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, WIDE_LOT_BYTES // bytes))
 

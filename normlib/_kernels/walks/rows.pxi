@@ -12,7 +12,6 @@ cdef enum:
     TABLE = 6
     SHARES = 1 + OUTPUTS - BESIDE
     SHARE_BYTES = OUT_BYTES // SHARES // LINE * LINE    # of what a fused pass computes at once, and of each array that its epilogue reads
-    LATE_BYTES = 1 << 13        # of a row that stays in L1 until it is written, and the next is prefetched meanwhile
     ROOM_BYTES = PANEL_BYTES + 2 * TOGETHER * LINE  # of a lot, or of two half as large, each row from a line on
 
 # What a task works with.
@@ -248,6 +247,17 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
     return scaled
 
 
+cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) noexcept nogil:
+    """Whether a row of n elements is in L1 with all beside it from its sums until it is written past the caches. Then the next is
+    prefetched meanwhile, so that reads and writes go on at the same time."""
+    cdef Py_ssize_t arrays = 1 + (p.dy != NULL)
+    if p.form == FEATURE_ROWS:
+        arrays += (p.weight != NULL) + (p.bias != NULL) + p.weight_grads * (1 + p.centered)
+    if p.dy != NULL:
+        arrays += arrays // 2       # measured: from two thirds of L1 on it takes longer
+    return p.streaming and x.plain and arrays * n * x.itemsize <= p.l1_bytes
+
+
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r, Py_ssize_t together) noexcept nogil:
     """How far ahead to prefetch while row r of a feature norm is read: in the rows that follow, wherever they lie, at least so many
     further, or in long rows themselves."""
@@ -259,7 +269,7 @@ cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r, Py_ssize_t
     ahead = AHEAD_BYTES
     if rows > 0:
         ahead = row_at(x, min(r + rows, p.samples * p.groups - 1)) - row_at(x, r)
-    late = p.streaming and x.plain and x.whole and p.parameters * x.itemsize <= LATE_BYTES
+    late = x.whole and written_from_l1(p, x, p.parameters)
     x.ahead, x.later = 0 if late else ahead, ahead if late else 0
 
 
