@@ -15,7 +15,7 @@ BUILD = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 extension = Extension("views", ["views.pyx"], include_dirs=[{include!r}])
-setup(name="views", py_modules=[], ext_modules=cythonize([extension]))
+setup(name="views", py_modules=[], ext_modules=cythonize([extension], include_path=[{root!r}]))
 """
 CALLS = 1000
 
@@ -30,10 +30,10 @@ class Views:
         """Compile views.pyx; returns the folder, or None where the commit has no views."""
         if not Path(normlib.__file__).with_name("views.pxd").exists():
             return None
-        folder = tempfile.mkdtemp(dir=".")
+        folder, root = tempfile.mkdtemp(dir="."), str(Path(normlib.__file__).resolve().parents[1])
         # Beside this file Cython would take views.pxd from the checkout, not from the commit that is installed.
         shutil.copy(Path(__file__).with_suffix(".pyx"), folder)
-        Path(folder, "setup.py").write_text(BUILD.format(include=normlib.get_include()))
+        Path(folder, "setup.py").write_text(BUILD.format(include=normlib.get_include(), root=root))
         command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "."]
         subprocess.run(command, cwd=folder, check=True)
         return str(Path(folder).resolve())

@@ -159,7 +159,7 @@ def test_info_shows_them(capsys):
 
 @pytest.fixture
 def thresholds():
-    """Those of other machines, by (l2, llc, thread); those of this one come back after the test."""
+    """Those of other machines, by (l1, l2, llc, thread); those of this one come back after the test."""
     from normlib._kernels import machine
 
     before = machine.thresholds()
@@ -175,12 +175,16 @@ def thresholds():
 @compiled
 def test_the_rules(thresholds):
     """On the machine where they were found."""
-    expected = {"l2": M, "llc": 32 * M, "thread": M, "beyond_l2": 8 * M, "beyond_llc": 24 * M, "stream": 24 * M}
-    assert thresholds(M, 32 * M, M) == expected
+    sizes = {"l1": 32 * K, "l2": M, "llc": 32 * M, "thread": M}
+    expected = sizes | {"beyond_l2": 8 * M, "beyond_llc": 24 * M, "stream": 24 * M}
+    assert thresholds(32 * K, M, 32 * M, M) == expected
 
 
 @compiled
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (256 * K, 2 * M, M), (12 * M, 12 * M, M), (4 * M, M, M), (1 << 40,) * 3])
+@pytest.mark.parametrize(
+    "sizes",
+    [(1,) * 4, (32 * K, 256 * K, 2 * M, M), (64 * K, 12 * M, 12 * M, M), (K, 4 * M, M, M), (1 << 40,) * 4],
+)
 def test_thresholds_are_in_order_on_any_machine(sizes, thresholds):
     found = thresholds(*sizes)
     assert min(found.values()) > 0
@@ -191,15 +195,15 @@ def test_thresholds_are_in_order_on_any_machine(sizes, thresholds):
 def test_a_threshold_that_there_is_not():
     from normlib._kernels import machine
 
-    with pytest.raises(ValueError, match=r"^override: expected l2, llc, thread, .*, received l9$"):
+    with pytest.raises(ValueError, match=r"^override: expected l1, l2, llc, thread, .*, received l9$"):
         machine.override(l9=1)
 
 
 # ---- and what does not: the bits ----
 
-TINY = (1 * K, 1 * K, 1 * K)  # nearly all streams, on several threads, in the smallest strips, lots and chunks
-SMALL = (64 * K, 256 * K, 16 * K)
-HUGE = (1 << 40,) * 3
+TINY = (1 * K,) * 4  # nearly all streams, on several threads, in the smallest strips, lots and chunks
+SMALL = (4 * K, 64 * K, 256 * K, 16 * K)
+HUGE = (1 << 40,) * 4
 MACHINES = {"tiny": TINY, "small": SMALL, "huge": HUGE}
 
 
@@ -225,7 +229,7 @@ def test_bits_on_other_machines(op, dtype, thresholds):
     tried = 0
     for _ in range(effort(40, 2000)):
         case = random_case(op, dtype, rng)
-        thresholds(M, 32 * M, M)
+        thresholds(32 * K, M, 32 * M, M)
         expected = results(case, 1)
         for name, sizes in MACHINES.items():
             thresholds(*sizes)
@@ -288,7 +292,7 @@ def test_what_is_said_of_a_rule(ratios, verdict):
 def test_tune_measures_each_threshold_and_leaves_it_as_it_was(monkeypatch, thresholds, capsys):
     from normlib._kernels import machine
 
-    before = thresholds(64 * K, 256 * K, 32 * K)
+    before = thresholds(32 * K, 64 * K, 256 * K, 32 * K)
     monkeypatch.setattr(_kernels, "_caches", Caches(l1=16 * K, l2=64 * K, llc=256 * K, thread=32 * K))
     monkeypatch.setattr(tune, "BUDGET", runner.Budget(total=0, sample=0, rounds=(2, 2)))
     assert main(["--tune"]) == 0

@@ -135,19 +135,21 @@ cdef inline Affine row_of(const Affine* c, Py_ssize_t i, work zero) noexcept nog
     return r
 
 
-cdef inline void in_registers(Affine* r, work* own) noexcept nogil:
+cdef inline const void* kept(const void* c, bint needed, work* own) noexcept nogil:
+    if not needed:
+        return c
+    own[0] = (<const work*>c)[0]
+    return own
+
+
+cdef inline void in_registers(Affine* r, bint forward, work* own) noexcept nogil:
     """The coefficients of one row at `own`, a variable that no array overlaps: so they need not be read again after each store."""
-    if r.center == ONE:
-        own[0], own[1], own[2] = (<const work*>r.shift)[0], (<const work*>r.delta)[0], (<const work*>r.mean_g)[0]
-        r.shift, r.delta, r.mean_g = own, own + 1, own + 2
-    own[3], own[4] = (<const work*>r.scale)[0], (<const work*>r.slope)[0]
-    r.scale, r.slope = own + 3, own + 4
-    if r.weight == ONE:
-        own[5] = (<const work*>r.of_weight)[0]
-        r.of_weight = own + 5
-    if r.bias == ONE:
-        own[6] = (<const work*>r.of_bias)[0]
-        r.of_bias = own + 6
+    r.shift, r.scale = kept(r.shift, r.center == ONE, own), kept(r.scale, True, own + 1)
+    r.of_weight = kept(r.of_weight, r.weight == ONE, own + 2)
+    if forward:
+        r.delta, r.of_bias = kept(r.delta, r.center == ONE, own + 3), kept(r.of_bias, r.bias == ONE, own + 4)
+    else:
+        r.mean_g, r.slope = kept(r.mean_g, r.center == ONE and r.through == ONE, own + 3), kept(r.slope, r.through == ONE, own + 4)
 
 
 cdef inline Py_ssize_t to_line(const Affine* c, const Block* b, const work* y) noexcept nogil:
@@ -183,7 +185,7 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, wo
     cdef Affine k = c[0]
     cdef Affine r
     cdef Block one = b[0]
-    cdef work own[7]
+    cdef work own[5]
     cdef Py_ssize_t i
     k.statistics, k.center, k.weight, k.bias = statistics, center, weight, bias
     if statistics == MANY:
@@ -192,7 +194,7 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, wo
     one.rows = 1
     for i in range(b.rows):
         r = row_of(&k, i, x[0])
-        in_registers(&r, own)
+        in_registers(&r, True, own)
         normalize_columns(&r, &one, x + i * b.x, y + i * b.y)
 
 
@@ -201,7 +203,7 @@ cdef inline void descend_as(const Affine* c, const Block* b, const work* x, cons
     cdef Affine k = c[0]
     cdef Affine r
     cdef Block one = b[0]
-    cdef work own[7]
+    cdef work own[5]
     cdef Py_ssize_t i
     k.statistics, k.center, k.weight, k.through = statistics, center, weight, through
     if statistics == MANY:
@@ -210,7 +212,7 @@ cdef inline void descend_as(const Affine* c, const Block* b, const work* x, cons
     one.rows = 1
     for i in range(b.rows):
         r = row_of(&k, i, dy[0])
-        in_registers(&r, own)
+        in_registers(&r, False, own)
         descend_columns(&r, &one, x + i * b.x, dy + i * b.dy, dx + i * b.y)
 
 
