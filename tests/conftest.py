@@ -1,10 +1,12 @@
 """Every test that takes `backend` runs on each built-in backend that is available here.
 
 ``pytest --backend NAME`` (repeatable) or ``NORMLIB_TEST_BACKENDS=NAME,NAME`` chooses others: plugins too. Beside the
-kernels NumPy takes every fourth of its tests; all of them where it is chosen, or alone, as once in ``.ci/run``.
+kernels NumPy takes every fourth of its tests; all of them where it is chosen, or alone, as once in ``.ci/run``. Of a
+test that is marked ``share(n)`` every n-th set of parameters runs: ``NORMLIB_TEST_SHARE`` says which, 0 by default.
 """
 
 import os
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
 import normlib
+
+SHARE = int(os.environ.get("NORMLIB_TEST_SHARE", "0"))
 
 if "cython" in normlib.backends.available():
     from normlib._kernels import parallel
@@ -30,8 +34,16 @@ def pytest_collection_modifyitems(config, items):
     if support.LONG or "long" in config.getoption("-m"):
         return
     left_out = {item for item in items if item.get_closest_marker("long")}
+    seen = Counter()
+    for item in items:
+        if (share := item.get_closest_marker("share")) and item not in left_out:
+            test, n = (item.path, item.originalname, _backend_of(item)), share.args[0]
+            i = seen[test]
+            if (i + i // n - SHARE) % n:  # one further in each n, so that no value of a parameter is always left out
+                left_out.add(item)
+            seen[test] += 1
     if not _chosen(config) and "cython" in normlib.backends.available():
-        of_numpy = [item for item in items if _backend_of(item) == "numpy"]
+        of_numpy = [item for item in items if item not in left_out and _backend_of(item) == "numpy"]
         left_out |= {item for i, item in enumerate(of_numpy) if i % 4}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]

@@ -41,6 +41,7 @@ def require(limit, case, found, expected):
     assert error <= limit, str(case)
 
 
+@pytest.mark.share(2)
 @each_op
 @each_offset
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,6 +70,7 @@ def test_weight_gradients_of_many_rows(backend, op, shape, dtype):
     within_contract(Case(op, shape, {"axis": -1}, dtype))
 
 
+@pytest.mark.share(2)
 @each_op
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 63, 1023])
@@ -120,6 +122,7 @@ def test_sums_of_many(backend, op, shape, axis, dtype, values):
         within_contract(case)
 
 
+@pytest.mark.share(2)
 @each_op
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("values", VALUES[1:])
@@ -255,6 +258,7 @@ def test_float16_rows_near_the_largest_number(backend, op):
         assert ulp_error(dweight, expected.dweight, axis=None) <= 32, case
 
 
+@pytest.mark.share(2)
 @each_op
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -317.3, 1e4])

@@ -28,6 +28,7 @@ def with_modes(op, dtype):
     return found + [constant(case) for case in found if OPS[op].mode is not None]
 
 
+@pytest.mark.share(3)
 @each_op
 @each_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -93,6 +94,7 @@ def test_weight_grads(backend, op, dtype, affine, wanted):
         checks.check_backward(replace(case, affine=affine), weight_grads=wanted)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("case", [case for op in OPS for case in gradient_cases(op)], ids=str)
 def test_finite_differences(backend, case):
     check_gradients(case)

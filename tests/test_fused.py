@@ -75,6 +75,7 @@ def activated(v, name, slope=False):
     return result
 
 
+@pytest.mark.share(3)
 @pytest.mark.skipif(_kernels.backend is None, reason="the kernels keep this promise")
 @each_set
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -89,6 +90,7 @@ def test_the_bits_are_those_of_the_separate_steps(op, fused, dtype):
             assert checks.same_bits(found, separate(whole, y)), whole
 
 
+@pytest.mark.share(3)
 @each_set
 def test_the_bits_do_not_depend_on_threads_or_on_the_other_rows(op, fused):
     for shape, options in problems(op, "large")[:1]:
@@ -98,6 +100,7 @@ def test_the_bits_do_not_depend_on_threads_or_on_the_other_rows(op, fused):
             checks.check_row_position(case)
 
 
+@pytest.mark.share(3)
 @each_set
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_result_may_take_the_place_of_an_input_that_is_added(op, fused, dtype):
@@ -162,6 +165,7 @@ def past_the_caches(op, dtype, **fused):
     return [Case(op, shape, options, dtype, fused=fused) for shape, options in found]
 
 
+@pytest.mark.share(2)
 @each_op
 @pytest.mark.parametrize("turn", [0, 1])
 def test_large_arrays(op, turn):

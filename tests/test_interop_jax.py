@@ -345,6 +345,7 @@ def loss_of_all(function):
     return lambda *arrays: sum((jnp.sin(part) ** 2).sum() for part in jax.tree.leaves(function(*arrays)))
 
 
+@pytest.mark.share(3)
 @each_set
 def test_fused_results_have_the_bits_of_the_numpy_functions(op, fused):
     ours, numpys, _, values = fused_functions(op, fused)
@@ -367,6 +368,7 @@ def float64():
         jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.share(3)
 @each_pair
 def test_fused_gradients_are_those_of_the_formula(op, fused):
     """Of all arguments at once, and of each member of a batch, which share parameters."""

@@ -88,6 +88,7 @@ FUNCTIONS = {
 each_layer = pytest.mark.parametrize("name", [cls.__name__ for cls in FUNCTIONS])
 
 
+@pytest.mark.share(2)
 @each_layer
 @pytest.mark.parametrize(
     "beside", [(), ("add",), ("residual",), ("residual", "add"), ("gate",), ("residual", "add", "gate")], ids="+".join

@@ -208,6 +208,7 @@ MACHINES = {"tiny": TINY, "small": SMALL, "huge": HUGE}
 
 
 @compiled
+@pytest.mark.share(3)
 @pytest.mark.parametrize("setting", ["L1=1K,L2=1K,LLC=1K,THREAD=1K", "L2=64K,LLC=1M", "L1=1G,L2=1G,LLC=1G,THREAD=1G"])
 def test_stored_digests(setting):
     done = python("-W", "ignore", digests.__file__, NORMLIB_CACHES=setting)

@@ -207,6 +207,7 @@ FEW = "transposed", "channels last"
 ARRAYS = [(dtype, layout) for dtype in DTYPES for layout in LAYOUTS if dtype is torch.float32 or layout in FEW]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("dtype", "layout"), ARRAYS, ids=str)
 @every_module
 def test_results_gradients_and_running_statistics(way, name, dtype, layout):
@@ -246,6 +247,7 @@ UPSTREAM = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("name", "layout"), UPSTREAM)
 def test_gradients_that_come_in_another_order(way, name, layout):
     def action(module):
@@ -587,6 +589,7 @@ def compiled(way, name, backend):
     like(way, made(name), action)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 @every_module
 def test_compile(worker, way, name, compiler):
@@ -676,6 +679,7 @@ WRONG = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("wrong", WRONG)
 @every_module
 def test_what_does_not_fit_is_taken_or_refused_as_by_torch(way, name, wrong):
