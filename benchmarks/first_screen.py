@@ -23,7 +23,8 @@ CASES = (  # (case of normlib bench, in words)
     ("batch_norm forward ResNet-50, batch 32x256x56x56 channels_first", "BatchNorm in training, 32 x 256 x 56 x 56"),
     ("group_norm forward Stable Diffusion UNet 2x320x64x64 channels_first", "GroupNorm, 2 x 320 x 64 x 64"),
     ("instance_norm forward fast neural style 1x64x128x128 channels_first", "InstanceNorm, 1 x 64 x 128 x 128"),
-    ("instance_norm backward StyleGAN AdaIN 4x512x4x4 channels_first", "InstanceNorm, backward, 4 x 512 x 4 x 4"),
+    ("instance_norm backward StyleGAN AdaIN 4x512x4x4 channels_first", "InstanceNorm, backward, images of 4 x 4"),
+    ("batch_norm forward eval Barlow Twins projector 2048x8192 dense", "BatchNorm in evaluation, dense, 2048 x 8192"),
 )
 PEERS = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX"}
 
