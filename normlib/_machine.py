@@ -47,8 +47,7 @@ def wanted(text: str) -> dict[str, int]:
     found = {}
     for part in filter(None, text.strip().split(",")):
         match = re.fullmatch(r"\s*(L1|L2|LLC|THREAD)\s*=\s*(\d{1,13})([KMG]?)B?\s*", part, re.I | re.A)
-        size = int(match[2]) * UNITS[match[3].upper()] if match else 0
-        if not 1 <= size <= MOST:
+        if not match or not 1 <= (size := int(match[2]) * UNITS[match[3].upper()]) <= MOST:
             raise ValueError(f"NORMLIB_CACHES is {text!r}, expected sizes such as 'L1=32K,L2=1M,LLC=32M,THREAD=1M'")
         found[match[1].lower()] = size
         if match[1].upper() in ("L2", "LLC"):
