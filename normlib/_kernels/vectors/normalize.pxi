@@ -152,13 +152,14 @@ cdef inline void in_registers(Affine* r, bint forward, work* own) noexcept nogil
         r.mean_g, r.slope = kept(r.mean_g, r.center == ONE and r.through == ONE, own + 3), kept(r.slope, r.through == ONE, own + 4)
 
 
-cdef inline Py_ssize_t to_line(const Affine* c, const Block* b, const work* y) noexcept nogil:
-    """Elements of a row to take first, so that what follows is stored in whole lines: a vector across two takes twice the time."""
-    return <Py_ssize_t>(-<size_t>y % LINE // sizeof(work)) if c.statistics == ONE and b.width >= 4 * LANES else 0
+cdef inline Py_ssize_t to_line(const Affine* c, const Block* b, const work* y, Py_ssize_t least) noexcept nogil:
+    """Elements of a row to take first, so that what follows is stored in whole lines: a vector across two takes twice the time. It
+    pays in rows of at least so many."""
+    return <Py_ssize_t>(-<size_t>y % LINE // sizeof(work)) if c.statistics == ONE and b.width >= least else 0
 
 
 cdef inline void normalize_columns(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
-    cdef Py_ssize_t j = to_line(c, b, y)
+    cdef Py_ssize_t j = to_line(c, b, y, 4 * LANES)
     if j > 0:
         normalize_lanes(c, b, x, y, 0, j, True)
     while j + LANES <= b.width:
@@ -169,7 +170,7 @@ cdef inline void normalize_columns(const Affine* c, const Block* b, const work* 
 
 
 cdef inline void descend_columns(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
-    cdef Py_ssize_t j = to_line(c, b, dx)
+    cdef Py_ssize_t j = to_line(c, b, dx, BLOCK)
     if j > 0:
         descend_lanes(c, b, x, dy, dx, 0, j, True)
     while j + LANES <= b.width:
