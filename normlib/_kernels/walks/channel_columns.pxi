@@ -366,6 +366,13 @@ cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, 
     return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
 
 
+cdef inline Py_ssize_t next_piece(const Array* x, Py_ssize_t step, Py_ssize_t width) noexcept nogil:
+    """How far ahead to prefetch: in the order of memory, or of positions that are taken in pieces, in those of the positions that follow."""
+    if step >= width:
+        return AHEAD_BYTES
+    return max(<Py_ssize_t>1, AHEAD_BYTES // (step * x.itemsize)) * x.apart
+
+
 cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled, Py_ssize_t first, Py_ssize_t positions,
                         Py_ssize_t width) noexcept nogil:
     """`width` columns of so many positions from the first on"""
@@ -375,7 +382,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
     cdef const work* t
     cdef char* to
     cdef Block b
-    b.ahead = b.dy_ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
+    b.ahead = next_piece(&s.x, step, width) if s.writer.streaming and s.x.plain else 0
     for j from 0 <= j < width by step:
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
@@ -425,7 +432,9 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
     cdef const work* g
     cdef char* to
     cdef Block b
-    b.ahead = b.dy_ahead = AHEAD_BYTES if s.writer.streaming and s.x.plain else 0
+    b.ahead = b.dy_ahead = 0
+    if s.writer.streaming and s.x.plain:
+        b.ahead, b.dy_ahead = next_piece(&s.x, step, width), next_piece(&s.dy, step, width)
     for j from 0 <= j < width by step:
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
