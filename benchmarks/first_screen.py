@@ -25,6 +25,7 @@ CASES = (  # (case of normlib bench, in words)
     ("instance_norm forward fast neural style 1x64x128x128 channels_first", "InstanceNorm, 1 x 64 x 128 x 128"),
     ("instance_norm backward StyleGAN AdaIN 4x512x4x4 channels_first", "InstanceNorm, backward, images of 4 x 4"),
     ("batch_norm forward eval Barlow Twins projector 2048x8192 dense", "BatchNorm in evaluation, dense, 2048 x 8192"),
+    ("layer_norm backward growth 8192x64 rows", "LayerNorm, backward, 8192 x 64"),
 )
 PEERS = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX"}
 
