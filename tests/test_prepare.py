@@ -10,6 +10,7 @@ import pytest
 
 import normlib
 from normlib.ops import OPS
+from normlib.testing import LAYOUTS
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16]
 compiled = pytest.mark.skipif("cython" not in normlib.backends.available(), reason="for the kernels")
@@ -166,17 +167,6 @@ BASE = normal((4, 64))
 WEIGHT = normal(64)
 
 
-def readonly(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def unaligned(a):
-    memory = np.zeros(a.nbytes + 1, np.int8)[1:]
-    return memory.view(a.dtype).reshape(a.shape)
-
-
 @pytest.mark.parametrize(("x", "out", "kind", "text"), [
     (X.tolist(), None, TypeError, "x is a list, expected a NumPy array"),
     (np.ma.array(X), None, TypeError, "x is a MaskedArray, expected a NumPy array"),
@@ -185,13 +175,13 @@ def unaligned(a):
     (X[:1], None, ValueError, "x has shape (1, 64), expected (2, 64)"),
     (X.ravel(), None, ValueError, "x has shape (128,), expected (2, 64)"),
     (BASE[::2], None, ValueError, "x has strides (512, 4), expected (256, 4) along the axes of more than one element"),
-    (unaligned(X), None, ValueError, "x is not aligned, expected an aligned array"),
+    (LAYOUTS["misaligned"](X), None, ValueError, "x is not aligned, expected an aligned array"),
     (X, X.tolist(), TypeError, "out is a list, expected a NumPy array"),
     (X, X.astype("float16"), TypeError, "out has dtype float16, expected float32"),
     (X, X[:1], ValueError, "out has shape (1, 64), expected (2, 64)"),
     (X, BASE[::2], ValueError, "out has strides (512, 4), expected (256, 4) along the axes of more than one element"),
-    (X, readonly(X), ValueError, "out is read-only, expected a writeable array"),
-    (X, unaligned(X), ValueError, "out is not aligned, expected an aligned array"),
+    (X, LAYOUTS["readonly"](X), ValueError, "out is read-only, expected a writeable array"),
+    (X, LAYOUTS["misaligned"](X), ValueError, "out is not aligned, expected an aligned array"),
     (BASE[:2], BASE[1:3], ValueError, "out shares memory with x, expected memory of its own, or x itself"),
     (X, np.lib.stride_tricks.as_strided(WEIGHT[:1], (2, 64), (256, 4)), ValueError,
      "out shares memory with weight, expected memory of its own"),

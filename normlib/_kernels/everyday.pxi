@@ -3,11 +3,9 @@
 cdef bint dense(normlib_array* view, object given, int ndim, const Py_ssize_t* shape) except -1:
     """An exact ndarray without gaps, seen with that shape."""
     cdef cnp.ndarray a
-    if not cnp.PyArray_CheckExact(given):
+    if not is_ordinary(given) or not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>given):
         return False
     a = given
-    if not cnp.PyArray_IS_C_CONTIGUOUS(a) or not cnp.PyArray_ISALIGNED(a) or not PyDataType_ISNOTSWAPPED(a):
-        return False
     view.data, view.dtype, view.ndim, view.shape, view.strides = cnp.PyArray_DATA(a), dtype_of(a), ndim, shape, NULL
     return True
 

@@ -11,7 +11,7 @@ from normlib._kernels.header cimport (
     NOTHING, arrays_of, normlib_api, normlib_array, normlib_call,
 )
 from normlib._kernels.parallel cimport default_threads, set_default_threads
-from normlib._kernels.plan cimport F32, F64, FEATURE_ROW, Dtype, Plan, Run, size_of
+from normlib._kernels.plan cimport ALONE_BYTES, F32, F64, FEATURE_ROW, Dtype, Plan, Run, size_of
 from normlib._kernels.schedule cimport execute
 from normlib import description
 
@@ -21,7 +21,6 @@ if _run == NULL:
 
 cdef enum:
     MOST_THREADS = 4096
-    ALONE = 1 << 16     # elements of a row up to which it is computed at once: no streams, no prefetch, no second thread
 
 
 cdef int call_of(const normlib_call* given) noexcept nogil:
@@ -104,7 +103,8 @@ cdef inline void* data_of(const normlib_array* a) noexcept nogil:
 cdef int one_pass(const normlib_call* c) noexcept nogil:
     """The computation of a `plain` call; of one row what its kernel reads is all that is filled in."""
     cdef Plan p
-    cdef bint alone = c.x.shape[0] == 1 and c.x.shape[1] <= ALONE and size_of(c.x.dtype) >= 4
+    cdef Py_ssize_t size = size_of(c.x.dtype)
+    cdef bint alone = c.x.shape[0] == 1 and size >= 4 and c.x.shape[1] * size <= ALONE_BYTES
     if not alone:
         memset(&p, 0, sizeof(Plan))
     p.dtype = <Dtype>c.x.dtype
@@ -114,7 +114,7 @@ cdef int one_pass(const normlib_call* c) noexcept nogil:
     if alone:
         _run(FEATURE_ROW, &p, 0)
         return 0
-    p.y_dtype, p.itemsize, p.groups = p.dtype, size_of(c.x.dtype), 1
+    p.y_dtype, p.itemsize, p.groups = p.dtype, size, 1
     rows_without_gaps(&p, c.x.shape[0], c.x.shape[1])
     p.bytes = p.samples * p.length * p.itemsize
     return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, &p, c.threads if c.threads else default_threads()) else 0

@@ -7,7 +7,6 @@ then takes over."""
 import numpy as np
 
 cimport numpy as cnp
-from cpython.exc cimport PyErr_Occurred
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongAndOverflow
 from cpython.object cimport PyObject
@@ -32,7 +31,6 @@ from normlib.description import ACTIVATIONS, DTYPES, FUNCTIONS, FUSED_RESULTS, R
 cnp.import_array()
 
 cdef extern from "numpy/arrayobject.h":
-    int PyDataType_ISNOTSWAPPED "PyArray_ISNOTSWAPPED"(cnp.ndarray)
     bint PyArray_SAMESHAPE(cnp.ndarray, cnp.ndarray)
 
 cdef enum:
@@ -86,16 +84,14 @@ cdef int number_of(int dtype) noexcept:
 
 
 cdef bint fill(Call* call, int role, object given) except -1:
-    """An exact ndarray, aligned and in native byte order, or None."""
+    """What `is_ordinary`, or None."""
     cdef normlib_array* view = &call.view[role]
     cdef cnp.ndarray a
     if given is None:
         return True
-    if not cnp.PyArray_CheckExact(given):
+    if not is_ordinary(given):
         return False
     a = given
-    if not cnp.PyArray_ISALIGNED(a) or not PyDataType_ISNOTSWAPPED(a):
-        return False
     view.data = cnp.PyArray_DATA(a)
     view.dtype = dtype_of(a)
     view.ndim = cnp.PyArray_NDIM(a)
@@ -268,9 +264,7 @@ cdef bint run(Call* call) except -1:
     else:
         with nogil:
             status = compute(call)
-    if status and PyErr_Occurred() == NULL:     # else a signal came
-        raise MemoryError("normlib: no memory for the scratch space of a call")
-    return -1 if status else True
+    return finished(status)
 
 
 cdef object results_of(object y, tuple more, object mean, object rstd, object var):
@@ -293,17 +287,29 @@ cdef bint running(Call* call, object mean, object var, object mode) except -1:
         cnp.PyArray_ISWRITEABLE(<cnp.ndarray>mean) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>var))
 
 
-cdef PyObject** asked(Call* call, int number, PyObject** a) except? NULL:
+cdef inline PyObject** past_groups(Call* call, PyObject** a) except? NULL:
+    """What comes behind the number of groups, where there is one."""
+    if not op_of(call).grouped:
+        return a
+    return a + 1 if integer(<object>a[0], &call.num_groups) else NULL
+
+
+cdef inline PyObject** completed(Call* call, PyObject** rest) except? NULL:
+    """The last arguments, of which what is fused is looked at."""
+    if (<object>rest[2] and not fuse(call, <object>rest[2])) or shapes(call) or call.count == 0:
+        return NULL
+    return rest
+
+
+cdef PyObject** asked(Call* call, int which, PyObject** a) except? NULL:
     """What a forward function is asked for, and where `out`, `return_stats` and what is fused come among its arguments; NULL where
     something is not ordinary."""
     cdef const Op* op
-    if not begin(call, number, <object>a[0]):
+    if not begin(call, which, <object>a[0]):
         return NULL
-    op, a = op_of(call), a + 1
-    if op.grouped:
-        if not integer(<object>a[0], &call.num_groups):
-            return NULL
-        a += 1
+    op, a = op_of(call), past_groups(call, a + 1)
+    if a == NULL:
+        return NULL
     if not fill(call, WEIGHT, <object>a[0]) or (op.takes >> BIAS & 1 and not fill(call, BIAS, <object>a[1])):
         return NULL
     a += 1 + (op.takes >> BIAS & 1)
@@ -312,18 +318,11 @@ cdef PyObject** asked(Call* call, int number, PyObject** a) except? NULL:
             return NULL
         call.momentum = <object>a[3]
         a += 4
-    if op.feature and not (over_axes(call, <object>a[0]) and number_of_eps(call, <object>a[1])):
+    if op.feature and not (over_axes(call, <object>a[0]) and number(<object>a[1], &call.eps)):
         return NULL
-    if not op.feature and not (number_of_eps(call, <object>a[0]) and along(call, <object>a[1])):
+    if not op.feature and not (number(<object>a[0], &call.eps) and along(call, <object>a[1])):
         return NULL
-    a += 2
-    if (<object>a[2] and not fuse(call, <object>a[2])) or shapes(call) or call.count == 0:
-        return NULL
-    return a
-
-
-cdef inline bint number_of_eps(Call* call, object eps) except -1:
-    return number(eps, &call.eps)
+    return completed(call, a + 2)
 
 
 cdef object forward(int number, PyObject** a):
@@ -374,11 +373,9 @@ cdef PyObject** asked_back(Call* call, int number, PyObject** a) except? NULL:
     cdef const Op* op
     if not begin(call, number, <object>a[1]) or not fill(call, DY, <object>a[0]):
         return NULL
-    op, a = op_of(call), a + 2
-    if op.grouped:
-        if not integer(<object>a[0], &call.num_groups):
-            return NULL
-        a += 1
+    op, a = op_of(call), past_groups(call, a + 2)
+    if a == NULL:
+        return NULL
     if not fill(call, WEIGHT, <object>a[0]) or (op.centered and not fill(call, MEAN, <object>a[1])):
         return NULL
     a += 1 + op.centered
@@ -392,10 +389,7 @@ cdef PyObject** asked_back(Call* call, int number, PyObject** a) except? NULL:
         a += 1
     if not (over_axes(call, <object>a[0]) if op.feature else along(call, <object>a[0])):
         return NULL
-    a += 1
-    if (<object>a[2] and not fuse(call, <object>a[2])) or shapes(call) or call.count == 0:
-        return NULL
-    return a
+    return completed(call, a + 1)
 
 
 cdef object backward(int number, PyObject** a):

@@ -10,16 +10,13 @@ cimport numpy as cnp
 from cpython.contextvars cimport get_value
 from cpython.object cimport PyObject
 from libc.string cimport memcpy
-from normlib._kernels.from_python cimport compute_from
+from normlib._kernels.from_python cimport ARGUMENTS, compute_from
 from normlib._kernels.vectorcall cimport (
     PyMethod_New, PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyVectorcall_NARGS, call_by_member, vectorcallfunc,
 )
 from normlib.description import FUNCTIONS
 
 cnp.import_array()
-
-cdef enum:
-    MOST = 16       # arguments of a function, and one more for what is fused
 
 
 cdef class Direct:
@@ -49,7 +46,7 @@ cdef class Function:
     cdef str slot                   # where the table has `direct`
     cdef tuple names, defaults      # of its arguments; those of what is fused have none
     cdef set fused
-    cdef PyObject* values[MOST]     # the defaults once more; NULL where there is none
+    cdef PyObject* values[ARGUMENTS]     # the defaults once more; NULL where there is none
     cdef int count, positional
     cdef bint warns                 # of an x of three axes with another channel_axis than 1
     cdef int x, channel_axis        # where these come
@@ -119,7 +116,7 @@ cdef object put_in_order(Function self, PyObject** a, PyObject** args, Py_ssize_
 
 
 cdef object call_function(Function self, PyObject** args, size_t flagged, PyObject* names):
-    cdef PyObject* a[MOST]
+    cdef PyObject* a[ARGUMENTS]
     fused = put_in_order(self, a, args, PyVectorcall_NARGS(flagged), names)
     if fused is False or (self.warns and a[self.channel_axis] != self.values[self.channel_axis] and of_three_axes(<object>a[self.x])):
         return PyObject_Vectorcall(self.function, args, flagged, names)

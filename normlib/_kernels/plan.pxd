@@ -11,6 +11,7 @@ cdef enum:
     ABREAST = 512   # columns of positions taken as one, at most
     PARTS = 32      # at most so many partial sums of a weight gradient over rows
     SAMPLE_PARTS = 16   # and over samples
+    ALONE_BYTES = 1 << 18   # of a row up to which it is computed at once: no streams, no prefetch, no second thread
     WATCH_BYTES = 1 << 26   # passes from this size on can be interrupted, between tasks of at most so much
     SCALED = -1     # settled, and some elements are taken times a factor
     SETTLED = 0

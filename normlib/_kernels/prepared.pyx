@@ -3,30 +3,22 @@
 What does not fit goes to the plan of Python that it is made of, which says what is wrong, or computes it."""
 
 cimport numpy as cnp
-from cpython.exc cimport PyErr_Occurred
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from libc.string cimport memcmp
 from normlib._kernels.call cimport Call, kernels_in_use
 from normlib._kernels.check cimport check, op_of
-from normlib._kernels.from_python cimport KEEP_GIL, asked, fill
+from normlib._kernels.from_python cimport ARGUMENTS, KEEP_GIL, asked, fill, finished, is_ordinary
 from normlib._kernels.header cimport BIAS, WEIGHT, WHERE, Y, normlib_array
 from normlib._kernels.layout cimport AXES, Extent, extent_of
 from normlib._kernels.outputs cimport new_like
 from normlib._kernels.parallel cimport current_threads
-from normlib._kernels.plan cimport FEATURE_ROW, Plan as Pass, Run, alone_row, working_size, size_of
+from normlib._kernels.plan cimport ALONE_BYTES, FEATURE_ROW, Plan as Pass, Run, alone_row, working_size, size_of
 from normlib._kernels.schedule cimport execute
 from normlib._kernels.vectorcall cimport PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyVectorcall_NARGS, call_by_member, vectorcallfunc
 from normlib.description import FUNCTIONS
 
 cnp.import_array()
-
-cdef extern from "numpy/arrayobject.h":
-    int PyDataType_ISNOTSWAPPED "PyArray_ISNOTSWAPPED"(cnp.ndarray)
-
-cdef enum:
-    ALONE = 1 << 18     # bytes of a row up to which it is computed at once: no streams, no prefetch, no second thread
-    MOST = 16           # arguments of a function, and one more for what is fused
 
 
 cdef struct Form:
@@ -40,10 +32,10 @@ cdef struct Form:
 cdef bint has_form(const Form* form, PyObject* given) noexcept:
     cdef cnp.ndarray a
     cdef int i
-    if not cnp.PyArray_CheckExact(<object>given):
+    if not is_ordinary(<object>given):
         return False
     a = <cnp.ndarray>given
-    if cnp.PyArray_TYPE(a) != form.dtype or cnp.PyArray_NDIM(a) != form.ndim or not cnp.PyArray_ISALIGNED(a) or not PyDataType_ISNOTSWAPPED(a):
+    if cnp.PyArray_TYPE(a) != form.dtype or cnp.PyArray_NDIM(a) != form.ndim:
         return False
     for i in range(form.ndim):
         if cnp.PyArray_DIM(a, i) != form.shape[i] or (cnp.PyArray_STRIDE(a, i) != form.strides[i] and form.shape[i] > 1):
@@ -86,7 +78,7 @@ cdef class Plan:
         self.alike = self.x.dtype == self.y.dtype and memcmp(self.x.strides, self.y.strides, self.x.ndim * sizeof(Py_ssize_t)) == 0
         if fill_in(self, list(FUNCTIONS).index(plain.op), [*arguments, fused], y):
             self.run = kernels_in_use()
-            self.alone = alone_row(&self.ready) and self.ready.bytes <= ALONE
+            self.alone = alone_row(&self.ready) and self.ready.bytes <= ALONE_BYTES
 
     def __call__(self, x, out=None):
         return self.plain(x, out)
@@ -109,7 +101,7 @@ cdef class Plan:
 cdef bint fill_in(Plan self, int number, list arguments, cnp.ndarray y) except -1:
     """The pass, where it has nothing but x, y and parameters of the working type."""
     cdef Call call
-    cdef PyObject* a[MOST]
+    cdef PyObject* a[ARGUMENTS]
     cdef const normlib_array* parameter
     cdef int i, role
     for i in range(len(arguments)):
@@ -172,9 +164,8 @@ cdef int compute(Plan self, const char* x, char* y, bint fresh) except -1:
     else:
         with nogil:
             status = execute(self.run, &p, threads)
-    if status and PyErr_Occurred() == NULL:     # else a signal came
-        raise MemoryError("normlib: no memory for the scratch space of a call")
-    return -1 if status else 0
+    finished(status)
+    return 0
 
 
 cdef object call_plan(Plan self, PyObject** args, size_t flagged, PyObject* names):

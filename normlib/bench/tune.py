@@ -14,6 +14,7 @@ from normlib import _kernels
 from normlib._machine import UNITS, Caches, Others, cores, in_units
 from normlib._progress import Progress
 from normlib.bench.calls import Contender
+from normlib.bench.figures import geometric_mean
 from normlib.bench.runner import SHARED, Budget, time_interleaved
 
 __all__ = ["command"]
@@ -169,7 +170,7 @@ def _judged(head, ratios, rule, setting):
 
 def _cost(ratios, start):
     """The mean loss of the rule that begins there against the better choice at each size."""
-    return statistics.geometric_mean(max(1.0, loss) for loss in _losses(ratios, start))
+    return geometric_mean(max(1.0, loss) for loss in _losses(ratios, start))
 
 
 def _losses(ratios, start):

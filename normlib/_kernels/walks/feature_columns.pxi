@@ -185,7 +185,7 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
     cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
     beside(&c, table, WIDE)
     c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, ws, bs
-    b.width, b.ahead, b.dy_ahead = s.width, 0, 0
+    b.width, b.ahead = s.width, 0
     b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else s.width
     for i from 0 <= i < s.n by WINDOW:
         b.rows = min(<Py_ssize_t>WINDOW, s.n - i)
@@ -317,7 +317,7 @@ cdef void cross_rounded(const Plan* p, const work* x, const work* dy, const work
     cdef Py_ssize_t j
     beside(&c, table, WIDE)
     c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, &one, &nothing
-    b.rows, b.width, b.ahead, b.dy_ahead, b.x, b.y = 1, width, 0, 0, width, width
+    b.rows, b.width, b.ahead, b.x, b.y = 1, width, 0, width, width
     normalize_by(p, &c, &b, x, z)
     for j in range(width):
         sw[j % LANES] += dy[j] * z[j]

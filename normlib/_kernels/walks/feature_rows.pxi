@@ -57,13 +57,13 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         lot_quantized(s, x, r, m, table, c, scaled)
         return
     if in_place(s, x, r) and s.apart and not scaled:
-        b.rows, b.width, b.ahead, b.dy_ahead = m, n, x.later, 0
+        b.rows, b.width, b.ahead = m, n, x.later
         b.x, b.y = rows_apart(x) // <Py_ssize_t>sizeof(work), rows_apart(&s.y) // <Py_ssize_t>sizeof(work)
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, table[0])
         return
     if not scaled and in_one_stretch(s, x, m, table[0]):
-        b.width, b.ahead, b.dy_ahead, b.x, b.y = n, x.later, 0, x.sample // <Py_ssize_t>sizeof(work), n
+        b.width, b.ahead, b.x, b.y = n, x.later, x.sample // <Py_ssize_t>sizeof(work), n
         for k from 0 <= k < m by out_of_panel(table[0]) // n:
             row = row_of(c, k, table[0])
             b.rows = min(m - k, out_of_panel(table[0]) // n)
@@ -142,14 +142,6 @@ cdef void feature_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
 
 # ---- one row alone: what lots of rows share takes longer than its elements. The same operations in the same order, so the same bits. ----
 
-cdef inline void whole_row(Array* a, const char* data, Py_ssize_t n, work zero) noexcept nogil:
-    """n elements of the working type, side by side, in cache."""
-    a.data, a.first, a.groups, a.sample, a.inside = <char*>data, 0, 1, 0, NULL
-    a.dtype, a.itemsize, a.position = F64 if work is double else F32, sizeof(work), sizeof(work)
-    a.channels, a.segments, a.length = 1, 1, n
-    a.plain, a.whole, a.far, a.level, a.ahead = True, True, False, 2, 0
-
-
 cdef inline void row_statistics(const Plan* p, const Array* x, Statistics* found, work zero) noexcept nogil:
     cdef Py_ssize_t n = p.length, taken = min(<Py_ssize_t>SAMPLE, n) if n <= BLOCK else sampled(n)   # without its divisions
     cdef double sums[8]
@@ -176,12 +168,12 @@ cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     cdef work* y = <work*>p.y
     cdef work table[TABLE * TOGETHER]
     cdef Statistics found
-    cdef Array row
+    cdef Array of, row
     cdef Affine c
     cdef Block b
     cdef Py_ssize_t i
-    whole_row(&row, p.x, p.length, zero)
-    row_statistics(p, &row, &found, zero)
+    of.channels, of.segments, of.length = 1, 1, p.length
+    row_statistics(p, in_room(&of, 0, p.length, &row, <work*>x), &found, zero)
     table[SHIFT * TOGETHER], table[DELTA * TOGETHER], table[SCALE * TOGETHER] = <work>found.shift, <work>found.delta, <work>found.scale
     if p.mean != NULL:
         p.mean[0] = (found.shift + found.delta) / found.factor
@@ -251,7 +243,7 @@ cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, cons
     cdef Py_ssize_t i, j
     feature_kinds(&c, p, NULL, table)
     c.bias = ABSENT
-    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
+    b.rows, b.ahead = 1, 0
     for i from 0 <= i < p.parameters by ABREAST:
         b.width = min(<Py_ssize_t>ABREAST, p.parameters - i)
         t, g = take(x, row, i, b.width, room), take(dy, drow, i, b.width, slopes)

@@ -107,7 +107,7 @@ cdef void values_of(Pass* s, const Array* x, const Spot* spot, Py_ssize_t first,
     cdef work* u = <work*>s.out
     if s.plan.fused:
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
-    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
+    b.rows, b.ahead = 1, 0
     for i from first <= i < first + n by step:
         b.width = min(step, first + n - i)
         t = take(x, spot.x, i, b.width, u)
@@ -161,7 +161,7 @@ cdef void rows_values(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const
     cdef Spot spot
     cdef Py_ssize_t k
     if x.plain and x.whole and x.groups == 1 and not s.plan.fused and not scaled:
-        b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, 0, 0
+        b.rows, b.width, b.ahead = m, s.plan.parameters, 0
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), step
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), panel)
         return

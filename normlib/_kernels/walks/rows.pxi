@@ -401,7 +401,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif factor != 1:
         step = min(step, out_of_panel(zero))
-    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
+    b.rows, b.ahead = 1, p.x.later
     for i from first <= i < stop by step:
         b.width = min(step, stop - i)
         k = from_element(p.c, i, zero)
@@ -411,7 +411,6 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
             for l in range(b.width):
                 u[l] = t[l] * factor
             t = u
-        b.ahead = p.x.later
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         normalize_by(s.plan, &k, &b, t, u)
         if fused:
@@ -432,13 +431,12 @@ cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t fi
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif not (p.x.plain and p.x.whole and p.dy.plain and p.dy.whole):
         step = min(step, out_of_panel(zero) // 2)
-    b.rows, b.ahead, b.dy_ahead = 1, 0, 0
+    b.rows, b.ahead, b.dy_ahead = 1, p.x.later, p.dy.later
     for i from first <= i < stop by step:
         b.width = min(step, stop - i)
         k = from_element(p.c, i, zero)
         t = take(p.x, spot.x, i, b.width, <work*>s.out)
         g = take(p.dy, p.drow, i, b.width, room)
-        b.ahead, b.dy_ahead = p.x.later, p.dy.later
         u = target(&s.y, spot.y, i, &s.writer, <work*>s.out, b.width) if s.apart else <work*>s.out
         descend(&k, &b, t, g, u)
         if fused:
