@@ -70,6 +70,13 @@ ctypedef fused narrow:
     half_t
     bf16_t
 
+# What lies in memory: the working type, or one of 16 bits.
+ctypedef fused stored:
+    double
+    float
+    half_t
+    bf16_t
+
 cdef enum:
     HALF = LANES // 2
     AHEAD_BYTES = 1 << 14   # from what is read to what is prefetched; 8 to 64 kB are as good
@@ -78,35 +85,47 @@ cdef enum:
 cdef double NOTHING = -0.0  # what a sum with leaves everything as it is, the sign of zero too
 
 
-cdef inline void load(const work* x, work* t) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(LANES):
-        t[l] = x[l]
-
-
-cdef inline void store(work* y, const work* t) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(LANES):
-        y[l] = t[l]
-
-
-cdef inline void load_lanes(const work* x, Py_ssize_t m, work* t, bint part) noexcept nogil:
+cdef inline void load_lanes(const stored* x, Py_ssize_t m, work* t, bint part) noexcept nogil:
     """All lanes, or the first m < LANES, the others zero; in the loops `part` is known to the compiler, so that no ways join."""
-    if not part:
-        load(x, t)
-    elif work is double:
-        load_part_f64(x, m, t)
-    else:
-        load_part_f32(x, m, t)
+    cdef Py_ssize_t l
+    if stored is work:
+        if not part:
+            for l in range(LANES):
+                t[l] = x[l]
+        elif work is double:
+            load_part_f64(x, m, t)
+        else:
+            load_part_f32(x, m, t)
+    elif work is float:
+        if stored is half_t and part:
+            load_part_half(x, m, t)
+        elif stored is half_t:
+            load_half(x, t)
+        elif stored is bf16_t and part:
+            load_part_bf16(x, m, t)
+        elif stored is bf16_t:
+            load_bf16(x, t)
 
 
-cdef inline void store_lanes(work* y, Py_ssize_t m, const work* t, bint part) noexcept nogil:
-    if not part:
-        store(y, t)
-    elif work is double:
-        store_part_f64(y, m, t)
-    else:
-        store_part_f32(y, m, t)
+cdef inline void store_lanes(stored* y, Py_ssize_t m, const work* t, bint part) noexcept nogil:
+    cdef Py_ssize_t l
+    if stored is work:
+        if not part:
+            for l in range(LANES):
+                y[l] = t[l]
+        elif work is double:
+            store_part_f64(y, m, t)
+        else:
+            store_part_f32(y, m, t)
+    elif work is float:
+        if stored is half_t and part:
+            store_part_half(y, m, t)
+        elif stored is half_t:
+            pack_half(y, t)
+        elif stored is bf16_t and part:
+            store_part_bf16(y, m, t)
+        elif stored is bf16_t:
+            store_bf16(y, t)
 
 
 cdef inline void fold(const work* a, double* e, bint more) noexcept nogil:
@@ -171,7 +190,7 @@ cdef inline void prefetch_bytes(const char* x, Py_ssize_t n) noexcept nogil:
         prefetch(x + i)
 
 
-cdef inline void prefetch_ahead(const work* x, Py_ssize_t ahead) noexcept nogil:
+cdef inline void prefetch_ahead(const stored* x, Py_ssize_t ahead) noexcept nogil:
     """While LANES elements at x are read, what comes `ahead` bytes later; 0: nothing."""
     if ahead != 0:
-        prefetch_bytes(<const char*>x + ahead, LANES * sizeof(work))
+        prefetch_bytes(<const char*>x + ahead, LANES * sizeof(stored))

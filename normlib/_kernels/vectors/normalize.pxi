@@ -47,7 +47,8 @@ cdef inline work lane(const work* t, Py_ssize_t l, Kind kind) noexcept nogil:
     return t[l] if kind == MANY else t[0]
 
 
-cdef inline void normalize_lanes(const Affine* c, const Block* b, const work* x, work* y, Py_ssize_t j, Py_ssize_t m, bint part) noexcept nogil:
+cdef inline void normalize_lanes(const Affine* c, const Block* b, const stored* x, stored* y, Py_ssize_t j, Py_ssize_t m, bint part,
+                                 work zero) noexcept nogil:
     """Columns j to j + m of all rows."""
     cdef work t[LANES]
     cdef work shift[LANES]
@@ -55,7 +56,7 @@ cdef inline void normalize_lanes(const Affine* c, const Block* b, const work* x,
     cdef work scale[LANES]
     cdef work weight[LANES]
     cdef work bias[LANES]
-    cdef work one = unit(x[0])
+    cdef work one = unit(zero)
     cdef Py_ssize_t i, l
     coefficient(c.shift, c.center, j, m, shift, part)
     coefficient(c.delta, c.center, j, m, delta, part)
@@ -152,21 +153,21 @@ cdef inline void in_registers(Affine* r, bint forward, work* own) noexcept nogil
         r.mean_g, r.slope = kept(r.mean_g, r.center == ONE and r.through == ONE, own + 3), kept(r.slope, r.through == ONE, own + 4)
 
 
-cdef inline Py_ssize_t to_line(const Affine* c, const Block* b, const work* y, Py_ssize_t least) noexcept nogil:
+cdef inline Py_ssize_t to_line(const Affine* c, const Block* b, const stored* y, Py_ssize_t least) noexcept nogil:
     """Elements of a row to take first, so that what follows is stored in whole lines: a vector across two takes twice the time. It
     pays in rows of at least so many."""
-    return <Py_ssize_t>(-<size_t>y % LINE // sizeof(work)) if c.statistics == ONE and b.width >= least else 0
+    return <Py_ssize_t>(-<size_t>y % LINE // sizeof(stored)) if c.statistics == ONE and b.width >= least else 0
 
 
-cdef inline void normalize_columns(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
+cdef inline void normalize_columns(const Affine* c, const Block* b, const stored* x, stored* y, work zero) noexcept nogil:
     cdef Py_ssize_t j = to_line(c, b, y, 4 * LANES)
     if j > 0:
-        normalize_lanes(c, b, x, y, 0, j, True)
+        normalize_lanes(c, b, x, y, 0, j, True, zero)
     while j + LANES <= b.width:
-        normalize_lanes(c, b, x, y, j, LANES, False)
+        normalize_lanes(c, b, x, y, j, LANES, False, zero)
         j += LANES
     if j < b.width:
-        normalize_lanes(c, b, x, y, j, b.width - j, True)
+        normalize_lanes(c, b, x, y, j, b.width - j, True, zero)
 
 
 cdef inline void descend_columns(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
@@ -180,7 +181,7 @@ cdef inline void descend_columns(const Affine* c, const Block* b, const work* x,
         descend_lanes(c, b, x, dy, dx, j, b.width - j, True)
 
 
-cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, work* y,
+cdef inline void normalize_as(const Affine* c, const Block* b, const stored* x, stored* y, work zero,
                               Kind statistics, Kind center, Kind weight, Kind bias) noexcept nogil:
     """The kinds are constants here, so that each case is a loop of its own."""
     cdef Affine k = c[0]
@@ -190,13 +191,13 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const work* x, wo
     cdef Py_ssize_t i
     k.statistics, k.center, k.weight, k.bias = statistics, center, weight, bias
     if statistics == MANY:
-        normalize_columns(&k, b, x, y)
+        normalize_columns(&k, b, x, y, zero)
         return
     one.rows = 1
     for i in range(b.rows):
-        r = row_of(&k, i, x[0])
+        r = row_of(&k, i, zero)
         in_registers(&r, True, own)
-        normalize_columns(&r, &one, x + i * b.x, y + i * b.y)
+        normalize_columns(&r, &one, x + i * b.x, y + i * b.y, zero)
 
 
 cdef inline void descend_as(const Affine* c, const Block* b, const work* x, const work* dy, work* dx,
@@ -217,25 +218,30 @@ cdef inline void descend_as(const Affine* c, const Block* b, const work* x, cons
         descend_columns(&r, &one, x + i * b.x, dy + i * b.dy, dx + i * b.y)
 
 
-cdef void normalize(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
+cdef void normalize_stored(const Affine* c, const Block* b, const stored* x, stored* y, work zero) noexcept nogil:
+    """x and y lie in memory in one type."""
     if c.statistics == MANY and c.weight == ONE:
-        normalize_as(c, b, x, y, MANY, MANY, ONE, ONE)
+        normalize_as(c, b, x, y, zero, MANY, MANY, ONE, ONE)
     elif c.statistics == MANY:
-        normalize_as(c, b, x, y, MANY, MANY, ABSENT, MANY)
+        normalize_as(c, b, x, y, zero, MANY, MANY, ABSENT, MANY)
     elif c.bias == ONE:
-        normalize_as(c, b, x, y, ONE, ONE, ABSENT, ONE)
+        normalize_as(c, b, x, y, zero, ONE, ONE, ABSENT, ONE)
     elif c.center == ABSENT and c.weight == MANY:
-        normalize_as(c, b, x, y, ONE, ABSENT, MANY, ABSENT)
+        normalize_as(c, b, x, y, zero, ONE, ABSENT, MANY, ABSENT)
     elif c.center == ABSENT:
-        normalize_as(c, b, x, y, ONE, ABSENT, ABSENT, ABSENT)
+        normalize_as(c, b, x, y, zero, ONE, ABSENT, ABSENT, ABSENT)
     elif c.bias == MANY and c.weight == MANY:
-        normalize_as(c, b, x, y, ONE, ONE, MANY, MANY)
+        normalize_as(c, b, x, y, zero, ONE, ONE, MANY, MANY)
     elif c.bias == MANY:
-        normalize_as(c, b, x, y, ONE, ONE, ABSENT, MANY)
+        normalize_as(c, b, x, y, zero, ONE, ONE, ABSENT, MANY)
     elif c.weight == MANY:
-        normalize_as(c, b, x, y, ONE, ONE, MANY, ABSENT)
+        normalize_as(c, b, x, y, zero, ONE, ONE, MANY, ABSENT)
     else:
-        normalize_as(c, b, x, y, ONE, ONE, ABSENT, ABSENT)
+        normalize_as(c, b, x, y, zero, ONE, ONE, ABSENT, ABSENT)
+
+
+cdef inline void normalize(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
+    normalize_stored(c, b, x, y, <work>0)
 
 
 cdef inline void prefetch_stretch(const Block* b, const work* x, Py_ssize_t ahead) noexcept nogil:
@@ -313,6 +319,18 @@ cdef inline void normalize_by(const Plan* p, const Affine* c, const Block* b, co
         normalize_rounded(p.dtype, c, b, x, y)
     else:
         normalize(c, b, x, y)
+
+
+cdef inline void normalize_in(Dtype dtype, const Plan* p, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
+    """`normalize_by` of elements as they lie in memory; what is rounded first is of the working type."""
+    if work is float:
+        if dtype == F16:
+            normalize_stored(c, b, <const half_t*>x, <half_t*>y, zero)
+            return
+        if dtype == BF16:
+            normalize_stored(c, b, <const bf16_t*>x, <bf16_t*>y, zero)
+            return
+    normalize_by(p, c, b, <const work*>x, <work*>y)
 
 
 cdef void descend(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:

@@ -9,6 +9,10 @@
 #include <immintrin.h>
 #define NORMLIB_X86 1
 #endif
+#if defined(__AVX512BW__) && defined(__GNUC__)
+#include <cpuid.h>
+#define NORMLIB_ASK_BF16 1
+#endif
 
 #define LANES 32
 
@@ -106,8 +110,27 @@ static inline __m512i upper_halves(__m512i a, __m512i b)
 }
 #endif
 
+#if defined(NORMLIB_ASK_BF16)
+static int rounds_bf16; /* whether the processor has AVX512_BF16, which v4 does not ask for */
+
+__attribute__((constructor)) static void ask_bf16(void)
+{
+    unsigned a = 0, b, c, d;
+    rounds_bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+#endif
+
 static inline void store_bf16(bf16_t *y, const float *t)
 {
+#if defined(NORMLIB_ASK_BF16)
+    /* It rounds as narrow_bf16 does, but takes subnormals for zeros. */
+    __m512 a = _mm512_loadu_ps(t), b = _mm512_loadu_ps(t + 16), r;
+    if (rounds_bf16 && (_mm512_fpclass_ps_mask(a, 0x20) | _mm512_fpclass_ps_mask(b, 0x20)) == 0) {
+        __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(r) : "v"(a), "v"(b));
+        _mm512_storeu_ps(y, r);
+        return;
+    }
+#endif
 #if defined(__AVX512BW__)
     _mm512_storeu_si512(y, upper_halves(round_bf16(t), round_bf16(t + 16)));
 #else

@@ -22,7 +22,7 @@ cdef inline void pack(const Array* x, const char* at, Py_ssize_t n, Py_ssize_t m
         c = take_positions(x, at + k * CHUNK * x.apart, n, x.length, room, &apart)
         for i in range(n):
             load_lanes(c + i * apart, x.length, t, True)
-            store(packed + i * row + k * x.length, t)      # the next chunk overwrites what is too much
+            store_lanes(packed + i * row + k * x.length, LANES, t, False)   # the next chunk overwrites what is too much
 
 
 cdef inline Py_ssize_t chunks_abreast(const Plan* p, Py_ssize_t positions) noexcept nogil:

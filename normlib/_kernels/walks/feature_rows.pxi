@@ -22,14 +22,14 @@ cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if spot.beside[i] != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
-    return x.plain and x.whole and s.y.plain and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
+    return straight(s, x) and x.whole and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
 
 
-cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t m, work zero) noexcept nogil:
+cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t m) noexcept nogil:
     """Whether m rows are computed side by side in L1, and leave for y together, past the caches."""
-    cdef Py_ssize_t n = s.plan.parameters
-    return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m and 1 < out_of_panel(zero) // n
-            and x.plain and x.whole and s.y.plain and s.y.whole and s.y.sample == n * <Py_ssize_t>sizeof(work))
+    cdef Py_ssize_t bytes = s.plan.parameters * x.itemsize
+    return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m and 2 * bytes <= OUT_BYTES
+            and straight(s, x) and x.whole and s.y.whole and s.y.sample == bytes)
 
 
 cdef inline Py_ssize_t rows_apart(const Array* a) noexcept nogil:
@@ -52,23 +52,24 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     cdef Affine row
     cdef Block b
     cdef Spot spot
-    cdef Py_ssize_t n = s.plan.parameters, k
+    cdef Py_ssize_t n = s.plan.parameters, k, step
     if s.y.dtype == I8:
         lot_quantized(s, x, r, m, table, c, scaled)
         return
     if in_place(s, x, r) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, x.later
-        b.x, b.y = rows_apart(x) // <Py_ssize_t>sizeof(work), rows_apart(&s.y) // <Py_ssize_t>sizeof(work)
-        normalize_by(s.plan, c, &b, <const work*>row_at(x, r), <work*>row_at(&s.y, r))
+        b.x, b.y = rows_apart(x) // x.itemsize, rows_apart(&s.y) // x.itemsize
+        normalize_in(x.dtype, s.plan, c, &b, row_at(x, r), row_at(&s.y, r), table[0])
         follow_rows(s, x, r, m, table[0])
         return
-    if not scaled and in_one_stretch(s, x, m, table[0]):
-        b.width, b.ahead, b.x, b.y = n, x.later, x.sample // <Py_ssize_t>sizeof(work), n
-        for k from 0 <= k < m by out_of_panel(table[0]) // n:
+    if not scaled and in_one_stretch(s, x, m):
+        b.width, b.ahead, b.x, b.y = n, x.later, x.sample // x.itemsize, n
+        step = OUT_BYTES // (n * x.itemsize)
+        for k from 0 <= k < m by step:
             row = row_of(c, k, table[0])
-            b.rows = min(m - k, out_of_panel(table[0]) // n)
-            normalize_by(s.plan, &row, &b, <const work*>row_at(x, r + k), <work*>s.out)
-            give_room(&s.y, row_at(&s.y, r + k), &s.writer, <work*>s.out, b.rows * n)
+            b.rows = min(m - k, step)
+            normalize_in(x.dtype, s.plan, &row, &b, row_at(x, r + k), s.out, table[0])
+            send(&s.writer, row_at(&s.y, r + k), s.out, b.rows * n * x.itemsize)
         return
     for k in range(m):
         row = row_of(c, k, table[0])
@@ -126,6 +127,8 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
             scaled = inside_statistics(p, x, &inside, r, m, table)
         else:
             scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
+        if p.before == NULL and straight(&s, &s.x):
+            x = &s.x
         if p.own:
             own_normalize(&s, x, r, m, table, &c, scaled)
         else:
@@ -306,13 +309,13 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Spot spot
     cdef Block b
     cdef Py_ssize_t k
-    if in_place(s, x, r) and s.apart and dy.plain and dy.whole:
+    if x.plain and dy.plain and dy.whole and in_place(s, x, r) and s.apart:
         b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, x.later, dy.later
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
         descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
         follow_rows(s, x, r, m, zero)
         return
-    if dy.plain and dy.whole and in_one_stretch(s, x, m, zero):
+    if x.plain and dy.plain and dy.whole and in_one_stretch(s, x, m):
         b.width, b.ahead, b.dy_ahead = s.plan.parameters, x.later, dy.later
         b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), b.width
         for k from 0 <= k < m by out_of_panel(zero) // b.width:

@@ -60,6 +60,12 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     s.out = s.room + ROOM_BYTES
 
 
+cdef inline bint straight(const Pass* s, const Array* x) noexcept nogil:
+    """Whether elements go from x to y as they are stored, without a panel."""
+    return (x.dtype == s.y.dtype and x.position == x.itemsize and s.y.position == s.y.itemsize
+            and (x.plain or not (s.plan.fused or s.plan.round_first)))
+
+
 cdef inline bint apart(const Plan* p) noexcept nogil:
     cdef int i
     for i in range(BESIDE, INPUTS if p.fused else 0):
@@ -389,6 +395,24 @@ cdef inline Affine from_element(const Affine* c, Py_ssize_t i, work zero) noexce
     return k
 
 
+cdef void normalize_straight(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    """normalize_from where elements lie side by side, are `straight`, and nothing follows."""
+    cdef Affine k
+    cdef Block b
+    cdef Py_ssize_t size = p.x.itemsize, step = OUT_BYTES // size if s.writer.streaming else stop - first, i
+    cdef char* u
+    b.rows, b.ahead = 1, p.x.later
+    for i from first <= i < stop by step:
+        b.width = min(step, stop - i)
+        k = from_element(p.c, i, zero)
+        u = s.out if s.writer.streaming and b.width * size >= LONG else place(&s.writer, spot.y + i * size)
+        normalize_in(p.x.dtype, s.plan, &k, &b, spot.x + i * size, u, zero)
+        if u == s.out:
+            send(&s.writer, spot.y + i * size, u, b.width * size)
+        else:
+            wrote(&s.writer, b.width * size)
+
+
 cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
     cdef Affine k
     cdef Block b
@@ -397,6 +421,9 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
     cdef Py_ssize_t step = portion(p.x, &s.y, &s.writer, stop - first, zero), i, l
     cdef const work* t
     cdef work* u
+    if factor == 1 and not fused and straight(s, p.x) and in_a_run(p.x, first, stop - first) and in_a_run(&s.y, first, stop - first):
+        normalize_straight(s, p, spot, first, stop, zero)
+        return
     if fused:
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif factor != 1:
