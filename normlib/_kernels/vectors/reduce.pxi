@@ -10,7 +10,7 @@ cdef enum:
 
 # ---- sum (x - shift) and sum (x - shift)^2; about no shift, the squares alone ----
 
-cdef inline void moment_lanes(const work* x, Py_ssize_t m, work* a, work* q, work shift, bint centered, Py_ssize_t ahead, bint part) noexcept nogil:
+cdef inline void moment_lanes(const stored* x, Py_ssize_t m, work* a, work* q, work shift, bint centered, Py_ssize_t ahead, bint part) noexcept nogil:
     cdef work t[LANES]
     cdef work one = unit(shift)
     cdef int l, many = <int>m
@@ -31,7 +31,7 @@ cdef inline void fold_moments(const work* a, const work* q, double* sums, double
     fold_all(q, squares, more)
 
 
-cdef inline void few_moments(const work* x, Py_ssize_t n, double* sums, double* squares, work shift, bint centered, bint more, Py_ssize_t ahead) noexcept nogil:
+cdef inline void few_moments(const stored* x, Py_ssize_t n, double* sums, double* squares, work shift, bint centered, bint more, Py_ssize_t ahead) noexcept nogil:
     """add_moments of at most FEW elements"""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -54,7 +54,7 @@ cdef inline void few_moments(const work* x, Py_ssize_t n, double* sums, double* 
         fold_moments(a, q, sums, squares, centered, more)
 
 
-cdef inline void moments_round(const work* x, work* a, work* q, work shift, bint centered, Py_ssize_t ahead) noexcept nogil:
+cdef inline void moments_round(const stored* x, work* a, work* q, work shift, bint centered, Py_ssize_t ahead) noexcept nogil:
     """a[l] += sum t, q[l] += sum t^2 over t = x[l], x[l + HALF] .. x[l + 7 * HALF], less the shift, for the upper lanes over as many
     more: in the order of memory"""
     cdef work room[ROUND * HALF]
@@ -63,8 +63,13 @@ cdef inline void moments_round(const work* x, work* a, work* q, work shift, bint
     cdef Py_ssize_t l, k
     for k from 0 <= k < LANES by HALF:
         if ahead != 0:
-            prefetch_bytes(<const char*>(x + k * ROUND) + ahead, ROUND * HALF * sizeof(work))
-        t = <const work*>load_in_order(x + k * ROUND, room, ROUND * HALF * sizeof(work))
+            prefetch_bytes(<const char*>(x + k * ROUND) + ahead, ROUND * HALF * sizeof(stored))
+        if stored is work:
+            t = <const work*>load_in_order(x + k * ROUND, room, ROUND * HALF * sizeof(work))
+        else:
+            for l from 0 <= l < ROUND * HALF by LANES:
+                load_lanes(x + k * ROUND + l, LANES, room + l, False)
+            t = room
         for l in range(HALF):
             t0, t1, t2, t3 = t[l], t[l + HALF], t[l + 2 * HALF], t[l + 3 * HALF]
             t4, t5, t6, t7 = t[l + 4 * HALF], t[l + 5 * HALF], t[l + 6 * HALF], t[l + 7 * HALF]
@@ -75,7 +80,7 @@ cdef inline void moments_round(const work* x, work* a, work* q, work shift, bint
             q[k + l] += ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + ((t4 * t4 + t5 * t5) + (t6 * t6 + t7 * t7))
 
 
-cdef inline void add_moments(const work* x, Py_ssize_t n, double* sums, double* squares, work shift, bint centered, bint more, Py_ssize_t ahead) noexcept nogil:
+cdef inline void add_moments(const stored* x, Py_ssize_t n, double* sums, double* squares, work shift, bint centered, bint more, Py_ssize_t ahead) noexcept nogil:
     """sums = sum (x - shift), squares = sum (x - shift)^2; more: added to what is there; ahead: what to prefetch meanwhile, if not 0"""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -266,6 +271,18 @@ cdef inline const work* take_ahead(const Array* x, const char* row, Py_ssize_t i
     return t
 
 
+cdef void narrow_moments(const Array* x, const char* at, Py_ssize_t n, double* sums, double* squares, float shift, bint centered, bint more) noexcept nogil:
+    """add_moments of 16-bit elements where they lie"""
+    if x.dtype == F16 and centered:
+        add_moments(<const half_t*>at, n, sums, squares, shift, True, more, x.ahead)
+    elif x.dtype == F16:
+        add_moments(<const half_t*>at, n, sums, squares, shift, False, more, x.ahead)
+    elif centered:
+        add_moments(<const bf16_t*>at, n, sums, squares, shift, True, more, x.ahead)
+    else:
+        add_moments(<const bf16_t*>at, n, sums, squares, shift, False, more, x.ahead)
+
+
 cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, double* sums, double* squares, work shift, bint centered) noexcept nogil:
     """add_moments of a row of n elements"""
     cdef work room[BLOCK]
@@ -277,6 +294,10 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
         memset(lost, 0, sizeof(lost))
     for i from 0 <= i < n by BLOCK:
         m = min(<Py_ssize_t>BLOCK, n - i)
+        if work is float:
+            if x.whole and x.position == 2:
+                narrow_moments(x, row + 2 * i, m, sums, squares, shift, centered, i > 0)
+                continue
         t = take_ahead(x, row, i, m, n, &ahead, room)
         if work is double and i > 0:
             add_moments(t, m, block[0], block[1], shift, centered, False, ahead)

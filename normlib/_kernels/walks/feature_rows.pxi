@@ -22,14 +22,14 @@ cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if spot.beside[i] != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
-    return straight(s, x) and x.whole and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
+    return straight(s.plan, x) and x.whole and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
 
 
 cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t m) noexcept nogil:
     """Whether m rows are computed side by side in L1, and leave for y together, past the caches."""
     cdef Py_ssize_t bytes = s.plan.parameters * x.itemsize
     return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m and 2 * bytes <= OUT_BYTES
-            and straight(s, x) and x.whole and s.y.whole and s.y.sample == bytes)
+            and straight(s.plan, x) and x.whole and s.y.whole and s.y.sample == bytes)
 
 
 cdef inline Py_ssize_t rows_apart(const Array* a) noexcept nogil:
@@ -107,8 +107,9 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Pass s
     cdef Array taken
     cdef Array* x
-    cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given
+    cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given, direct
     open_pass(&s, p, zero)
+    direct = p.before == NULL and straight(p, &s.x)
     open_residual(&residual, p.before, p.streaming, zero)
     feature_kinds(&c, p, <const work*>p.weight, table)
     if p.before != NULL and p.gate_first and residual.kept:
@@ -122,12 +123,12 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
         else:
             if p.before != NULL:
                 residual_rows(&residual, r, r + m, zero)
-            x = take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
+            x = &s.x if direct and n >= ROUND * LANES else take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
         if masked:
             scaled = inside_statistics(p, x, &inside, r, m, table)
         else:
             scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
-        if p.before == NULL and straight(&s, &s.x):
+        if direct:
             x = &s.x
         if p.own:
             own_normalize(&s, x, r, m, table, &c, scaled)

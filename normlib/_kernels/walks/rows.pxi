@@ -60,12 +60,6 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     s.out = s.room + ROOM_BYTES
 
 
-cdef inline bint straight(const Pass* s, const Array* x) noexcept nogil:
-    """Whether elements go from x to y as they are stored, without a panel."""
-    return (x.dtype == s.y.dtype and x.position == x.itemsize and s.y.position == s.y.itemsize
-            and (x.plain or not (s.plan.fused or s.plan.round_first)))
-
-
 cdef inline bint apart(const Plan* p) noexcept nogil:
     cdef int i
     for i in range(BESIDE, INPUTS if p.fused else 0):
@@ -255,6 +249,12 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
     return scaled
 
 
+cdef inline bint straight(const Plan* p, const Array* x) noexcept nogil:
+    """Whether elements go from x to y as they are stored, without a panel."""
+    return (x.dtype == p.y_dtype and x.position == x.itemsize and (p.ys.position == 1 or p.length == 1)
+            and (x.plain or not (p.fused or p.round_first)))
+
+
 cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) noexcept nogil:
     """Whether a row of n elements is in L1 with all beside it from its sums until it is written past the caches. Then the next is
     prefetched meanwhile, so that reads and writes go on at the same time."""
@@ -263,7 +263,7 @@ cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) no
         arrays += (p.weight != NULL) + (p.bias != NULL) + p.weight_grads * (1 + p.centered)
     if p.dy != NULL:
         arrays += arrays // 2       # measured: from two thirds of L1 on it takes longer
-    return p.streaming and x.plain and arrays * n * x.itemsize <= p.l1_bytes
+    return p.streaming and (x.plain or (p.dy == NULL and straight(p, x))) and arrays * n * x.itemsize <= p.l1_bytes
 
 
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r, Py_ssize_t together) noexcept nogil:
@@ -421,7 +421,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
     cdef Py_ssize_t step = portion(p.x, &s.y, &s.writer, stop - first, zero), i, l
     cdef const work* t
     cdef work* u
-    if factor == 1 and not fused and straight(s, p.x) and in_a_run(p.x, first, stop - first) and in_a_run(&s.y, first, stop - first):
+    if factor == 1 and not fused and straight(s.plan, p.x) and in_a_run(p.x, first, stop - first) and in_a_run(&s.y, first, stop - first):
         normalize_straight(s, p, spot, first, stop, zero)
         return
     if fused:
