@@ -267,13 +267,22 @@ cdef void gather(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, wo
             segment = 0
 
 
+cdef inline const char* lying(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Where elements i to i + n of the row that begins at `row` lie side by side; NULL: they do not."""
+    if a.inside != NULL or a.position != a.itemsize:
+        return NULL
+    if a.whole or i + n <= a.length:
+        return row + i * a.itemsize
+    if i % a.length + n <= a.length:
+        return row + place_in(a, i)
+    return NULL
+
+
 cdef inline const work* take(const Array* a, const char* row, Py_ssize_t i, Py_ssize_t n, work* room) noexcept nogil:
     """Elements i to i + n of the row that begins at `row`, side by side: where they lie, or in room."""
-    if a.plain:
-        if a.whole or i + n <= a.length:
-            return <const work*>row + i
-        if i % a.length + n <= a.length:
-            return <const work*>(row + place_in(a, i))
+    cdef const char* t = lying(a, row, i, n) if a.plain else NULL
+    if t != NULL:
+        return <const work*>t
     gather(a, row, i, n, room)
     return room
 

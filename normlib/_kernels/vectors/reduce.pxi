@@ -289,14 +289,16 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
     cdef double block[2][8]     # sums and squares of a block, and what is rounded off as blocks are added up
     cdef double lost[2][8]
     cdef const work* t
+    cdef const char* half
     cdef Py_ssize_t i, m, ahead
     if work is double and n > BLOCK:
         memset(lost, 0, sizeof(lost))
     for i from 0 <= i < n by BLOCK:
         m = min(<Py_ssize_t>BLOCK, n - i)
         if work is float:
-            if x.whole and x.position == 2:
-                narrow_moments(x, row + 2 * i, m, sums, squares, shift, centered, i > 0)
+            half = lying(x, row, i, m) if x.itemsize == sizeof(half_t) else NULL
+            if half != NULL:
+                narrow_moments(x, half, m, sums, squares, shift, centered, i > 0)
                 continue
         t = take_ahead(x, row, i, m, n, &ahead, room)
         if work is double and i > 0:

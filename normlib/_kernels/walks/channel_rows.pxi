@@ -138,12 +138,24 @@ cdef void follow_runs(const Pass* s, const Array* x, const Spot* spot, Py_ssize_
         follow_piece(s, &run, 0, n, v + k * apart)
 
 
+cdef inline bint direct_runs(const Plan* p, const Array* x) noexcept nogil:
+    """Whether runs are computed as they are stored; the loops for short ones have float32 alone."""
+    return straight(p, x) and (x.plain or p.length >= ROUND * LANES)
+
+
 cdef inline bint runs_in_place(const Pass* s, const Array* x, const Spot* spot) noexcept nogil:
     cdef int i
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if spot.beside[i] != NULL and not s.beside[i].plain:
             return False
-    return x.plain and s.y.plain and s.apart and not s.writer.streaming
+    return direct_runs(s.plan, x) and s.apart and not s.writer.streaming
+
+
+cdef inline void normalize_runs_in(Pass* s, Dtype dtype, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
+    if size_of(dtype) == sizeof(work):
+        normalize_runs(c, b, <const work*>x, <work*>y)
+    else:
+        normalize_in(dtype, s.plan, c, b, x, y, zero)
 
 
 cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
@@ -156,8 +168,8 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     cdef work* u
     b.width, b.ahead = n, x.later
     if runs_in_place(s, x, spot):
-        b.rows, b.x, b.y = many, x.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
-        normalize_runs(c, &b, <const work*>spot.x, <work*>spot.y)
+        b.rows, b.x, b.y = many, x.channel // x.itemsize, s.y.channel // x.itemsize
+        normalize_runs_in(s, x.dtype, c, &b, spot.x, spot.y, zero)
         if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
@@ -275,8 +287,9 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Pass s
     cdef Array taken
     cdef Array* x
-    cdef bint masked = open_inside(&inside, p, NULL, False, zero)
+    cdef bint masked = open_inside(&inside, p, NULL, False, zero), direct
     open_pass(&s, p, zero)
+    direct = direct_runs(p, &s.x)
     open_residual(&residual, p.before, False, zero)
     s.x.far = scattered(p)
     s.x.later = while_written(p, &s.x)
@@ -288,7 +301,7 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
         if p.given:
             scaled = given_statistics(p, r, m, table, True)
         else:
-            if not s.x.plain:
+            if not s.x.plain and not direct:
                 x = take_rows(&s.x, r, m, n, &taken, <work*>s.room, panel_of(zero))
             scaled = inside_statistics(p, x, &inside, r, m, table) if masked else rows_statistics(p, x, r, m, table)
         if p.y == NULL:     # the statistics are all that is wanted
@@ -371,7 +384,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
     cdef const work* g
     cdef work* u
     b.width, b.ahead, b.dy_ahead = n, x.later, dy.later
-    if runs_in_place(s, x, spot) and dy.plain:
+    if x.plain and dy.plain and runs_in_place(s, x, spot):
         b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
         descend_runs(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
         if follows(s, spot):
