@@ -283,23 +283,36 @@ cdef void narrow_moments(const Array* x, const char* at, Py_ssize_t n, double* s
         add_moments(<const bf16_t*>at, n, sums, squares, shift, False, more, x.ahead)
 
 
+cdef void narrow_row_moments(const Array* x, const char* row, Py_ssize_t n, double* sums, double* squares, float shift, bint centered) noexcept nogil:
+    cdef float room[BLOCK]
+    cdef const char* t
+    cdef Py_ssize_t i, m, ahead
+    for i from 0 <= i < n by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, n - i)
+        t = lying(x, row, i, m)
+        if t != NULL:
+            narrow_moments(x, t, m, sums, squares, shift, centered, i > 0)
+        elif centered:
+            add_moments(take_ahead(x, row, i, m, n, &ahead, room), m, sums, squares, shift, True, i > 0, ahead)
+        else:
+            add_moments(take_ahead(x, row, i, m, n, &ahead, room), m, sums, squares, shift, False, i > 0, ahead)
+
+
 cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, double* sums, double* squares, work shift, bint centered) noexcept nogil:
     """add_moments of a row of n elements"""
     cdef work room[BLOCK]
     cdef double block[2][8]     # sums and squares of a block, and what is rounded off as blocks are added up
     cdef double lost[2][8]
     cdef const work* t
-    cdef const char* half
     cdef Py_ssize_t i, m, ahead
+    if work is float:
+        if x.itemsize == sizeof(half_t):
+            narrow_row_moments(x, row, n, sums, squares, shift, centered)
+            return
     if work is double and n > BLOCK:
         memset(lost, 0, sizeof(lost))
     for i from 0 <= i < n by BLOCK:
         m = min(<Py_ssize_t>BLOCK, n - i)
-        if work is float:
-            half = lying(x, row, i, m) if x.itemsize == sizeof(half_t) else NULL
-            if half != NULL:
-                narrow_moments(x, half, m, sums, squares, shift, centered, i > 0)
-                continue
         t = take_ahead(x, row, i, m, n, &ahead, room)
         if work is double and i > 0:
             add_moments(t, m, block[0], block[1], shift, centered, False, ahead)

@@ -8,6 +8,7 @@
 #if defined(__GNUC__) && defined(__AVX512F__)
 #define SHORT_ROWS 1
 #define FEW_F32 128
+#define INLINED static inline __attribute__((always_inline))
 
 static inline __m512 all_f32(float x) { return _mm512_set1_ps(x); }
 
@@ -75,7 +76,7 @@ static inline void few_moments_f32(const float *x, ptrdiff_t n, __m512 shift, __
 }
 
 /* `add_moments` of m rows of n < 256 elements, so many elements apart, the first of them at x. */
-static inline __attribute__((always_inline)) void short_moments_f32(const float *x, ptrdiff_t n, ptrdiff_t apart, ptrdiff_t m, const float *shift,
+INLINED void short_moments_f32(const float *x, ptrdiff_t n, ptrdiff_t apart, ptrdiff_t m, const float *shift,
                                                                     double (*sums)[8], double (*squares)[8], const int centered)
 {
     __m512 one = all_f32(one_f32());
@@ -130,20 +131,20 @@ enum {FORWARD, BACKWARD, CONSTANT};     /* CONSTANT: backward, where the statist
 /* Of a run, or of the two that a vector lies in: shift, delta, scale, offset; weight, scale, mean_g, shift, slope; weight, scale. */
 typedef struct { __m512 c[5]; } coefficients_t;
 
-static inline coefficients_t of_run(const float *const *c, ptrdiff_t k, const int many)
+INLINED coefficients_t of_run(const float *const *c, ptrdiff_t k, const int many)
 {
     coefficients_t r;
     for (int j = 0; j < many; j++) r.c[j] = all_f32(c[j][k]);
     return r;
 }
 
-static inline coefficients_t of_two(coefficients_t a, coefficients_t b, __mmask16 of_b, const int many)
+INLINED coefficients_t of_two(coefficients_t a, coefficients_t b, __mmask16 of_b, const int many)
 {
     for (int j = 0; j < many; j++) a.c[j] = _mm512_mask_mov_ps(a.c[j], of_b, b.c[j]);
     return a;
 }
 
-static inline __m512 computed(coefficients_t c, __m512 x, __m512 dy, __m512 one, const int how)
+INLINED __m512 computed(coefficients_t c, __m512 x, __m512 dy, __m512 one, const int how)
 {
     if (how == FORWARD)
         return _mm512_add_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_fmsub_ps(x, one, c.c[0]), c.c[1]), c.c[2]), c.c[3]);
@@ -153,19 +154,19 @@ static inline __m512 computed(coefficients_t c, __m512 x, __m512 dy, __m512 one,
     return _mm512_mul_ps(dy, c.c[1]);
 }
 
-static inline void compute_16(const float *x, const float *dy, float *y, coefficients_t c, __m512 one, const int how)
+INLINED void compute_16(const float *x, const float *dy, float *y, coefficients_t c, __m512 one, const int how)
 {
     _mm512_storeu_ps(y, computed(c, _mm512_loadu_ps(x), _mm512_loadu_ps(dy), one, how));
 }
 
-static inline void compute_part(const float *x, const float *dy, float *y, ptrdiff_t n, coefficients_t c, __m512 one, const int how)
+INLINED void compute_part(const float *x, const float *dy, float *y, ptrdiff_t n, coefficients_t c, __m512 one, const int how)
 {
     __mmask16 some = first_lanes(n);
     _mm512_mask_storeu_ps(y, some, computed(c, _mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, dy), one, how));
 }
 
 /* m runs of n elements, each with vectors of its own. */
-static inline void runs_apart(const float *x, const float *dy, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c, const int many, const int how)
+INLINED void runs_apart(const float *x, const float *dy, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c, const int many, const int how)
 {
     __m512 one = all_f32(one_f32());
     for (ptrdiff_t k = 0; k < m; k++, x += n, dy += n, y += n) {
@@ -177,7 +178,7 @@ static inline void runs_apart(const float *x, const float *dy, float *y, ptrdiff
 }
 
 /* As one stretch of whole vectors, of which one may lie in two runs: half of the time of planes of 7 x 7 would be their ends. */
-static inline void runs_joined(const float *x, const float *dy, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c, const int many, const int how)
+INLINED void runs_joined(const float *x, const float *dy, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c, const int many, const int how)
 {
     __m512 one = all_f32(one_f32());
     coefficients_t last = of_run(c, 0, many), run = last;
@@ -193,7 +194,7 @@ static inline void runs_joined(const float *x, const float *dy, float *y, ptrdif
     if (i < m * n) compute_part(x + i, dy + i, y + i, m * n - i, run, one, how);
 }
 
-static inline void runs_f32(const float *x, const float *dy, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c, const int many, const int how)
+INLINED void runs_f32(const float *x, const float *dy, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c, const int many, const int how)
 {
     if (n < 16 || n % 16 == 0)
         runs_apart(x, dy, y, n, m, c, many, how);
@@ -201,14 +202,27 @@ static inline void runs_f32(const float *x, const float *dy, float *y, ptrdiff_t
         runs_joined(x, dy, y, n, m, c, many, how);
 }
 
-static void normalize_runs_f32(const float *x, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c) { runs_f32(x, x, y, n, m, c, 4, FORWARD); }
+/* Functions of their own: in the large ones that call them, pointers would not stay in registers. Nor would those at c, which a store
+   might overwrite. */
+#define ON_ITS_OWN static __attribute__((noinline))
 
-static void descend_runs_f32(const float *x, const float *dy, float *dx, ptrdiff_t n, ptrdiff_t m, const float *const *c)
+ON_ITS_OWN void normalize_runs_f32(const float *x, float *y, ptrdiff_t n, ptrdiff_t m, const float *const *c)
 {
-    runs_f32(x, dy, dx, n, m, c, 5, BACKWARD);
+    const float *of_runs[4] = {c[0], c[1], c[2], c[3]};
+    runs_f32(x, x, y, n, m, of_runs, 4, FORWARD);
 }
 
-static void scale_runs_f32(const float *dy, float *dx, ptrdiff_t n, ptrdiff_t m, const float *const *c) { runs_f32(dy, dy, dx, n, m, c, 2, CONSTANT); }
+ON_ITS_OWN void descend_runs_f32(const float *x, const float *dy, float *dx, ptrdiff_t n, ptrdiff_t m, const float *const *c)
+{
+    const float *of_runs[5] = {c[0], c[1], c[2], c[3], c[4]};
+    runs_f32(x, dy, dx, n, m, of_runs, 5, BACKWARD);
+}
+
+ON_ITS_OWN void scale_runs_f32(const float *dy, float *dx, ptrdiff_t n, ptrdiff_t m, const float *const *c)
+{
+    const float *of_runs[2] = {c[0], c[1]};
+    runs_f32(dy, dy, dx, n, m, of_runs, 2, CONSTANT);
+}
 
 #else
 #define SHORT_ROWS 0
