@@ -82,8 +82,8 @@ cdef inline void normalize_lanes(const Affine* c, const Block* b, const stored* 
         store_lanes(y + i * b.y + j, m, t, part)
 
 
-cdef inline void descend_lanes(const Affine* c, const Block* b, const work* x, const work* dy, work* dx, Py_ssize_t j, Py_ssize_t m,
-                               bint part) noexcept nogil:
+cdef inline void descend_lanes(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, Py_ssize_t j, Py_ssize_t m,
+                               bint part, work zero) noexcept nogil:
     cdef work t[LANES]
     cdef work g[LANES]
     cdef work shift[LANES]
@@ -170,15 +170,15 @@ cdef inline void normalize_columns(const Affine* c, const Block* b, const stored
         normalize_lanes(c, b, x, y, j, b.width - j, True, zero)
 
 
-cdef inline void descend_columns(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
+cdef inline void descend_columns(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, work zero) noexcept nogil:
     cdef Py_ssize_t j = to_line(c, b, dx, BLOCK)
     if j > 0:
-        descend_lanes(c, b, x, dy, dx, 0, j, True)
+        descend_lanes(c, b, x, dy, dx, 0, j, True, zero)
     while j + LANES <= b.width:
-        descend_lanes(c, b, x, dy, dx, j, LANES, False)
+        descend_lanes(c, b, x, dy, dx, j, LANES, False, zero)
         j += LANES
     if j < b.width:
-        descend_lanes(c, b, x, dy, dx, j, b.width - j, True)
+        descend_lanes(c, b, x, dy, dx, j, b.width - j, True, zero)
 
 
 cdef inline void normalize_as(const Affine* c, const Block* b, const stored* x, stored* y, work zero,
@@ -200,7 +200,7 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const stored* x, 
         normalize_columns(&r, &one, x + i * b.x, y + i * b.y, zero)
 
 
-cdef inline void descend_as(const Affine* c, const Block* b, const work* x, const work* dy, work* dx,
+cdef inline void descend_as(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, work zero,
                             Kind statistics, Kind center, Kind weight, Kind through) noexcept nogil:
     cdef Affine k = c[0]
     cdef Affine r
@@ -209,13 +209,13 @@ cdef inline void descend_as(const Affine* c, const Block* b, const work* x, cons
     cdef Py_ssize_t i
     k.statistics, k.center, k.weight, k.through = statistics, center, weight, through
     if statistics == MANY:
-        descend_columns(&k, b, x, dy, dx)
+        descend_columns(&k, b, x, dy, dx, zero)
         return
     one.rows = 1
     for i in range(b.rows):
-        r = row_of(&k, i, dy[0])
+        r = row_of(&k, i, zero)
         in_registers(&r, False, own)
-        descend_columns(&r, &one, x + i * b.x, dy + i * b.dy, dx + i * b.y)
+        descend_columns(&r, &one, x + i * b.x, dy + i * b.dy, dx + i * b.y, zero)
 
 
 cdef void normalize_stored(const Affine* c, const Block* b, const stored* x, stored* y, work zero) noexcept nogil:
@@ -333,25 +333,41 @@ cdef inline void normalize_in(Dtype dtype, const Plan* p, const Affine* c, const
     normalize_by(p, c, b, <const work*>x, <work*>y)
 
 
-cdef void descend(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
+cdef void descend_stored(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, work zero) noexcept nogil:
     if c.statistics == MANY and c.weight == ONE:
-        descend_as(c, b, x, dy, dx, MANY, MANY, ONE, MANY)
+        descend_as(c, b, x, dy, dx, zero, MANY, MANY, ONE, MANY)
     elif c.statistics == MANY and c.through == MANY:
-        descend_as(c, b, x, dy, dx, MANY, MANY, MANY, MANY)
+        descend_as(c, b, x, dy, dx, zero, MANY, MANY, MANY, MANY)
     elif c.statistics == MANY:
-        descend_as(c, b, x, dy, dx, MANY, MANY, MANY, ABSENT)
+        descend_as(c, b, x, dy, dx, zero, MANY, MANY, MANY, ABSENT)
     elif c.weight == ONE and c.through == ONE:
-        descend_as(c, b, x, dy, dx, ONE, ONE, ONE, ONE)
+        descend_as(c, b, x, dy, dx, zero, ONE, ONE, ONE, ONE)
     elif c.weight == ONE:
-        descend_as(c, b, x, dy, dx, ONE, ONE, ONE, ABSENT)
+        descend_as(c, b, x, dy, dx, zero, ONE, ONE, ONE, ABSENT)
     elif c.center == ONE and c.weight == MANY:
-        descend_as(c, b, x, dy, dx, ONE, ONE, MANY, ONE)
+        descend_as(c, b, x, dy, dx, zero, ONE, ONE, MANY, ONE)
     elif c.center == ONE:
-        descend_as(c, b, x, dy, dx, ONE, ONE, ABSENT, ONE)
+        descend_as(c, b, x, dy, dx, zero, ONE, ONE, ABSENT, ONE)
     elif c.weight == MANY:
-        descend_as(c, b, x, dy, dx, ONE, ABSENT, MANY, ONE)
+        descend_as(c, b, x, dy, dx, zero, ONE, ABSENT, MANY, ONE)
     else:
-        descend_as(c, b, x, dy, dx, ONE, ABSENT, ABSENT, ONE)
+        descend_as(c, b, x, dy, dx, zero, ONE, ABSENT, ABSENT, ONE)
+
+
+cdef inline void descend(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
+    descend_stored(c, b, x, dy, dx, <work>0)
+
+
+cdef inline void descend_in(Dtype dtype, const Affine* c, const Block* b, const char* x, const char* dy, char* dx, work zero) noexcept nogil:
+    """`descend` of elements as they lie in memory."""
+    if work is float:
+        if dtype == F16:
+            descend_stored(c, b, <const half_t*>x, <const half_t*>dy, <half_t*>dx, zero)
+            return
+        if dtype == BF16:
+            descend_stored(c, b, <const bf16_t*>x, <const bf16_t*>dy, <bf16_t*>dx, zero)
+            return
+    descend_stored(c, b, <const work*>x, <const work*>dy, <work*>dx, zero)
 
 
 cdef inline void descend_runs(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:

@@ -141,14 +141,14 @@ cdef struct Slopes:
     Py_ssize_t x_ahead, dy_ahead
 
 
-cdef inline void slope_lanes(const Slopes* c, const work* x, const work* dy, Py_ssize_t i, Py_ssize_t m, work* a, work* q, bint part) noexcept nogil:
+cdef inline void slope_lanes(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t i, Py_ssize_t m, work* a, work* q, bint part) noexcept nogil:
     """What elements i to i + LANES, or the last m, add to the lanes of sum g (a) and sum g * z (q), to dweight and dbias"""
     cdef work z[LANES]
     cdef work g[LANES]
     cdef work v[LANES]
     cdef work tw[LANES]
     cdef work tb[LANES]
-    cdef work shift = <work>c.shift, delta = <work>c.delta, scale = <work>c.scale, one = unit(x[0])
+    cdef work shift = <work>c.shift, delta = <work>c.delta, scale = <work>c.scale, one = unit(shift)
     cdef int l, many = <int>m
     prefetch_ahead(x + i, c.x_ahead)
     prefetch_ahead(dy + i, c.dy_ahead)
@@ -183,7 +183,7 @@ cdef inline void slope_lanes(const Slopes* c, const work* x, const work* dy, Py_
         store_lanes(<work*>c.dbias + i, m, tb, part)
 
 
-cdef inline void few_slopes(const Slopes* c, const work* x, const work* dy, Py_ssize_t n, double* sums, double* products, bint more) noexcept nogil:
+cdef inline void few_slopes(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t n, double* sums, double* products, bint more, work zero) noexcept nogil:
     """add_slopes of fewer than ROUND * LANES elements"""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -218,10 +218,10 @@ cdef inline void short_slopes(const work* x, const work* dy, Py_ssize_t n, Py_ss
     c.x_ahead = c.dy_ahead = 0
     for k in range(m):
         c.shift, c.scale = shift[k], scale[k]
-        few_slopes(&c, x + k * x_apart, dy + k * dy_apart, n, sums[k], products[k], False)
+        few_slopes(&c, x + k * x_apart, dy + k * dy_apart, n, sums[k], products[k], False, table[0])
 
 
-cdef inline void block_slopes(const Slopes* c, const work* x, const work* dy, Py_ssize_t n, double* sums, double* products, bint more) noexcept nogil:
+cdef inline void block_slopes(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t n, double* sums, double* products, bint more, work zero) noexcept nogil:
     """add_slopes of rounds, at most a block. A round is added first: equal terms one after the other would be rounded alike."""
     cdef work a[LANES]
     cdef work q[LANES]
@@ -323,6 +323,17 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
         end_blocks(sums, squares, lost, centered)
 
 
+cdef inline void narrow_slopes(Slopes* c, const narrow* x, const narrow* dy, Py_ssize_t n, double* sums, double* products) noexcept nogil:
+    """row_slopes of 16-bit elements where they lie"""
+    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
+    for i from c.first <= i < min(whole, c.stop) by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, whole - i)
+        block_slopes(c, x + i, dy + i, m, sums, products, i > 0, <float>0)
+        advance(c, m, <float>0)
+    if whole < c.stop:
+        few_slopes(c, x + whole, dy + whole, n - whole, sums, products, whole > 0, <float>0)
+
+
 cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
                             double* sums, double* products, work zero) noexcept nogil:
     """add_slopes of a row of n elements, or of some blocks of it; of float64 all at once"""
@@ -333,23 +344,31 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
     cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
     cdef const work* t
     cdef const work* g
+    if work is float:
+        if x.itemsize == sizeof(half_t) and lying(x, row, 0, n) != NULL and lying(dy, drow, 0, n) != NULL:
+            c.x_ahead, c.dy_ahead = x.ahead, dy.ahead
+            if x.dtype == F16:
+                narrow_slopes(c, <const half_t*>row, <const half_t*>drow, n, sums, products)
+            else:
+                narrow_slopes(c, <const bf16_t*>row, <const bf16_t*>drow, n, sums, products)
+            return
     if work is double and whole > BLOCK:
         memset(lost, 0, sizeof(lost))
     for i from c.first <= i < min(whole, c.stop) by BLOCK:
         m = min(<Py_ssize_t>BLOCK, whole - i)
         t, g = take_ahead(x, row, i, m, n, &c.x_ahead, room), take_ahead(dy, drow, i, m, n, &c.dy_ahead, droom)
         if work is double and i > 0:
-            block_slopes(c, t, g, m, block[0], block[1], False)
+            block_slopes(c, t, g, m, block[0], block[1], False, zero)
             add_block(sums, products, lost, block, True)
         else:
-            block_slopes(c, t, g, m, sums, products, i > 0)
+            block_slopes(c, t, g, m, sums, products, i > 0, zero)
         advance(c, m, zero)
     if work is double and whole > BLOCK:
         end_blocks(sums, products, lost, True)
     if whole < c.stop:
         m = n - whole
         t, g = take_ahead(x, row, whole, m, n, &c.x_ahead, room), take_ahead(dy, drow, whole, m, n, &c.dy_ahead, droom)
-        few_slopes(c, t, g, m, sums, products, whole > 0)
+        few_slopes(c, t, g, m, sums, products, whole > 0, zero)
 
 
 cdef inline void advance(Slopes* c, Py_ssize_t n, work zero) noexcept nogil:

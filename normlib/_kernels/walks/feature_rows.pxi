@@ -309,21 +309,22 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Affine row
     cdef Spot spot
     cdef Block b
-    cdef Py_ssize_t k
-    if x.plain and dy.plain and dy.whole and in_place(s, x, r) and s.apart:
+    cdef Py_ssize_t k, step
+    if straight(s.plan, dy) and dy.whole and in_place(s, x, r) and s.apart:
         b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, x.later, dy.later
-        b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), s.y.sample // <Py_ssize_t>sizeof(work)
-        descend(c, &b, <const work*>row_at(x, r), <const work*>row_at(dy, r), <work*>row_at(&s.y, r))
+        b.x, b.dy, b.y = x.sample // x.itemsize, dy.sample // x.itemsize, s.y.sample // x.itemsize
+        descend_in(x.dtype, c, &b, row_at(x, r), row_at(dy, r), row_at(&s.y, r), zero)
         follow_rows(s, x, r, m, zero)
         return
-    if x.plain and dy.plain and dy.whole and in_one_stretch(s, x, m):
+    if straight(s.plan, dy) and dy.whole and in_one_stretch(s, x, m):
         b.width, b.ahead, b.dy_ahead = s.plan.parameters, x.later, dy.later
-        b.x, b.dy, b.y = x.sample // <Py_ssize_t>sizeof(work), dy.sample // <Py_ssize_t>sizeof(work), b.width
-        for k from 0 <= k < m by out_of_panel(zero) // b.width:
+        b.x, b.dy, b.y = x.sample // x.itemsize, dy.sample // x.itemsize, b.width
+        step = OUT_BYTES // (b.width * x.itemsize)
+        for k from 0 <= k < m by step:
             row = row_of(c, k, zero)
-            b.rows = min(m - k, out_of_panel(zero) // b.width)
-            descend(&row, &b, <const work*>row_at(x, r + k), <const work*>row_at(dy, r + k), <work*>s.out)
-            give_room(&s.y, row_at(&s.y, r + k), &s.writer, <work*>s.out, b.rows * b.width)
+            b.rows = min(m - k, step)
+            descend_in(x.dtype, &row, &b, row_at(x, r + k), row_at(dy, r + k), s.out, zero)
+            send(&s.writer, row_at(&s.y, r + k), s.out, b.rows * b.width * x.itemsize)
         return
     for k in range(m):
         row = row_of(c, k, zero)
@@ -356,8 +357,9 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     cdef Array x_taken, dy_taken
     cdef Array* x
     cdef Array* dy
+    cdef bint direct
     open_pass(&s, p, zero)
-    open_inside(&inside, p, NULL, True, zero)
+    direct = not open_inside(&inside, p, NULL, True, zero) and p.before == NULL and straight(p, &s.x) and straight(p, &s.dy)
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:
@@ -368,8 +370,10 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
                 feature_rows_from(p.before, r, ready, zero)
             else:
                 rows_before(p.before, r, ready, zero)
-        x = take_rows(&s.x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
-        dy = take_rows(&s.dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
+        x, dy = &s.x, &s.dy
+        if not direct:
+            x = take_rows(x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)
+            dy = take_rows(dy, r, m, step, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
         rows_slopes(p, x, dy, &inside, r, m, w, dw, table)
         rows_descend(&s, x, dy, r, m, &c, zero)
         r += m

@@ -263,7 +263,7 @@ cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) no
         arrays += (p.weight != NULL) + (p.bias != NULL) + p.weight_grads * (1 + p.centered)
     if p.dy != NULL:
         arrays += arrays // 2       # measured: from two thirds of L1 on it takes longer
-    return p.streaming and (x.plain or (p.dy == NULL and straight(p, x))) and arrays * n * x.itemsize <= p.l1_bytes
+    return p.streaming and straight(p, x) and arrays * n * x.itemsize <= p.l1_bytes
 
 
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r, Py_ssize_t together) noexcept nogil:
@@ -395,6 +395,23 @@ cdef inline Affine from_element(const Affine* c, Py_ssize_t i, work zero) noexce
     return k
 
 
+cdef inline char* place_straight(Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, Py_ssize_t size) noexcept nogil:
+    """Where to compute n elements from i on as they are stored."""
+    return s.out if s.writer.streaming and n * size >= LONG else place(&s.writer, spot.y + i * size)
+
+
+cdef inline void give_straight(Pass* s, const Spot* spot, Py_ssize_t i, Py_ssize_t n, Py_ssize_t size, const char* t) noexcept nogil:
+    if t == s.out:
+        send(&s.writer, spot.y + i * size, t, n * size)
+    else:
+        wrote(&s.writer, n * size)
+
+
+cdef inline bint lie_straight(const Pass* s, const Array* x, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Whether elements i to i + n of a row are `straight`, and lie side by side."""
+    return straight(s.plan, x) and in_a_run(x, i, n) and in_a_run(&s.y, i, n)
+
+
 cdef void normalize_straight(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
     """normalize_from where elements lie side by side, are `straight`, and nothing follows."""
     cdef Affine k
@@ -405,12 +422,9 @@ cdef void normalize_straight(Pass* s, const Pieces* p, const Spot* spot, Py_ssiz
     for i from first <= i < stop by step:
         b.width = min(step, stop - i)
         k = from_element(p.c, i, zero)
-        u = s.out if s.writer.streaming and b.width * size >= LONG else place(&s.writer, spot.y + i * size)
+        u = place_straight(s, spot, i, b.width, size)
         normalize_in(p.x.dtype, s.plan, &k, &b, spot.x + i * size, u, zero)
-        if u == s.out:
-            send(&s.writer, spot.y + i * size, u, b.width * size)
-        else:
-            wrote(&s.writer, b.width * size)
+        give_straight(s, spot, i, b.width, size, u)
 
 
 cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
@@ -421,7 +435,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
     cdef Py_ssize_t step = portion(p.x, &s.y, &s.writer, stop - first, zero), i, l
     cdef const work* t
     cdef work* u
-    if factor == 1 and not fused and straight(s.plan, p.x) and in_a_run(p.x, first, stop - first) and in_a_run(&s.y, first, stop - first):
+    if factor == 1 and not fused and lie_straight(s, p.x, first, stop - first):
         normalize_straight(s, p, spot, first, stop, zero)
         return
     if fused:
@@ -445,6 +459,21 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
         give(&s.y, spot.y, i, &s.writer, u, b.width)
 
 
+cdef void descend_straight(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
+    """As normalize_straight."""
+    cdef Affine k
+    cdef Block b
+    cdef Py_ssize_t size = p.x.itemsize, step = OUT_BYTES // size if s.writer.streaming else stop - first, i
+    cdef char* u
+    b.rows, b.ahead, b.dy_ahead = 1, p.x.later, p.dy.later
+    for i from first <= i < stop by step:
+        b.width = min(step, stop - i)
+        k = from_element(p.c, i, zero)
+        u = place_straight(s, spot, i, b.width, size)
+        descend_in(p.x.dtype, &k, &b, spot.x + i * size, p.drow + i * size, u, zero)
+        give_straight(s, spot, i, b.width, size, u)
+
+
 cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t first, Py_ssize_t stop, work zero) noexcept nogil:
     cdef Affine k
     cdef Block b
@@ -454,6 +483,9 @@ cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t fi
     cdef const work* g
     cdef work* u
     cdef work* room = share_of(s, OF_DY, zero) if fused else <work*>(s.out + OUT_BYTES // 2)
+    if not fused and lie_straight(s, p.x, first, stop - first) and lie_straight(s, p.dy, first, stop - first):
+        descend_straight(s, p, spot, first, stop, zero)
+        return
     if fused:
         step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
     elif not (p.x.plain and p.x.whole and p.dy.plain and p.dy.whole):
