@@ -242,6 +242,13 @@ cdef inline void block_slopes(const Slopes* c, const stored* x, const stored* dy
     fold_moments(a, q, sums, products, True, more)
 
 
+cdef inline void some_slopes(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t n, double* sums, double* products, bint more, work zero) noexcept nogil:
+    if n >= ROUND * LANES:
+        block_slopes(c, x, dy, n, sums, products, more, zero)
+    else:
+        few_slopes(c, x, dy, n, sums, products, more, zero)
+
+
 # ---- sums of a row from those of its blocks ----
 
 cdef inline void add_block(double* sums, double* squares, double (*lost)[8], double (*block)[8], bint centered) noexcept nogil:
@@ -323,15 +330,24 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
         end_blocks(sums, squares, lost, centered)
 
 
-cdef inline void narrow_slopes(Slopes* c, const narrow* x, const narrow* dy, Py_ssize_t n, double* sums, double* products) noexcept nogil:
-    """row_slopes of 16-bit elements where they lie"""
-    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
-    for i from c.first <= i < min(whole, c.stop) by BLOCK:
-        m = min(<Py_ssize_t>BLOCK, whole - i)
-        block_slopes(c, x + i, dy + i, m, sums, products, i > 0, <float>0)
-        advance(c, m, <float>0)
-    if whole < c.stop:
-        few_slopes(c, x + whole, dy + whole, n - whole, sums, products, whole > 0, <float>0)
+cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t i, Py_ssize_t m,
+                               double* sums, double* products) noexcept nogil:
+    """add_slopes of 16-bit elements i to i + m, a block of rounds or less than a round: where they lie, or widened"""
+    cdef float room[BLOCK]
+    cdef float droom[BLOCK]
+    cdef const char* t = lying(x, row, i, m)
+    cdef const char* g = lying(dy, drow, i, m)
+    if t == NULL or g == NULL:
+        gather(x, row, i, m, room)
+        gather(dy, drow, i, m, droom)
+        c.x_ahead = c.dy_ahead = 0
+        some_slopes(c, <const float*>room, <const float*>droom, m, sums, products, i > 0, <float>0)
+        return
+    c.x_ahead, c.dy_ahead = x.ahead, dy.ahead
+    if x.dtype == F16:
+        some_slopes(c, <const half_t*>t, <const half_t*>g, m, sums, products, i > 0, <float>0)
+    else:
+        some_slopes(c, <const bf16_t*>t, <const bf16_t*>g, m, sums, products, i > 0, <float>0)
 
 
 cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
@@ -345,12 +361,13 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
     cdef const work* t
     cdef const work* g
     if work is float:
-        if x.itemsize == sizeof(half_t) and lying(x, row, 0, n) != NULL and lying(dy, drow, 0, n) != NULL:
-            c.x_ahead, c.dy_ahead = x.ahead, dy.ahead
-            if x.dtype == F16:
-                narrow_slopes(c, <const half_t*>row, <const half_t*>drow, n, sums, products)
-            else:
-                narrow_slopes(c, <const bf16_t*>row, <const bf16_t*>drow, n, sums, products)
+        if x.itemsize == sizeof(half_t) and dy.itemsize == sizeof(half_t):
+            for i from c.first <= i < min(whole, c.stop) by BLOCK:
+                m = min(<Py_ssize_t>BLOCK, whole - i)
+                narrow_slopes(c, x, dy, row, drow, i, m, sums, products)
+                advance(c, m, zero)
+            if whole < c.stop:
+                narrow_slopes(c, x, dy, row, drow, whole, n - whole, sums, products)
             return
     if work is double and whole > BLOCK:
         memset(lost, 0, sizeof(lost))

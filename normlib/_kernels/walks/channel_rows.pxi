@@ -384,9 +384,12 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
     cdef const work* g
     cdef work* u
     b.width, b.ahead, b.dy_ahead = n, x.later, dy.later
-    if x.plain and dy.plain and runs_in_place(s, x, spot):
-        b.rows, b.x, b.dy, b.y = many, x.channel // <Py_ssize_t>sizeof(work), dy.channel // <Py_ssize_t>sizeof(work), s.y.channel // <Py_ssize_t>sizeof(work)
-        descend_runs(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
+    if direct_runs(s.plan, dy) and runs_in_place(s, x, spot):
+        b.rows, b.x, b.dy, b.y = many, x.channel // x.itemsize, dy.channel // x.itemsize, s.y.channel // x.itemsize
+        if x.plain:
+            descend_runs(c, &b, <const work*>spot.x, <const work*>dfirst, <work*>spot.y)
+        else:
+            descend_in(x.dtype, c, &b, spot.x, dfirst, spot.y, zero)
         if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
@@ -479,8 +482,9 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
     cdef Array x_taken, dy_taken
     cdef Array* x
     cdef Array* dy
+    cdef bint direct
     open_pass(&s, p, zero)
-    open_inside(&inside, p, NULL, True, zero)
+    direct = not open_inside(&inside, p, NULL, True, zero) and direct_runs(p, &s.x) and direct_runs(p, &s.dy)
     s.x.far = s.dy.far = scattered(p)
     s.x.later, s.dy.later = while_written(p, &s.x), while_written(p, &s.dy)
     memset(of_groups, 0, sizeof(of_groups))
@@ -496,9 +500,9 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
                     channel_rows_from(p.before, r, sample * p.groups + ready, zero)
                 else:
                     rows_before(p.before, r, sample * p.groups + ready, zero)
-            if not s.x.plain:
+            if not s.x.plain and not direct:
                 x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
-            if not s.dy.plain:
+            if not s.dy.plain and not direct:
                 dy = take_rows(dy, r, m, n, &dy_taken, <work*>(s.room + ROOM_BYTES // 2), panel_of(zero) // 2)
             given_statistics(p, r, m, of_groups, False)
             for e from SHIFT <= e <= SCALE:
