@@ -133,6 +133,7 @@ cdef inline void short_moments(const work* x, Py_ssize_t n, Py_ssize_t apart, Py
 cdef struct Slopes:
     # What is known of a row. The vectors beside it are of the working type; what is absent is told by constants.
     bint shifted, corrected, weighted, weight_grads, bias_grads
+    bint narrow         # x and dy are of 16 bits
     double shift, delta, scale
     const void* weight
     void* dweight
@@ -350,9 +351,23 @@ cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const
         some_slopes(c, <const bf16_t*>t, <const bf16_t*>g, m, sums, products, i > 0, <float>0)
 
 
-cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
-                            double* sums, double* products, work zero) noexcept nogil:
-    """add_slopes of a row of n elements, or of some blocks of it; of float64 all at once"""
+cdef inline void narrow_row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
+                                   double* sums, double* products) noexcept nogil:
+    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
+    for i from c.first <= i < min(whole, c.stop) by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, whole - i)
+        narrow_slopes(c, x, dy, row, drow, i, m, sums, products)
+        advance(c, m, <float>0)
+    if whole < c.stop:
+        narrow_slopes(c, x, dy, row, drow, whole, n - whole, sums, products)
+
+
+cdef inline bint narrow_both(const Array* x, const Array* dy) noexcept nogil:
+    return x.itemsize == sizeof(half_t) and dy.itemsize == sizeof(half_t)
+
+
+cdef inline void working_row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
+                                    double* sums, double* products, work zero) noexcept nogil:
     cdef work room[BLOCK]
     cdef work droom[BLOCK]
     cdef double block[2][8]
@@ -360,15 +375,6 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
     cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
     cdef const work* t
     cdef const work* g
-    if work is float:
-        if x.itemsize == sizeof(half_t) and dy.itemsize == sizeof(half_t):
-            for i from c.first <= i < min(whole, c.stop) by BLOCK:
-                m = min(<Py_ssize_t>BLOCK, whole - i)
-                narrow_slopes(c, x, dy, row, drow, i, m, sums, products)
-                advance(c, m, zero)
-            if whole < c.stop:
-                narrow_slopes(c, x, dy, row, drow, whole, n - whole, sums, products)
-            return
     if work is double and whole > BLOCK:
         memset(lost, 0, sizeof(lost))
     for i from c.first <= i < min(whole, c.stop) by BLOCK:
@@ -386,6 +392,16 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
         m = n - whole
         t, g = take_ahead(x, row, whole, m, n, &c.x_ahead, room), take_ahead(dy, drow, whole, m, n, &c.dy_ahead, droom)
         few_slopes(c, t, g, m, sums, products, whole > 0, zero)
+
+
+cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
+                            double* sums, double* products, work zero) noexcept nogil:
+    """add_slopes of a row of n elements, or of some blocks of it; of float64 all at once"""
+    if work is float:
+        if c.narrow:
+            narrow_row_slopes(c, x, dy, row, drow, n, sums, products)
+            return
+    working_row_slopes(c, x, dy, row, drow, n, sums, products, zero)
 
 
 cdef inline void advance(Slopes* c, Py_ssize_t n, work zero) noexcept nogil:

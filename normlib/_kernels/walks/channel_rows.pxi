@@ -328,6 +328,7 @@ cdef void channel_slopes(const Array* x, Array* dy, const char* row, const char*
     cdef Slopes c
     c.shifted = True
     c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
+    c.narrow = narrow_both(x, dy)
     c.shift, c.scale = table[SHIFT * TOGETHER + k], table[SCALE * TOGETHER + k]
     c.first, c.stop = 0, x.segments * x.length
     row_slopes(&c, x, dy, row, drow, c.stop, sums, products, table[0])

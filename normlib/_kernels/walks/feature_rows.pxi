@@ -198,8 +198,8 @@ cdef enum:
     WIDE_LOT_BYTES = 1 << 17    # of rows of x and dy that are taken block by block
 
 
-cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
-                         double* products, work zero) noexcept nogil:
+cdef inline void slopes_by_kind(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                                double* products, work zero) noexcept nogil:
     """row_slopes, where what is absent is a constant"""
     cdef Slopes k = c[0]
     if c.shifted and c.weighted and c.weight_grads:
@@ -232,6 +232,18 @@ cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char*
     else:
         k.shifted = k.corrected = k.weighted = k.weight_grads = k.bias_grads = False
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
+
+
+cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                         double* products, work zero) noexcept nogil:
+    c.narrow = False
+    slopes_by_kind(c, x, dy, row, drow, n, sums, products, zero)
+
+
+cdef void narrow_feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                                double* products) noexcept nogil:
+    c.narrow = True
+    slopes_by_kind(c, x, dy, row, drow, n, sums, products, <float>0)
 
 
 cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const work* table, work* dw,
@@ -291,7 +303,10 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
             c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
             c.weight, c.dweight, c.dbias = at(w, first, w != NULL), at(dw, first, dw != NULL), at(dw, n + first, dw != NULL)
             taken = by_mask(x, inside, r + k, 0, c.shift, &filled)
-            feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
+            if narrow_both(taken, dy):
+                narrow_feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k])
+            else:
+                feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
     for k in range(m):
         if p.round_first and dw != NULL:
             taken = by_mask(x, inside, r + k, 0, shift[k], &filled)
