@@ -265,30 +265,31 @@ cdef inline void end_blocks(double* sums, double* squares, double (*lost)[8], bi
     regain_eight(squares, lost[1])
 
 
+cdef inline Py_ssize_t ahead_of(const Array* x, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """How far ahead to prefetch from element i of a row of n on: where the row is far, in its runs."""
+    return place_in(x, (i + AHEAD_BYTES // x.itemsize) % n) - place_in(x, i) if x.far else x.ahead
+
+
 cdef inline const work* take_ahead(const Array* x, const char* row, Py_ssize_t i, Py_ssize_t m, Py_ssize_t n, Py_ssize_t* ahead, work* room) noexcept nogil:
-    """`take` of a row of n elements, and how far ahead to prefetch meanwhile: where the row is far, in its runs."""
+    """`take` of a row of n elements, and how far ahead to prefetch meanwhile."""
     cdef const work* t = take(x, row, i, m, room)
-    cdef Py_ssize_t next
-    ahead[0] = x.ahead if x.plain else 0
-    if x.far:
-        next = place_in(x, (i + AHEAD_BYTES // x.itemsize) % n)
-        ahead[0] = next - place_in(x, i)
-        if t == room:
-            prefetch_bytes(row + next, m * x.itemsize)
-            ahead[0] = 0
+    ahead[0] = ahead_of(x, i, n) if x.plain and t != room else 0
+    if x.far and t == room:
+        prefetch_bytes(row + place_in(x, i) + ahead_of(x, i, n), m * x.itemsize)
     return t
 
 
-cdef void narrow_moments(const Array* x, const char* at, Py_ssize_t n, double* sums, double* squares, float shift, bint centered, bint more) noexcept nogil:
+cdef void narrow_moments(Dtype dtype, const char* at, Py_ssize_t n, double* sums, double* squares, float shift, bint centered, bint more,
+                         Py_ssize_t ahead) noexcept nogil:
     """add_moments of 16-bit elements where they lie"""
-    if x.dtype == F16 and centered:
-        add_moments(<const half_t*>at, n, sums, squares, shift, True, more, x.ahead)
-    elif x.dtype == F16:
-        add_moments(<const half_t*>at, n, sums, squares, shift, False, more, x.ahead)
+    if dtype == F16 and centered:
+        add_moments(<const half_t*>at, n, sums, squares, shift, True, more, ahead)
+    elif dtype == F16:
+        add_moments(<const half_t*>at, n, sums, squares, shift, False, more, ahead)
     elif centered:
-        add_moments(<const bf16_t*>at, n, sums, squares, shift, True, more, x.ahead)
+        add_moments(<const bf16_t*>at, n, sums, squares, shift, True, more, ahead)
     else:
-        add_moments(<const bf16_t*>at, n, sums, squares, shift, False, more, x.ahead)
+        add_moments(<const bf16_t*>at, n, sums, squares, shift, False, more, ahead)
 
 
 cdef void narrow_row_moments(const Array* x, const char* row, Py_ssize_t n, double* sums, double* squares, float shift, bint centered) noexcept nogil:
@@ -299,7 +300,7 @@ cdef void narrow_row_moments(const Array* x, const char* row, Py_ssize_t n, doub
         m = min(<Py_ssize_t>BLOCK, n - i)
         t = lying(x, row, i, m)
         if t != NULL:
-            narrow_moments(x, t, m, sums, squares, shift, centered, i > 0)
+            narrow_moments(x.dtype, t, m, sums, squares, shift, centered, i > 0, ahead_of(x, i, n))
         elif centered:
             add_moments(take_ahead(x, row, i, m, n, &ahead, room), m, sums, squares, shift, True, i > 0, ahead)
         else:
@@ -332,7 +333,7 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
 
 
 cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t i, Py_ssize_t m,
-                               double* sums, double* products) noexcept nogil:
+                               Py_ssize_t n, double* sums, double* products) noexcept nogil:
     """add_slopes of 16-bit elements i to i + m, a block of rounds or less than a round: where they lie, or widened"""
     cdef float room[BLOCK]
     cdef float droom[BLOCK]
@@ -344,7 +345,7 @@ cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const
         c.x_ahead = c.dy_ahead = 0
         some_slopes(c, <const float*>room, <const float*>droom, m, sums, products, i > 0, <float>0)
         return
-    c.x_ahead, c.dy_ahead = x.ahead, dy.ahead
+    c.x_ahead, c.dy_ahead = ahead_of(x, i, n), ahead_of(dy, i, n)
     if x.dtype == F16:
         some_slopes(c, <const half_t*>t, <const half_t*>g, m, sums, products, i > 0, <float>0)
     else:
@@ -356,10 +357,10 @@ cdef inline void narrow_row_slopes(Slopes* c, const Array* x, const Array* dy, c
     cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
     for i from c.first <= i < min(whole, c.stop) by BLOCK:
         m = min(<Py_ssize_t>BLOCK, whole - i)
-        narrow_slopes(c, x, dy, row, drow, i, m, sums, products)
+        narrow_slopes(c, x, dy, row, drow, i, m, n, sums, products)
         advance(c, m, <float>0)
     if whole < c.stop:
-        narrow_slopes(c, x, dy, row, drow, whole, n - whole, sums, products)
+        narrow_slopes(c, x, dy, row, drow, whole, n - whole, n, sums, products)
 
 
 cdef inline bint narrow_both(const Array* x, const Array* dy) noexcept nogil:
