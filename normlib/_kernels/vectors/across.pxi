@@ -23,10 +23,9 @@ cdef inline bint wide(Py_ssize_t width) noexcept nogil:
     return width >= 3 * LANES
 
 
-cdef inline Ahead look_ahead(int level, Py_ssize_t position, Py_ssize_t width, work zero) noexcept nogil:
+cdef inline Ahead look_ahead(int level, Py_ssize_t position, Py_ssize_t width, Py_ssize_t size) noexcept nogil:
     """What comes soon, line after line where positions lie side by side, else the next positions. Side by side in the LLC only
     where rounds are `wide`."""
-    cdef Py_ssize_t size = sizeof(work)
     cdef Ahead ahead
     ahead.first = 0
     if level > 3 or (level == 3 and (position != width or wide(width))):
@@ -36,16 +35,16 @@ cdef inline Ahead look_ahead(int level, Py_ssize_t position, Py_ssize_t width, w
     return ahead
 
 
-cdef inline void prefetch_round(const work* x, const Ahead* ahead, Py_ssize_t j) noexcept nogil:
+cdef inline void prefetch_round(const stored* x, const Ahead* ahead, Py_ssize_t j) noexcept nogil:
     cdef Py_ssize_t i
     if ahead.first != 0:
         for i in range(ROUND):
-            prefetch_bytes(<const char*>(x + j * ahead.column) + ahead.first + i * ahead.position, LANES * sizeof(work))
+            prefetch_bytes(<const char*>(x + j * ahead.column) + ahead.first + i * ahead.position, LANES * sizeof(stored))
 
 
 # ---- moments ----
 
-cdef inline void position_moments(const work* x, Py_ssize_t m, const work* shift, bint centered, work* a, work* b, bint part, bint first) noexcept nogil:
+cdef inline void position_moments(const stored* x, Py_ssize_t m, const work* shift, bint centered, work* a, work* b, bint part, bint first) noexcept nogil:
     """a += x - shift, b += (x - shift)^2, from zero if it is the first"""
     cdef work t[LANES]
     cdef work one = unit(shift[0])
@@ -58,7 +57,7 @@ cdef inline void position_moments(const work* x, Py_ssize_t m, const work* shift
         b[k] = t[k] * t[k] if first else b[k] + t[k] * t[k]
 
 
-cdef inline void four_moments(const work* x, Py_ssize_t position, Py_ssize_t m, const work* shift, bint centered, work* a, work* b, bint part) noexcept nogil:
+cdef inline void four_moments(const stored* x, Py_ssize_t position, Py_ssize_t m, const work* shift, bint centered, work* a, work* b, bint part) noexcept nogil:
     """Sums over four positions, in pairs."""
     cdef work pa[LANES]
     cdef work pb[LANES]
@@ -73,7 +72,7 @@ cdef inline void four_moments(const work* x, Py_ssize_t position, Py_ssize_t m, 
         b[k] += pb[k]
 
 
-cdef inline void round_moments(const Columns* c, const work* x, Py_ssize_t m, const work* shift, work* a, bint part, bint first) noexcept nogil:
+cdef inline void round_moments(const Columns* c, const stored* x, Py_ssize_t m, const work* shift, work* a, bint part, bint first) noexcept nogil:
     """a += sum (x - shift), a + WHOLE += sum (x - shift)^2 over ROUND positions of m <= LANES columns, in pairs of pairs as in rows"""
     cdef work* b = a + WHOLE
     cdef work v[LANES]
@@ -92,7 +91,7 @@ cdef inline void round_moments(const Columns* c, const work* x, Py_ssize_t m, co
         b[k] = rb[k] + sb[k] if first else b[k] + (rb[k] + sb[k])
 
 
-cdef inline void last_moments(const Columns* c, const work* x, Py_ssize_t many, Py_ssize_t m, const work* shift, work* a, bint part, bint first) noexcept nogil:
+cdef inline void last_moments(const Columns* c, const stored* x, Py_ssize_t many, Py_ssize_t m, const work* shift, work* a, bint part, bint first) noexcept nogil:
     """round_moments over the last positions, fewer than ROUND"""
     cdef work* b = a + WHOLE
     cdef work v[LANES]
@@ -112,7 +111,7 @@ cdef inline void last_moments(const Columns* c, const work* x, Py_ssize_t many, 
         b[k] = rb[k] if first else b[k] + rb[k]
 
 
-cdef inline void ordered_moments(const work* x, Py_ssize_t width, const work* shift, work* a, bint first) noexcept nogil:
+cdef inline void ordered_moments(const stored* x, Py_ssize_t width, const work* shift, work* a, bint first) noexcept nogil:
     """round_moments over positions side by side, in whole lanes: pair by pair in the order of memory, the sums of the round in L1"""
     cdef work* b = a + WHOLE
     cdef work ra[WHOLE]
@@ -152,9 +151,9 @@ cdef inline bint in_order(const Columns* c) noexcept nogil:
     return c.level > 3 and c.x == c.width and c.width % LANES == 0 and wide(c.width)
 
 
-cdef inline void chunk_moments_as(const Columns* given, const work* x, const work* shift, work* a, bint centered) noexcept nogil:
+cdef inline void chunk_moments_as(const Columns* given, const stored* x, const work* shift, work* a, bint centered) noexcept nogil:
     cdef Columns c = given[0]
-    cdef Ahead ahead = look_ahead(c.level, c.x, c.width, shift[0])
+    cdef Ahead ahead = look_ahead(c.level, c.x, c.width, sizeof(stored))
     cdef bint first
     cdef Py_ssize_t i, j, many
     c.centered = centered
@@ -190,9 +189,17 @@ cdef void chunk_moments(const Columns* c, const work* x, const work* shift, work
         chunk_moments_as(c, x, shift, a, False)
 
 
+cdef void narrow_chunk_moments(Dtype dtype, const Columns* c, const char* x, const float* shift, float* a) noexcept nogil:
+    """chunk_moments of 16-bit elements where they lie"""
+    if dtype == F16:
+        chunk_moments_as(c, <const half_t*>x, shift, a, True)
+    else:
+        chunk_moments_as(c, <const bf16_t*>x, shift, a, True)
+
+
 # ---- gradients ----
 
-cdef inline void position_gradients(const work* x, const work* dy, Py_ssize_t m, const work* shift, const work* scale,
+cdef inline void position_gradients(const stored* x, const stored* dy, Py_ssize_t m, const work* shift, const work* scale,
                                     work w, work* a, work* b, bint part) noexcept nogil:
     """a += g, b += g * (x - shift) * scale; w: the weight of the position"""
     cdef work z[LANES]
@@ -208,7 +215,7 @@ cdef inline void position_gradients(const work* x, const work* dy, Py_ssize_t m,
         b[k] += z[k]
 
 
-cdef inline void round_gradients(const Columns* c, const work* x, const work* dy, const work* table, Py_ssize_t entry, const work* w,
+cdef inline void round_gradients(const Columns* c, const stored* x, const stored* dy, const work* table, Py_ssize_t entry, const work* w,
                                  work* a, Py_ssize_t m, bint part) noexcept nogil:
     """a += sum g, a + WHOLE += sum g * (x - shift) * scale over c.n positions of m <= LANES columns; w: a weight a position"""
     cdef work* b = a + WHOLE
@@ -228,7 +235,7 @@ cdef inline void round_gradients(const Columns* c, const work* x, const work* dy
         b[k] = rb[k] if c.begin else b[k] + rb[k]
 
 
-cdef inline void ordered_gradients(const Columns* c, const work* x, const work* dy, const work* table, Py_ssize_t entry, const work* w,
+cdef inline void ordered_gradients(const Columns* c, const stored* x, const stored* dy, const work* table, Py_ssize_t entry, const work* w,
                                    work* a) noexcept nogil:
     """round_gradients over positions side by side, in the order of memory, as ordered_moments"""
     cdef work* b = a + WHOLE
@@ -248,13 +255,13 @@ cdef inline void ordered_gradients(const Columns* c, const work* x, const work* 
         b[j] = rb[j] if c.begin else b[j] + rb[j]
 
 
-cdef inline void chunk_gradients_as(const Columns* given, const work* x, const work* dy, const work* table, Py_ssize_t entry,
+cdef inline void chunk_gradients_as(const Columns* given, const stored* x, const stored* dy, const work* table, Py_ssize_t entry,
                                     const work* w, work* a, bint weighted) noexcept nogil:
     cdef Columns c = given[0]
-    cdef Ahead x_ahead = look_ahead(c.level, c.x, c.width, table[0]), dy_ahead = look_ahead(c.level, c.dy, c.width, table[0])
+    cdef Ahead x_ahead = look_ahead(c.level, c.x, c.width, sizeof(stored)), dy_ahead = look_ahead(c.level, c.dy, c.width, sizeof(stored))
     cdef Py_ssize_t i, j
-    cdef const work* t
-    cdef const work* g
+    cdef const stored* t
+    cdef const stored* g
     c.weighted = weighted
     for i from 0 <= i < given.n by ROUND:
         c.n = min(<Py_ssize_t>ROUND, given.n - i)
@@ -279,6 +286,13 @@ cdef void chunk_gradients(const Columns* c, const work* x, const work* dy, const
         chunk_gradients_as(c, x, dy, table, entry, w, a, True)
     else:
         chunk_gradients_as(c, x, dy, table, entry, w, a, False)
+
+
+cdef void narrow_chunk_gradients(Dtype dtype, const Columns* c, const char* x, const char* dy, const float* table, Py_ssize_t entry, float* a) noexcept nogil:
+    if dtype == F16:
+        chunk_gradients_as(c, <const half_t*>x, <const half_t*>dy, table, entry, <const float*>NULL, a, False)
+    else:
+        chunk_gradients_as(c, <const bf16_t*>x, <const bf16_t*>dy, table, entry, <const float*>NULL, a, False)
 
 
 # ---- chunks and blocks ----

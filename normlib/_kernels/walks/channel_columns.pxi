@@ -57,11 +57,6 @@ cdef void channel_columns_first(const Plan* p, Py_ssize_t sample, work zero) noe
     p.state[sample] = AGAIN
 
 
-cdef inline Py_ssize_t summed_at_once(const Array* x, work zero) noexcept nogil:
-    """Columns; of those that are taken to a panel, so many as it has room for."""
-    return WHOLE if x.plain else out_of_panel(zero) // ROUND
-
-
 cdef void packed_moments(const Plan* p, const Array* x, const char* at, Py_ssize_t many, const work* shift, work* a) noexcept nogil:
     """Moments of `many` chunks side by side, and their columns too."""
     cdef work packed[PACKED]
@@ -87,6 +82,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     cdef Columns c
     cdef Tile tile
     cdef Mask mask
+    cdef bint dense
     cdef double* s
     cdef Py_ssize_t i, j, k, m, many, last, step, columns
     tile_of(p, task, &tile)
@@ -95,9 +91,9 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     mask = mask_of(p, &tile)
-    x.plain &= mask.data == NULL
-    columns, step = summed_at_once(&x, zero), CHUNK if x.plain else ROUND
-    c.centered, c.level = True, p.level if x.plain else 1
+    dense = mask.data == NULL and x.position == x.itemsize
+    columns, step = (<Py_ssize_t>WHOLE, <Py_ssize_t>CHUNK) if dense else (out_of_panel(zero) // ROUND, <Py_ssize_t>ROUND)
+    c.centered, c.level = True, p.level if dense else 1
     for j from 0 <= j < tile.width by columns:
         m = c.width = min(columns, tile.width - j)
         s = sums_of(p, tile.sample, tile.block) + tile.column + j
@@ -112,6 +108,11 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
             else:
                 c.begin = True
                 for k from 0 <= k < last by step:
+                    if dense and not x.plain:
+                        c.x, c.n = x.apart // x.itemsize, min(step, last - k)
+                        narrow_chunk_moments(x.dtype, &c, at + k * x.apart, <const float*>(shift + j), <float*>a)
+                        c.begin = False
+                        continue
                     t = take_inside(&x, at + k * x.apart, &mask, i + k, min(step, last - k), m, <work*>room, &c.x, &c.n)
                     if c.n > 0:
                         chunk_moments(&c, t, shift + j, a)
@@ -243,6 +244,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     cdef Columns c
     cdef Tile tile
     cdef Mask mask
+    cdef bint dense
     cdef double* s
     cdef Py_ssize_t i, j, k, m, many, last, step, columns
     tile_of(p, task, &tile)
@@ -250,11 +252,9 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     open_columns(&dy, p, p.dy, &p.ds, p.dtype, zero)
     mask = mask_of(p, &tile)
-    x.plain &= mask.data == NULL
-    dy.plain &= mask.data == NULL
-    columns = min(summed_at_once(&x, zero), summed_at_once(&dy, zero))
-    step = CHUNK if columns == WHOLE else ROUND
-    c.weighted, c.level = False, p.level if columns == WHOLE else 1
+    dense = mask.data == NULL and x.position == x.itemsize and dy.position == dy.itemsize
+    columns, step = (<Py_ssize_t>WHOLE, <Py_ssize_t>CHUNK) if dense else (out_of_panel(zero) // ROUND, <Py_ssize_t>ROUND)
+    c.weighted, c.level = False, p.level if dense else 1
     for j from 0 <= j < tile.width by columns:
         m = c.width = min(columns, tile.width - j)
         s = sums_of(p, tile.sample, tile.block) + tile.column + j
@@ -270,6 +270,11 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
             else:
                 c.begin = True
                 for k from 0 <= k < last by step:
+                    if dense and not x.plain:
+                        c.x, c.dy, c.n = x.apart // x.itemsize, dy.apart // x.itemsize, min(step, last - k)
+                        narrow_chunk_gradients(x.dtype, &c, at + k * x.apart, dy_at + k * dy.apart, <const float*>(table + j), p.padded, <float*>a)
+                        c.begin = False
+                        continue
                     t = take_inside(&x, at + k * x.apart, &mask, i + k, min(step, last - k), m, <work*>room, &c.x, &c.n)
                     g = take_inside(&dy, dy_at + k * dy.apart, &mask, i + k, min(step, last - k), m, <work*>(room + OUT_BYTES), &c.dy, &c.n)
                     if c.n > 0:
@@ -357,13 +362,28 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
     c.room = line_of(c.memory)
 
 
-cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, work zero) noexcept nogil:
-    """Positions to compute while the statistics of their columns stay in registers: two of each array in a set of L1; of what goes by
-    way of a panel, so many as have room, and nearly in the order of memory."""
+cdef inline bint cut_straight(const Cut* s, const Plan* p, const Array* x) noexcept nogil:
+    """Whether elements go from x to y as they are stored, without a panel."""
+    return x.dtype == s.y.dtype and x.position == x.itemsize and s.y.position == s.y.itemsize and not p.fused
+
+
+cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, bint near, work zero) noexcept nogil:
+    """Positions to compute while the statistics of their columns stay in registers: two of each array in a set of L1; of what is copied
+    so many as have room, and where it is read as it lies, nearly in the order of memory."""
     cdef Py_ssize_t apart = x.apart | WAY
     if copied:
-        return max(<Py_ssize_t>1, min(out_of_panel(zero) // 2, <Py_ssize_t>NEAR if x.plain else out_of_panel(zero)) // width)
+        return max(<Py_ssize_t>1, min(out_of_panel(zero) // 2, <Py_ssize_t>NEAR if near else out_of_panel(zero)) // width)
     return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
+
+
+cdef inline void send_positions(Cut* s, char* to, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
+    """n positions of `width` columns in room, as they are stored."""
+    cdef Py_ssize_t bytes = width * s.y.itemsize, i
+    if s.y.apart == bytes:
+        send(&s.writer, to, s.room, n * bytes)
+        return
+    for i in range(n):
+        send(&s.writer, to + i * s.y.apart, s.room + i * bytes, bytes)
 
 
 cdef inline Py_ssize_t next_piece(const Array* x, Py_ssize_t step, Py_ssize_t width) noexcept nogil:
@@ -376,30 +396,37 @@ cdef inline Py_ssize_t next_piece(const Array* x, Py_ssize_t step, Py_ssize_t wi
 cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bint scaled, Py_ssize_t first, Py_ssize_t positions,
                         Py_ssize_t width) noexcept nogil:
     """`width` columns of so many positions from the first on"""
-    cdef bint direct = s.y.plain and not s.writer.streaming and not scaled and not p.fused
-    cdef bint copied = not (direct and s.x.plain)
+    cdef bint straight = cut_straight(s, p, &s.x) and not scaled, copied = s.writer.streaming or not straight
     cdef Py_ssize_t most = WIDE if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
+    cdef Py_ssize_t size = s.x.itemsize
     cdef const work* t
+    cdef const char* at
     cdef char* to
     cdef Block b
-    b.ahead = next_piece(&s.x, step, width) if s.writer.streaming and s.x.plain else 0
+    b.ahead = next_piece(&s.x, step, width) if s.writer.streaming and straight else 0
     for j from 0 <= j < width by step:
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
         c.of_bias = table + OFFSET * p.padded + j
-        window = window_of(&s.x, b.width, copied, table[0])
+        window = window_of(&s.x, b.width, copied, straight, table[0])
         for i from first <= i < first + positions by window:
             b.rows = min(window, first + positions - i)
-            t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, <work*>s.room, &b.x)
+            at = s.at + i * s.x.apart + j * s.x.position
+            to = s.y_at + i * s.y.apart + j * s.y.position
+            if straight:
+                b.x, b.y = s.x.apart // size, b.width if copied else s.y.apart // size
+                normalize_in(s.x.dtype, p, c, &b, at, s.room if copied else to, table[0])
+                if copied:
+                    send_positions(s, to, b.rows, b.width)
+                continue
+            t = take_positions(&s.x, at, b.rows, b.width, <work*>s.room, &b.x)
             if scaled:
                 t = times_factors(t, &b.x, b.rows, b.width, table + FACTOR * p.padded + j, <work*>s.room)
-            to = s.y_at + i * s.y.apart + j * s.y.position
-            b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
-            normalize(c, &b, t, <work*>to if direct else <work*>s.room)
+            b.y = b.width
+            normalize(c, &b, t, <work*>s.room)
             if p.fused:
                 follow_positions(&s.beside, i, j, b.rows, b.width, <work*>s.room)
-            if not direct:
-                give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, b.width)
+            give_positions(&s.y, to, &s.writer, <work*>s.room, b.rows, b.width)
 
 
 cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
@@ -424,35 +451,43 @@ cdef void channel_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
 
 cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ssize_t first, Py_ssize_t positions, Py_ssize_t width) noexcept nogil:
     """As cut_normalize."""
-    cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
-    cdef bint copied = not (direct and s.x.plain and s.dy.plain)
+    cdef bint straight = cut_straight(s, p, &s.x) and cut_straight(s, p, &s.dy), copied = s.writer.streaming or not straight
     cdef Py_ssize_t most = WIDE if p.fused else out_of_panel(table[0]) // 2, step = min(width, most) if copied else width, window, i, j
+    cdef Py_ssize_t size = s.x.itemsize
     cdef work* room = <work*>s.room
     cdef const work* t
     cdef const work* g
+    cdef const char* at
+    cdef const char* dy_at
     cdef char* to
     cdef Block b
     b.ahead = b.dy_ahead = 0
-    if s.writer.streaming and s.x.plain:
+    if s.writer.streaming and straight:
         b.ahead, b.dy_ahead = next_piece(&s.x, step, width), next_piece(&s.dy, step, width)
     for j from 0 <= j < width by step:
         b.width = min(step, width - j)
         beside(c, table + j, p.padded)
         c.of_weight = table + OFFSET * p.padded + j
-        window = window_of(&s.x, b.width, copied, table[0])
+        window = window_of(&s.x, b.width, copied, straight, table[0])
         for i from first <= i < first + positions by window:
             b.rows = min(window, first + positions - i)
-            g = take_positions(&s.dy, s.dy_at + i * s.dy.apart + j * s.dy.position, b.rows, b.width, room, &b.dy)
+            at, dy_at = s.at + i * s.x.apart + j * s.x.position, s.dy_at + i * s.dy.apart + j * s.dy.position
+            to = s.y_at + i * s.y.apart + j * s.y.position
+            if straight:
+                b.x, b.dy, b.y = s.x.apart // size, s.dy.apart // size, b.width if copied else s.y.apart // size
+                descend_in(s.x.dtype, c, &b, at, dy_at, s.room if copied else to, table[0])
+                if copied:
+                    send_positions(s, to, b.rows, b.width)
+                continue
+            g = take_positions(&s.dy, dy_at, b.rows, b.width, room, &b.dy)
             t, b.x = g, b.dy
             if c.through != ABSENT:
-                t = take_positions(&s.x, s.at + i * s.x.apart + j * s.x.position, b.rows, b.width, room + out_of_panel(table[0]) // 2, &b.x)
-            to = s.y_at + i * s.y.apart + j * s.y.position
-            b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else b.width
-            descend(c, &b, t, g, <work*>to if direct else room)
+                t = take_positions(&s.x, at, b.rows, b.width, room + out_of_panel(table[0]) // 2, &b.x)
+            b.y = b.width
+            descend(c, &b, t, g, room)
             if p.fused:
                 follow_positions(&s.beside, i, j, b.rows, b.width, room)
-            if not direct:
-                give_positions(&s.y, to, &s.writer, room, b.rows, b.width)
+            give_positions(&s.y, to, &s.writer, room, b.rows, b.width)
 
 
 cdef void channel_columns_backward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
