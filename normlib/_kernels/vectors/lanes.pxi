@@ -18,6 +18,8 @@ cdef extern from "storage.h" nogil:
     half_t narrow_half(float)
     bf16_t narrow_bf16(float)
     const void* load_in_order(const void*, void*, size_t)
+    enum:
+        CONVERTS        # whether lanes of 16 bits are widened and narrowed by instructions
     void load_half(const half_t*, float*)
     void load_bf16(const bf16_t*, float*)
     void pack_half(half_t*, const float*)

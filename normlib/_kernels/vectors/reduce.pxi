@@ -315,7 +315,7 @@ cdef inline void row_moments(const Array* x, const char* row, Py_ssize_t n, doub
     cdef const work* t
     cdef Py_ssize_t i, m, ahead
     if work is float:
-        if x.itemsize == sizeof(half_t):
+        if CONVERTS and x.itemsize == sizeof(half_t):
             narrow_row_moments(x, row, n, sums, squares, shift, centered)
             return
     if work is double and n > BLOCK:
@@ -364,7 +364,7 @@ cdef inline void narrow_row_slopes(Slopes* c, const Array* x, const Array* dy, c
 
 
 cdef inline bint narrow_both(const Array* x, const Array* dy) noexcept nogil:
-    return x.itemsize == sizeof(half_t) and dy.itemsize == sizeof(half_t)
+    return CONVERTS and x.itemsize == sizeof(half_t) and dy.itemsize == sizeof(half_t)
 
 
 cdef inline void working_row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,

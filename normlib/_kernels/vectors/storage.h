@@ -78,6 +78,13 @@ static inline half_t narrow_half(float f)
 
 /* ---- all lanes ---- */
 
+/* Whether lanes are widened and narrowed by instructions. Where they are not, it is done once, by way of a panel. */
+#if defined(__AVX512BW__) || (defined(__AVX2__) && defined(__F16C__))
+#define CONVERTS 1
+#else
+#define CONVERTS 0
+#endif
+
 /* Arrays of lanes stay in registers where every access has the width that the compiler chose for the loops over them. */
 
 static inline void load_bf16(const bf16_t *x, float *t)
@@ -85,6 +92,9 @@ static inline void load_bf16(const bf16_t *x, float *t)
 #if defined(__AVX512BW__)
     for (int l = 0; l < LANES; l += 16)
         _mm512_storeu_si512(t + l, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + l))), 16));
+#elif defined(__AVX2__)
+    for (int l = 0; l < LANES; l += 8)
+        _mm256_storeu_si256((__m256i *)(t + l), _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(x + l))), 16));
 #else
     for (int l = 0; l < LANES; l++) t[l] = widen_bf16(x[l]);
 #endif
@@ -107,6 +117,18 @@ static inline __m512i upper_halves(__m512i a, __m512i b)
     static const uint16_t odd[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     return _mm512_permutex2var_epi16(a, _mm512_loadu_si512(odd), b);
+}
+#endif
+
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+/* narrow_bf16, the result in the lower halves. */
+static inline __m256i rounded_bf16(const float *t)
+{
+    __m256i u = _mm256_loadu_si256((const __m256i *)t), upper = _mm256_srli_epi32(u, 16);
+    __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+    __m256 nan = _mm256_cmp_ps(_mm256_castsi256_ps(u), _mm256_castsi256_ps(u), _CMP_UNORD_Q);
+    return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), _mm256_castps_si256(nan));
 }
 #endif
 
@@ -133,6 +155,9 @@ static inline void store_bf16(bf16_t *y, const float *t)
 #endif
 #if defined(__AVX512BW__)
     _mm512_storeu_si512(y, upper_halves(round_bf16(t), round_bf16(t + 16)));
+#elif defined(__AVX2__)
+    for (int l = 0; l < LANES; l += 16)
+        _mm256_storeu_si256((__m256i *)(y + l), _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded_bf16(t + l), rounded_bf16(t + l + 8)), 0xd8));
 #else
     for (int l = 0; l < LANES; l++) y[l] = narrow_bf16(t[l]);
 #endif

@@ -91,7 +91,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     mask = mask_of(p, &tile)
-    dense = mask.data == NULL and x.position == x.itemsize
+    dense = mask.data == NULL and x.position == x.itemsize and (x.plain or CONVERTS)
     columns, step = (<Py_ssize_t>WHOLE, <Py_ssize_t>CHUNK) if dense else (out_of_panel(zero) // ROUND, <Py_ssize_t>ROUND)
     c.centered, c.level = True, p.level if dense else 1
     for j from 0 <= j < tile.width by columns:
@@ -252,7 +252,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     open_columns(&dy, p, p.dy, &p.ds, p.dtype, zero)
     mask = mask_of(p, &tile)
-    dense = mask.data == NULL and x.position == x.itemsize and dy.position == dy.itemsize
+    dense = mask.data == NULL and x.position == x.itemsize and dy.position == dy.itemsize and (x.plain or CONVERTS)
     columns, step = (<Py_ssize_t>WHOLE, <Py_ssize_t>CHUNK) if dense else (out_of_panel(zero) // ROUND, <Py_ssize_t>ROUND)
     c.weighted, c.level = False, p.level if dense else 1
     for j from 0 <= j < tile.width by columns:
@@ -364,7 +364,7 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
 
 cdef inline bint cut_straight(const Cut* s, const Plan* p, const Array* x) noexcept nogil:
     """Whether elements go from x to y as they are stored, without a panel."""
-    return x.dtype == s.y.dtype and x.position == x.itemsize and s.y.position == s.y.itemsize and not p.fused
+    return x.dtype == s.y.dtype and x.position == x.itemsize and s.y.position == s.y.itemsize and not p.fused and (x.plain or CONVERTS)
 
 
 cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, bint near, work zero) noexcept nogil:
