@@ -10,12 +10,12 @@ cdef bint dense(normlib_array* view, object given, int ndim, const Py_ssize_t* s
     return True
 
 
-cdef inline bint vector(normlib_array* view, object given, const Py_ssize_t* shape, int dtype, const normlib_array** to) except -1:
-    """A parameter of the working type, or None."""
+cdef inline bint vector(normlib_array* view, object given, const Py_ssize_t* shape, const normlib_array** to) except -1:
+    """A parameter, or None."""
     if given is None:
         return True
     to[0] = view
-    return (dense(view, given, 1, shape) and view.dtype == dtype and cnp.PyArray_NDIM(<cnp.ndarray>given) == 1
+    return (dense(view, given, 1, shape) and cnp.PyArray_NDIM(<cnp.ndarray>given) == 1
             and cnp.PyArray_DIM(<cnp.ndarray>given, 0) == shape[0])
 
 
@@ -28,7 +28,7 @@ cdef object everyday(int number, PyObject** a):
     cdef normlib_array views[4]
     cdef Py_ssize_t[2] shape
     cdef Py_ssize_t axis
-    cdef int working, status
+    cdef int status
     cdef cnp.ndarray x, y
     if <object>rest[3] is not False or <object>rest[4] or type(<object>rest[1]) is not float or not dense(&views[0], <object>a[0], 2, shape):
         return NotImplemented
@@ -39,12 +39,11 @@ cdef object everyday(int number, PyObject** a):
         return NotImplemented
     shape[1] = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
     shape[0] = cnp.PyArray_SIZE(x) // shape[1]
-    working = F64 if views[0].dtype == F64 else F32
     begin_call(&call, number, -1, current_threads())
     call.x, call.y, call.eps = &views[0], &views[3], PyFloat_AS_DOUBLE(<object>rest[1])
-    if not vector(&views[1], <object>a[1], shape + 1, working, &call.weight):
+    if not vector(&views[1], <object>a[1], shape + 1, &call.weight):
         return NotImplemented
-    if centered and not vector(&views[2], <object>a[2], shape + 1, working, &call.bias):
+    if centered and not vector(&views[2], <object>a[2], shape + 1, &call.bias):
         return NotImplemented
     if <object>rest[2] is None:
         y = new_like(x, cnp.PyArray_TYPE(x))

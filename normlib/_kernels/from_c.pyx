@@ -3,9 +3,11 @@
 from cpython.bytes cimport PyBytes_AsString
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from normlib._kernels.call cimport ARGUMENTS, STRUCT, THREADS, Call, is_dtype, kernels_in_use, perform, rows_without_gaps, wrong
 from normlib._kernels.check cimport clear
+from normlib._kernels.convert cimport widen
 from normlib._kernels.header cimport (
     NORMLIB_ABI_VERSION, NORMLIB_BAD_VALUE, NORMLIB_LAYER_NORM, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN, NORMLIB_NULL, NORMLIB_RMS_NORM,
     NOTHING, arrays_of, normlib_api, normlib_array, normlib_call,
@@ -21,6 +23,7 @@ if _run == NULL:
 
 cdef enum:
     MOST_THREADS = 4096
+    FEW_PARAMETERS = 4096   # of 16 bits, that are widened on the stack
 
 
 cdef int call_of(const normlib_call* given) noexcept nogil:
@@ -70,10 +73,11 @@ cdef bint plain(const normlib_call* c) noexcept nogil:
 
 
 cdef inline bint plain_parameter(const normlib_array* a, const normlib_array* x, const normlib_array* y) noexcept nogil:
+    """Of the working type, or of that of x."""
     cdef int working = F64 if x.dtype == F64 else F32
-    return a == NULL or (a.dtype == working and a.ndim == 1 and a.strides == NULL and a.shape != NULL and a.shape[0] == x.shape[1]
-                         and a.data != NULL and not <size_t>a.data & (size_of(working) - 1)
-                         and apart(y, a, x.shape[1] * size_of(working)))
+    return a == NULL or ((a.dtype == working or a.dtype == x.dtype) and a.ndim == 1 and a.strides == NULL and a.shape != NULL
+                         and a.shape[0] == x.shape[1] and a.data != NULL and not <size_t>a.data & (size_of(a.dtype) - 1)
+                         and apart(y, a, x.shape[1] * size_of(a.dtype)))
 
 
 cdef inline bint plain_statistic(const normlib_array* a, const normlib_call* c) noexcept nogil:
@@ -100,17 +104,44 @@ cdef inline void* data_of(const normlib_array* a) noexcept nogil:
     return NULL if a == NULL else a.data
 
 
+cdef inline bint narrow(const normlib_array* a) noexcept nogil:
+    return a != NULL and size_of(a.dtype) == 2
+
+
+cdef inline const char* wide(const normlib_array* a, float* room) noexcept nogil:
+    """A parameter in the working type: where it is, or in room."""
+    if narrow(a):
+        widen(_run, a.dtype, a.data, a.shape[0], room)
+    return <const char*>room if narrow(a) else <const char*>data_of(a)
+
+
 cdef int one_pass(const normlib_call* c) noexcept nogil:
-    """The computation of a `plain` call; of one row what its kernel reads is all that is filled in."""
+    """The computation of a `plain` call."""
+    cdef float few[2 * FEW_PARAMETERS]
+    cdef float* room = few
+    cdef Py_ssize_t n = c.x.shape[1]
+    cdef int status
+    if n > FEW_PARAMETERS and (narrow(c.weight) or narrow(c.bias)):
+        room = <float*>malloc(2 * n * sizeof(float))
+        if room == NULL:
+            return wrong(NORMLIB_NO_MEMORY, NOTHING)
+    status = rows_pass(c, wide(c.weight, room), wide(c.bias, room + n))
+    if room != few:
+        free(room)
+    return status
+
+
+cdef inline int rows_pass(const normlib_call* c, const char* weight, const char* bias) noexcept nogil:
+    """Of one row what its kernel reads is all that is filled in."""
     cdef Plan p
     cdef Py_ssize_t size = size_of(c.x.dtype)
-    cdef bint alone = c.x.shape[0] == 1 and size >= 4 and c.x.shape[1] * size <= ALONE_BYTES
+    cdef bint alone = c.x.shape[0] == 1 and c.x.shape[1] * size <= ALONE_BYTES
     if not alone:
         memset(&p, 0, sizeof(Plan))
     p.dtype = <Dtype>c.x.dtype
     p.length, p.centered, p.eps = c.x.shape[1], c.op == NORMLIB_LAYER_NORM, c.eps
     p.x, p.y, p.mean, p.rstd = <const char*>c.x.data, <char*>c.y.data, <double*>data_of(c.mean), <double*>data_of(c.rstd)
-    p.weight, p.bias = <const char*>data_of(c.weight), <const char*>data_of(c.bias)
+    p.weight, p.bias = weight, bias
     if alone:
         _run(FEATURE_ROW, &p, 0)
         return 0

@@ -191,10 +191,10 @@ cdef inline bint alone(const Plan* p) noexcept nogil:
 
 
 cdef inline bint alone_row(const Plan* p) noexcept nogil:
-    """Whether a forward pass is one row without gaps, of the working type, and nothing else is asked for but mean and rstd."""
-    return (p.samples == 1 and p.groups == 1 and p.segments == 1 and p.itemsize >= 4 and p.y_dtype == p.dtype
+    """Whether a forward pass is one row without gaps, and nothing else is asked for but mean and rstd."""
+    return (p.samples == 1 and p.groups == 1 and p.segments == 1 and p.y_dtype == p.dtype
             and (p.length == 1 or (p.xs.position == 1 and p.ys.position == 1)) and not p.fused and not p.given and not p.own
-            and p.inside == NULL and p.var == NULL)
+            and not p.round_first and p.inside == NULL and p.var == NULL)
 
 
 # What an ISA level provides: one task of one step of a plan.

@@ -321,8 +321,8 @@ cdef inline void normalize_by(const Plan* p, const Affine* c, const Block* b, co
         normalize(c, b, x, y)
 
 
-cdef inline void normalize_in(Dtype dtype, const Plan* p, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
-    """`normalize_by` of elements as they lie in memory; what is rounded first is of the working type."""
+cdef inline void normalize_in(Dtype dtype, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
+    """`normalize` of elements as they lie in memory."""
     if work is float:
         if dtype == F16:
             normalize_stored(c, b, <const half_t*>x, <half_t*>y, zero)
@@ -330,7 +330,7 @@ cdef inline void normalize_in(Dtype dtype, const Plan* p, const Affine* c, const
         if dtype == BF16:
             normalize_stored(c, b, <const bf16_t*>x, <bf16_t*>y, zero)
             return
-    normalize_by(p, c, b, <const work*>x, <work*>y)
+    normalize_stored(c, b, <const work*>x, <work*>y, zero)
 
 
 cdef void descend_stored(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, work zero) noexcept nogil:
@@ -359,7 +359,6 @@ cdef inline void descend(const Affine* c, const Block* b, const work* x, const w
 
 
 cdef inline void descend_in(Dtype dtype, const Affine* c, const Block* b, const char* x, const char* dy, char* dx, work zero) noexcept nogil:
-    """`descend` of elements as they lie in memory."""
     if work is float:
         if dtype == F16:
             descend_stored(c, b, <const half_t*>x, <const half_t*>dy, <half_t*>dx, zero)

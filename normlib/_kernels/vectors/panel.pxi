@@ -308,6 +308,15 @@ cdef inline Array* take_rows(Array* a, Py_ssize_t r, Py_ssize_t m, Py_ssize_t st
     return in_room(a, r, step, taken, room)
 
 
+cdef inline void open_run(Array* a, Dtype dtype, Py_ssize_t n, work zero) noexcept nogil:
+    """The array of one run of n elements side by side, which nothing is prefetched of."""
+    a.dtype, a.itemsize, a.position = dtype, size_of(dtype), size_of(dtype)
+    a.channels, a.segments, a.length, a.first, a.groups = 1, 1, n, 0, 1
+    a.plain, a.whole = a.itemsize == sizeof(work), True
+    a.far, a.inside = False, NULL
+    a.ahead = a.later = a.level = 0
+
+
 cdef inline Array* in_room(const Array* a, Py_ssize_t r, Py_ssize_t step, Array* taken, work* room) noexcept nogil:
     """The array of rows like those of a, from r on, that are in room."""
     taken.data, taken.first, taken.groups, taken.sample = <char*>room, r, 1, step * sizeof(work)

@@ -415,7 +415,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
             to = s.y_at + i * s.y.apart + j * s.y.position
             if straight:
                 b.x, b.y = s.x.apart // size, b.width if copied else s.y.apart // size
-                normalize_in(s.x.dtype, p, c, &b, at, s.room if copied else to, table[0])
+                normalize_in(s.x.dtype, c, &b, at, s.room if copied else to, table[0])
                 if copied:
                     send_positions(s, to, b.rows, b.width)
                 continue

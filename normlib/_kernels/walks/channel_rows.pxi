@@ -151,13 +151,6 @@ cdef inline bint runs_in_place(const Pass* s, const Array* x, const Spot* spot) 
     return direct_runs(s.plan, x) and s.apart and not s.writer.streaming
 
 
-cdef inline void normalize_runs_in(Pass* s, Dtype dtype, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
-    if size_of(dtype) == sizeof(work):
-        normalize_runs(c, b, <const work*>x, <work*>y)
-    else:
-        normalize_in(dtype, s.plan, c, b, x, y, zero)
-
-
 cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t many, const Affine* c, work zero) noexcept nogil:
     """The runs of many channels, each with coefficients of its own."""
     cdef Affine row
@@ -169,7 +162,10 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
     b.width, b.ahead = n, x.later
     if runs_in_place(s, x, spot):
         b.rows, b.x, b.y = many, x.channel // x.itemsize, s.y.channel // x.itemsize
-        normalize_runs_in(s, x.dtype, c, &b, spot.x, spot.y, zero)
+        if x.plain:
+            normalize_runs(c, &b, <const work*>spot.x, <work*>spot.y)
+        else:
+            normalize_in(x.dtype, c, &b, spot.x, spot.y, zero)
         if follows(s, spot):
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return

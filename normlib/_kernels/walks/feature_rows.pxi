@@ -59,7 +59,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     if in_place(s, x, r) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, x.later
         b.x, b.y = rows_apart(x) // x.itemsize, rows_apart(&s.y) // x.itemsize
-        normalize_in(x.dtype, s.plan, c, &b, row_at(x, r), row_at(&s.y, r), table[0])
+        normalize_in(x.dtype, c, &b, row_at(x, r), row_at(&s.y, r), table[0])
         follow_rows(s, x, r, m, table[0])
         return
     if not scaled and in_one_stretch(s, x, m):
@@ -68,7 +68,7 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
         for k from 0 <= k < m by step:
             row = row_of(c, k, table[0])
             b.rows = min(m - k, step)
-            normalize_in(x.dtype, s.plan, &row, &b, row_at(x, r + k), s.out, table[0])
+            normalize_in(x.dtype, &row, &b, row_at(x, r + k), s.out, table[0])
             send(&s.writer, row_at(&s.y, r + k), s.out, b.rows * n * x.itemsize)
         return
     for k in range(m):
@@ -166,30 +166,45 @@ cdef inline void row_statistics(const Plan* p, const Array* x, Statistics* found
         row_again(x, p.x, n, p.centered, p.eps, shift + over(s[0], n), found, zero)
 
 
+cdef void row_in_pieces(const Plan* p, const Array* x, const Affine* c, work factor) noexcept nogil:
+    """A row of 16 bits, or one whose elements are taken times a factor."""
+    cdef work room[BLOCK]
+    cdef Array y = x[0]
+    cdef Affine k
+    cdef Block b
+    cdef const work* t
+    cdef Py_ssize_t i, l
+    b.rows, b.ahead = 1, 0
+    for i from 0 <= i < p.length by BLOCK:
+        b.width = min(<Py_ssize_t>BLOCK, p.length - i)
+        k = from_element(c, i, factor)
+        t = take(x, p.x, i, b.width, room)
+        for l in range(b.width):
+            room[l] = t[l] * factor
+        normalize(&k, &b, room, room)
+        narrow_to(&y, room, b.width, p.y + i * y.itemsize)
+
+
 cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
-    """Of the plan it reads x, y, weight, bias, length, centered, eps, mean and rstd."""
-    cdef const work* x = <const work*>p.x
-    cdef work* y = <work*>p.y
+    """Of the plan it reads x, y, dtype, weight, bias, length, centered, eps, mean and rstd."""
     cdef work table[TABLE * TOGETHER]
     cdef Statistics found
-    cdef Array of, row
+    cdef Array row
     cdef Affine c
     cdef Block b
-    cdef Py_ssize_t i
-    of.channels, of.segments, of.length = 1, 1, p.length
-    row_statistics(p, in_room(&of, 0, p.length, &row, <work*>x), &found, zero)
+    open_run(&row, p.dtype, p.length, zero)
+    row_statistics(p, &row, &found, zero)
     table[SHIFT * TOGETHER], table[DELTA * TOGETHER], table[SCALE * TOGETHER] = <work>found.shift, <work>found.delta, <work>found.scale
     if p.mean != NULL:
         p.mean[0] = (found.shift + found.delta) / found.factor
     if p.rstd != NULL:
         p.rstd[0] = found.rstd
-    if found.factor != 1:
-        for i in range(p.length):
-            y[i] = x[i] * <work>found.factor
-        x = y
     feature_kinds(&c, p, <const work*>p.weight, table)
+    if found.factor != 1 or not (row.plain or CONVERTS):
+        row_in_pieces(p, &row, &c, <work>found.factor)
+        return
     b.rows, b.width, b.x, b.y, b.ahead = 1, p.length, p.length, p.length, 0
-    normalize(&c, &b, x, y)
+    normalize_in(row.dtype, &c, &b, p.x, p.y, zero)
 
 
 # ---- backward ----

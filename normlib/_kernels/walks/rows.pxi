@@ -252,7 +252,7 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
 cdef inline bint straight(const Plan* p, const Array* x) noexcept nogil:
     """Whether elements go from x to y as they are stored, without a panel."""
     return (x.dtype == p.y_dtype and x.position == x.itemsize and (p.ys.position == 1 or p.length == 1)
-            and (x.plain or (CONVERTS and not p.fused and not p.round_first)))
+            and not p.round_first and (x.plain or (CONVERTS and not p.fused)))
 
 
 cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) noexcept nogil:
@@ -423,7 +423,7 @@ cdef void normalize_straight(Pass* s, const Pieces* p, const Spot* spot, Py_ssiz
         b.width = min(step, stop - i)
         k = from_element(p.c, i, zero)
         u = place_straight(s, spot, i, b.width, size)
-        normalize_in(p.x.dtype, s.plan, &k, &b, spot.x + i * size, u, zero)
+        normalize_in(p.x.dtype, &k, &b, spot.x + i * size, u, zero)
         give_straight(s, spot, i, b.width, size, u)
 
 
