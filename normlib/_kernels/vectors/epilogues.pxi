@@ -18,6 +18,36 @@ cdef inline void add_elements(const work* a, const work* b, work* to, Py_ssize_t
         to[i] = a[i] + b[i]
 
 
+cdef inline void add_lanes(const narrow* a, const narrow* b, narrow* to, Py_ssize_t m, bint part) noexcept nogil:
+    cdef float t[LANES]
+    cdef float u[LANES]
+    cdef Py_ssize_t l
+    load_lanes(a, m, t, part)
+    load_lanes(b, m, u, part)
+    for l in range(LANES):
+        t[l] += u[l]
+    store_lanes(to, m, t, part)
+
+
+cdef void add_narrow(const narrow* a, const narrow* b, narrow* to, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        add_lanes(a + i, b + i, to + i, LANES, False)
+        i += LANES
+    if i < n:
+        add_lanes(a + i, b + i, to + i, n - i, True)
+
+
+cdef void add_in(Dtype dtype, const char* a, const char* b, char* to, Py_ssize_t n, work zero) noexcept nogil:
+    """`add_elements` of elements as they lie in memory."""
+    if dtype == F16:
+        add_narrow(<const half_t*>a, <const half_t*>b, <half_t*>to, n)
+    elif dtype == BF16:
+        add_narrow(<const bf16_t*>a, <const bf16_t*>b, <bf16_t*>to, n)
+    else:
+        add_elements(<const work*>a, <const work*>b, <work*>to, n)
+
+
 cdef void relu(work* v, Py_ssize_t n) noexcept nogil:
     """NaN stays, -0 becomes 0."""
     cdef Py_ssize_t i

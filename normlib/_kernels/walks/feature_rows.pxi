@@ -109,8 +109,8 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Array* x
     cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given, direct
     open_pass(&s, p, zero)
-    direct = p.before == NULL and straight(p, &s.x)
     open_residual(&residual, p.before, p.streaming, zero)
+    direct = straight(p, &s.x) and (p.before == NULL or not residual.kept)
     feature_kinds(&c, p, <const work*>p.weight, table)
     if p.before != NULL and p.gate_first and residual.kept:
         most = min(most, panel_of(zero) // n)

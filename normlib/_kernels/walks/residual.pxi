@@ -11,8 +11,9 @@ cdef struct Residual:
     Writer writer
 
 
-cdef inline bint dense(const Array* a, Py_ssize_t row) noexcept nogil:
-    return a.plain and a.whole and a.groups == 1 and a.sample == row * a.itemsize
+cdef inline bint dense(const Array* a, Py_ssize_t row, Dtype dtype) noexcept nogil:
+    return (a.dtype == dtype and a.position == a.itemsize and (a.plain or CONVERTS) and a.whole and a.groups == 1
+            and a.sample == row * a.itemsize)
 
 
 cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work zero) noexcept nogil:
@@ -31,7 +32,7 @@ cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work 
     s.streaming = streaming and s.more.data != NULL and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
     s.kept = s.streaming or (gate.data != NULL and p.dy == NULL and p.form == FEATURE_ROWS and s.row <= panel_of(zero))
     open_writer(&s.writer, s.streaming)
-    s.dense = gate.data == NULL and dense(&s.x, s.row) and dense(&s.more, s.row) and dense(&s.sum, s.row)
+    s.dense = gate.data == NULL and dense(&s.x, s.row, p.dtype) and dense(&s.more, s.row, p.dtype) and dense(&s.sum, s.row, p.dtype)
     s.step = ABREAST
     if gate.data == NULL and s.x.plain and s.x.whole and s.more.plain and s.more.whole and s.sum.plain and s.sum.whole:
         s.step = s.row
@@ -59,7 +60,7 @@ cdef void residual_rows(const Residual* s, Py_ssize_t r, Py_ssize_t stop, work z
     cdef work* u
     cdef Py_ssize_t i, m
     if s.dense:
-        add_elements(<const work*>row_at(&s.x, r), <const work*>row_at(&s.more, r), <work*>row_at(&s.sum, r), (stop - r) * s.row)
+        add_in(s.x.dtype, row_at(&s.x, r), row_at(&s.more, r), row_at(&s.sum, r), (stop - r) * s.row, zero)
         return
     writer.streaming = False
     while r < stop:
