@@ -91,7 +91,8 @@ cdef inline void round_moments(const Columns* c, const stored* x, Py_ssize_t m, 
         b[k] = rb[k] + sb[k] if first else b[k] + (rb[k] + sb[k])
 
 
-cdef inline void last_moments(const Columns* c, const stored* x, Py_ssize_t many, Py_ssize_t m, const work* shift, work* a, bint part, bint first) noexcept nogil:
+cdef inline void last_moments(const Columns* c, const stored* x, Py_ssize_t many, Py_ssize_t m, const work* shift, work* a, bint part,
+                              bint first) noexcept nogil:
     """round_moments over the last positions, fewer than ROUND"""
     cdef work* b = a + WHOLE
     cdef work v[LANES]

@@ -244,83 +244,6 @@ cdef inline void normalize(const Affine* c, const Block* b, const work* x, work*
     normalize_stored(c, b, x, y, <work>0)
 
 
-cdef inline void prefetch_stretch(const Block* b, const work* x, Py_ssize_t ahead) noexcept nogil:
-    """`prefetch_ahead` of all runs of a block, which follow each other."""
-    if ahead != 0:
-        prefetch_bytes(<const char*>x + ahead, b.rows * b.width * sizeof(work))
-
-
-cdef inline void normalize_runs(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
-    """Of channel rows."""
-    cdef const float* of_runs[4]
-    if work is float and SHORT_ROWS and b.x == b.width and b.y == b.width and b.width < BLOCK:
-        of_runs[0], of_runs[1], of_runs[2], of_runs[3] = <const float*>c.shift, <const float*>c.delta, <const float*>c.scale, <const float*>c.of_bias
-        prefetch_stretch(b, x, b.ahead)
-        normalize_runs_f32(<const float*>x, <float*>y, b.width, b.rows, of_runs)
-    else:
-        normalize(c, b, x, y)
-
-
-# ---- with the value before weight and bias rounded to the 16 bits of x, as in the reference code of Llama ----
-
-cdef inline void round_elements(Dtype dtype, work* v, Py_ssize_t n) noexcept nogil:
-    cdef half_t half[LANES]
-    cdef bf16_t brain[LANES]
-    cdef Py_ssize_t i, m
-    if work is float:
-        for i from 0 <= i < n by LANES:
-            m = min(<Py_ssize_t>LANES, n - i)
-            if dtype == F16:
-                narrow_lanes(v + i, m, half)
-                widen_lanes(half, m, v + i, 0)
-            else:
-                narrow_lanes(v + i, m, brain)
-                widen_lanes(brain, m, v + i, 0)
-
-
-cdef inline void times_and_plus(const Affine* c, Py_ssize_t i, work* v, Py_ssize_t n) noexcept nogil:
-    """v * weight + bias, of row i."""
-    cdef const work* weight = <const work*>c.of_weight
-    cdef const work* bias = <const work*>c.of_bias
-    cdef Py_ssize_t j
-    if c.weight == ONE:
-        for j in range(n):
-            v[j] = v[j] * weight[i] + bias[i]
-        return
-    if c.weight == MANY:
-        for j in range(n):
-            v[j] *= weight[j]
-    if c.bias == MANY:
-        for j in range(n):
-            v[j] += bias[j]
-
-
-cdef void normalize_rounded(Dtype dtype, const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
-    """At most LANES rows where each has a weight of its own."""
-    cdef work ones[LANES]
-    cdef work nothing[LANES]
-    cdef Affine bare = c[0]
-    cdef Py_ssize_t i
-    if c.weight == ONE:
-        for i in range(LANES):
-            ones[i], nothing[i] = 1, <work>NOTHING
-        bare.of_weight, bare.of_bias = ones, nothing
-    else:
-        bare.weight = bare.bias = ABSENT
-    normalize(&bare, b, x, y)
-    for i in range(b.rows):
-        round_elements(dtype, y + i * b.y, b.width)
-        times_and_plus(c, i, y + i * b.y, b.width)
-
-
-cdef inline void normalize_by(const Plan* p, const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
-    """In rows and columns of features, as the plan has it."""
-    if p.round_first:
-        normalize_rounded(p.dtype, c, b, x, y)
-    else:
-        normalize(c, b, x, y)
-
-
 cdef inline void normalize_in(Dtype dtype, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
     """`normalize` of elements as they lie in memory."""
     if work is float:
@@ -367,19 +290,3 @@ cdef inline void descend_in(Dtype dtype, const Affine* c, const Block* b, const 
             descend_stored(c, b, <const bf16_t*>x, <const bf16_t*>dy, <bf16_t*>dx, zero)
             return
     descend_stored(c, b, <const work*>x, <const work*>dy, <work*>dx, zero)
-
-
-cdef inline void descend_runs(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:
-    """Of channel rows."""
-    cdef const float* of_runs[5]
-    if work is float and SHORT_ROWS and b.x == b.width and b.dy == b.width and b.y == b.width and b.width < BLOCK:
-        of_runs[0], of_runs[1], of_runs[2] = <const float*>c.of_weight, <const float*>c.scale, <const float*>c.mean_g
-        of_runs[3], of_runs[4] = <const float*>c.shift, <const float*>c.slope
-        prefetch_stretch(b, x, b.ahead)
-        prefetch_stretch(b, dy, b.dy_ahead)
-        if c.through == ABSENT:
-            scale_runs_f32(<const float*>dy, <float*>dx, b.width, b.rows, of_runs)
-        else:
-            descend_runs_f32(<const float*>x, <const float*>dy, <float*>dx, b.width, b.rows, of_runs)
-    else:
-        descend(c, b, x, dy, dx)
