@@ -181,16 +181,25 @@ cdef inline void descend_columns(const Affine* c, const Block* b, const stored* 
         descend_lanes(c, b, x, dy, dx, j, b.width - j, True, zero)
 
 
-cdef inline void normalize_as(const Affine* c, const Block* b, const stored* x, stored* y, work zero,
-                              Kind statistics, Kind center, Kind weight, Kind bias) noexcept nogil:
-    """The kinds are constants here, so that each case is a loop of its own."""
+cdef inline Affine forward_kinds(const Affine* c, Kind statistics, Kind center, Kind weight, Kind bias) noexcept nogil:
+    """The kinds are constants where they are set, so that each case is a loop of its own."""
     cdef Affine k = c[0]
+    k.statistics, k.center, k.weight, k.bias = statistics, center, weight, bias
+    return k
+
+
+cdef inline Affine backward_kinds(const Affine* c, Kind statistics, Kind center, Kind weight, Kind through) noexcept nogil:
+    cdef Affine k = c[0]
+    k.statistics, k.center, k.weight, k.through = statistics, center, weight, through
+    return k
+
+
+cdef inline void normalize_as(Affine k, const Block* b, const stored* x, stored* y, work zero) noexcept nogil:
     cdef Affine r
     cdef Block one = b[0]
     cdef work own[5]
     cdef Py_ssize_t i
-    k.statistics, k.center, k.weight, k.bias = statistics, center, weight, bias
-    if statistics == MANY:
+    if k.statistics == MANY:
         normalize_columns(&k, b, x, y, zero)
         return
     one.rows = 1
@@ -200,15 +209,12 @@ cdef inline void normalize_as(const Affine* c, const Block* b, const stored* x, 
         normalize_columns(&r, &one, x + i * b.x, y + i * b.y, zero)
 
 
-cdef inline void descend_as(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, work zero,
-                            Kind statistics, Kind center, Kind weight, Kind through) noexcept nogil:
-    cdef Affine k = c[0]
+cdef inline void descend_as(Affine k, const Block* b, const stored* x, const stored* dy, stored* dx, work zero) noexcept nogil:
     cdef Affine r
     cdef Block one = b[0]
     cdef work own[5]
     cdef Py_ssize_t i
-    k.statistics, k.center, k.weight, k.through = statistics, center, weight, through
-    if statistics == MANY:
+    if k.statistics == MANY:
         descend_columns(&k, b, x, dy, dx, zero)
         return
     one.rows = 1
@@ -221,23 +227,23 @@ cdef inline void descend_as(const Affine* c, const Block* b, const stored* x, co
 cdef void normalize_stored(const Affine* c, const Block* b, const stored* x, stored* y, work zero) noexcept nogil:
     """x and y lie in memory in one type."""
     if c.statistics == MANY and c.weight == ONE:
-        normalize_as(c, b, x, y, zero, MANY, MANY, ONE, ONE)
+        normalize_as(forward_kinds(c, MANY, MANY, ONE, ONE), b, x, y, zero)
     elif c.statistics == MANY:
-        normalize_as(c, b, x, y, zero, MANY, MANY, ABSENT, MANY)
+        normalize_as(forward_kinds(c, MANY, MANY, ABSENT, MANY), b, x, y, zero)
     elif c.bias == ONE:
-        normalize_as(c, b, x, y, zero, ONE, ONE, ABSENT, ONE)
+        normalize_as(forward_kinds(c, ONE, ONE, ABSENT, ONE), b, x, y, zero)
     elif c.center == ABSENT and c.weight == MANY:
-        normalize_as(c, b, x, y, zero, ONE, ABSENT, MANY, ABSENT)
+        normalize_as(forward_kinds(c, ONE, ABSENT, MANY, ABSENT), b, x, y, zero)
     elif c.center == ABSENT:
-        normalize_as(c, b, x, y, zero, ONE, ABSENT, ABSENT, ABSENT)
+        normalize_as(forward_kinds(c, ONE, ABSENT, ABSENT, ABSENT), b, x, y, zero)
     elif c.bias == MANY and c.weight == MANY:
-        normalize_as(c, b, x, y, zero, ONE, ONE, MANY, MANY)
+        normalize_as(forward_kinds(c, ONE, ONE, MANY, MANY), b, x, y, zero)
     elif c.bias == MANY:
-        normalize_as(c, b, x, y, zero, ONE, ONE, ABSENT, MANY)
+        normalize_as(forward_kinds(c, ONE, ONE, ABSENT, MANY), b, x, y, zero)
     elif c.weight == MANY:
-        normalize_as(c, b, x, y, zero, ONE, ONE, MANY, ABSENT)
+        normalize_as(forward_kinds(c, ONE, ONE, MANY, ABSENT), b, x, y, zero)
     else:
-        normalize_as(c, b, x, y, zero, ONE, ONE, ABSENT, ABSENT)
+        normalize_as(forward_kinds(c, ONE, ONE, ABSENT, ABSENT), b, x, y, zero)
 
 
 cdef inline void normalize(const Affine* c, const Block* b, const work* x, work* y) noexcept nogil:
@@ -258,23 +264,23 @@ cdef inline void normalize_in(Dtype dtype, const Affine* c, const Block* b, cons
 
 cdef void descend_stored(const Affine* c, const Block* b, const stored* x, const stored* dy, stored* dx, work zero) noexcept nogil:
     if c.statistics == MANY and c.weight == ONE:
-        descend_as(c, b, x, dy, dx, zero, MANY, MANY, ONE, MANY)
+        descend_as(backward_kinds(c, MANY, MANY, ONE, MANY), b, x, dy, dx, zero)
     elif c.statistics == MANY and c.through == MANY:
-        descend_as(c, b, x, dy, dx, zero, MANY, MANY, MANY, MANY)
+        descend_as(backward_kinds(c, MANY, MANY, MANY, MANY), b, x, dy, dx, zero)
     elif c.statistics == MANY:
-        descend_as(c, b, x, dy, dx, zero, MANY, MANY, MANY, ABSENT)
+        descend_as(backward_kinds(c, MANY, MANY, MANY, ABSENT), b, x, dy, dx, zero)
     elif c.weight == ONE and c.through == ONE:
-        descend_as(c, b, x, dy, dx, zero, ONE, ONE, ONE, ONE)
+        descend_as(backward_kinds(c, ONE, ONE, ONE, ONE), b, x, dy, dx, zero)
     elif c.weight == ONE:
-        descend_as(c, b, x, dy, dx, zero, ONE, ONE, ONE, ABSENT)
+        descend_as(backward_kinds(c, ONE, ONE, ONE, ABSENT), b, x, dy, dx, zero)
     elif c.center == ONE and c.weight == MANY:
-        descend_as(c, b, x, dy, dx, zero, ONE, ONE, MANY, ONE)
+        descend_as(backward_kinds(c, ONE, ONE, MANY, ONE), b, x, dy, dx, zero)
     elif c.center == ONE:
-        descend_as(c, b, x, dy, dx, zero, ONE, ONE, ABSENT, ONE)
+        descend_as(backward_kinds(c, ONE, ONE, ABSENT, ONE), b, x, dy, dx, zero)
     elif c.weight == MANY:
-        descend_as(c, b, x, dy, dx, zero, ONE, ABSENT, MANY, ONE)
+        descend_as(backward_kinds(c, ONE, ABSENT, MANY, ONE), b, x, dy, dx, zero)
     else:
-        descend_as(c, b, x, dy, dx, zero, ONE, ABSENT, ABSENT, ONE)
+        descend_as(backward_kinds(c, ONE, ABSENT, ABSENT, ONE), b, x, dy, dx, zero)
 
 
 cdef inline void descend(const Affine* c, const Block* b, const work* x, const work* dy, work* dx) noexcept nogil:

@@ -126,35 +126,34 @@ cdef inline void some_slopes(const Slopes* c, const stored* x, const stored* dy,
 
 # ---- of a row ----
 
-cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t i, Py_ssize_t m,
-                               Py_ssize_t n, double* sums, double* products) noexcept nogil:
-    """add_slopes of 16-bit elements i to i + m, a block of rounds or less than a round: where they lie, or widened"""
+cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t i, Py_ssize_t n,
+                               double* sums, double* products) noexcept nogil:
+    """add_slopes of a block of rounds from element i of n on, or of the last: where they lie, or widened"""
     cdef float room[BLOCK]
     cdef float droom[BLOCK]
+    cdef Py_ssize_t whole = n - n % (ROUND * LANES), m = min(<Py_ssize_t>BLOCK, whole - i) if i < whole else n - whole
     cdef const char* t = lying(x, row, i, m)
     cdef const char* g = lying(dy, drow, i, m)
+    c.x_ahead, c.dy_ahead = ahead_of(x, i, n), ahead_of(dy, i, n)
     if t == NULL or g == NULL:
         gather(x, row, i, m, room)
         gather(dy, drow, i, m, droom)
         c.x_ahead = c.dy_ahead = 0
         some_slopes(c, <const float*>room, <const float*>droom, m, sums, products, i > 0, <float>0)
-        return
-    c.x_ahead, c.dy_ahead = ahead_of(x, i, n), ahead_of(dy, i, n)
-    if x.dtype == F16:
+    elif x.dtype == F16:
         some_slopes(c, <const half_t*>t, <const half_t*>g, m, sums, products, i > 0, <float>0)
     else:
         some_slopes(c, <const bf16_t*>t, <const bf16_t*>g, m, sums, products, i > 0, <float>0)
+    advance(c, m, <float>0)
 
 
 cdef inline void narrow_row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
                                    double* sums, double* products) noexcept nogil:
-    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
+    cdef Py_ssize_t whole = n - n % (ROUND * LANES), i
     for i from c.first <= i < min(whole, c.stop) by BLOCK:
-        m = min(<Py_ssize_t>BLOCK, whole - i)
-        narrow_slopes(c, x, dy, row, drow, i, m, n, sums, products)
-        advance(c, m, <float>0)
+        narrow_slopes(c, x, dy, row, drow, i, n, sums, products)
     if whole < c.stop:
-        narrow_slopes(c, x, dy, row, drow, whole, n - whole, n, sums, products)
+        narrow_slopes(c, x, dy, row, drow, whole, n, sums, products)
 
 
 cdef inline bint narrow_both(const Array* x, const Array* dy) noexcept nogil:
