@@ -280,6 +280,9 @@ cdef void channel_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     open_residual(&residual, p.before, False, zero)
     s.x.far = scattered(p)
     s.x.later = while_written(p, &s.x)
+    if work is float and in_turn(&s):
+        channels_in_turn(&s, r, stop, w)
+        r = stop
     while r < stop:
         m = alike_rows(p, r, min(most, stop - r, stop - r if whole else p.groups - r % p.groups), n)
         if p.before != NULL:
