@@ -476,6 +476,9 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
     memset(of_groups, 0, sizeof(of_groups))
     for sample in range(part * p.batch, min((part + 1) * p.batch, p.samples)):
         g = ready = first
+        if work is float and in_turn(&s):
+            gradients_in_turn(&s, sample * p.groups + first, sample * p.groups + last, part)
+            g = last
         while g < last:
             r = sample * p.groups + g
             m = alike_rows(p, r, min(most, last - g), n)
