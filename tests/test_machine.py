@@ -263,6 +263,43 @@ def random_case(op, dtype, rng):
             return case
 
 
+CHANNELS = {
+    "normal": lambda x: None,
+    "far from zero": lambda x: np.add(x, 1e6, out=x),
+    "an outlier in the sample of the first mean": lambda x: x[0, :, 3].__imul__(1e4),
+    "one constant": lambda x: x[:, -1].fill(5),
+    "squares beyond float32": lambda x: np.multiply(x[:, 0], 1e30, out=x[:, 0]),
+    "all tiny": lambda x: np.multiply(x, 1e-38, out=x),
+    "one with a NaN": lambda x: x[1, -1, 7:8].fill(np.nan),
+}
+
+
+@compiled
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+@pytest.mark.parametrize("length", [60, 255, 256, 257, 768, 1023, 1024, 1025, 3137])
+def test_bits_of_channels_that_are_summed_while_others_are_written(length, channels, thresholds):
+    """Batch norm in training and its gradients, in memory: runs end within rounds of sums, with them, and beyond."""
+    rng = np.random.default_rng(length)
+    for samples, many, threads in [(1, 3, 1), (2, 1, 1), (3, 5, 1), (17, 4, 1), (4, 9, 2)]:
+        x = rng.standard_normal((samples + 1, many, length), dtype=np.float32)
+        channels(x)
+        weight, bias = rng.standard_normal((2, many), dtype=np.float32)
+        dy = rng.standard_normal(x.shape, dtype=np.float32)
+        found = []
+        for sizes in (TINY, HUGE):
+            thresholds(*sizes)
+            running = np.zeros(many), np.ones(many)
+            out, dx = np.zeros((2, x.size + 5), np.float32)[:, 5:].reshape(2, *x.shape)  # begin within a line
+            with normlib.backends.use("cython", strict=True), normlib.num_threads(threads), np.errstate(all="ignore"):
+                moving = {"running_mean": running[0], "running_var": running[1], "training": True}
+                results = normlib.batch_norm(x, weight=weight, bias=bias, **moving, out=out, return_stats=True)
+                gradients = normlib.batch_norm_backward(dy, x, weight, mean=results[1], rstd=results[2], out=dx)
+            found.append([*results, *running, *gradients])
+        for a, b in zip(*found, strict=True):
+            assert checks.same_bits(np.where(np.isnan(a), 0, a), np.where(np.isnan(b), 0, b))
+            assert np.array_equal(np.isnan(a), np.isnan(b))
+
+
 # ---- normlib bench --tune ----
 
 SIZES = [6 * M, 12 * M, 24 * M, 48 * M]

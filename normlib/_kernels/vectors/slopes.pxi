@@ -94,25 +94,32 @@ cdef inline void short_slopes(const work* x, const work* dy, Py_ssize_t n, Py_ss
         few_slopes(&c, x + k * x_apart, dy + k * dy_apart, n, sums[k], products[k], False, table[0])
 
 
-cdef inline void block_slopes(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t n, double* sums, double* products, bint more,
-                              work zero) noexcept nogil:
-    """add_slopes of rounds, at most a block. A round is added first: equal terms one after the other would be rounded alike."""
-    cdef work a[LANES]
-    cdef work q[LANES]
+cdef inline void slopes_round(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t i, work* a, work* q) noexcept nogil:
+    """A round is added first: equal terms one after the other would be rounded alike."""
     cdef work ra[LANES]
     cdef work rq[LANES]
-    cdef Py_ssize_t i = 0, k, l
+    cdef Py_ssize_t k, l
+    clear(ra)
+    clear(rq)
+    for k in range(ROUND):
+        slope_lanes(c, x, dy, i, LANES, ra, rq, False)
+        i += LANES
+    for l in range(LANES):
+        a[l] += ra[l]
+        q[l] += rq[l]
+
+
+cdef inline void block_slopes(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t n, double* sums, double* products, bint more,
+                              work zero) noexcept nogil:
+    """add_slopes of rounds, at most a block"""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef Py_ssize_t i = 0
     clear(a)
     clear(q)
     while i < n:
-        clear(ra)
-        clear(rq)
-        for k in range(ROUND):
-            slope_lanes(c, x, dy, i, LANES, ra, rq, False)
-            i += LANES
-        for l in range(LANES):
-            a[l] += ra[l]
-            q[l] += rq[l]
+        slopes_round(c, x, dy, i, a, q)
+        i += ROUND * LANES
     fold_moments(a, q, sums, products, True, more)
 
 

@@ -137,17 +137,37 @@ cdef void row_again(const Array* x, const char* row, Py_ssize_t n, bint centered
     wide_statistics(x, row, n, centered, eps, to, zero)
 
 
-cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
-    """Statistics of m <= TOGETHER rows from r on, to a table; whether one of them has a factor: else there are none."""
-    cdef Rows rows
+cdef bint settled(const Plan* p, const Array* x, Py_ssize_t r, Py_ssize_t m, Rows* rows, work* table) noexcept nogil:
+    """From the sums of m rows from r on to the rest of what rows_statistics gives."""
     cdef Statistics found
     cdef Py_ssize_t n = x.channels * x.segments * x.length, taken = x.channels * sampled(x.segments * x.length), k
     cdef work* shift = table + SHIFT * TOGETHER
     cdef work* delta = table + DELTA * TOGETHER
     cdef work* scale = table + SCALE * TOGETHER
     cdef work* factor = table + FACTOR * TOGETHER
+    cdef bint scaled = False
+    if not settle_rows(rows, m, n, taken, p.centered, p.eps, shift, delta, scale):
+        for k in range(m):
+            factor[k] = 1
+            if not rows.good[k]:
+                row_again(x, row_at(x, r + k), n, p.centered, p.eps, rows.mean[k], &found, <work>0)
+                scaled |= put(rows, k, &found, shift, delta, scale, factor)
+    if p.mean != NULL:
+        memcpy(p.mean + r, rows.mean, m * sizeof(double))
+    if p.var != NULL:
+        memcpy(p.var + r, rows.var, m * sizeof(double))
+    if p.rstd != NULL:
+        memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
+    return scaled
+
+
+cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+    """Statistics of m <= TOGETHER rows from r on, to a table; whether one of them has a factor: else there are none."""
+    cdef Rows rows
+    cdef Py_ssize_t n = x.channels * x.segments * x.length, taken = x.channels * sampled(x.segments * x.length), k
+    cdef work* shift = table + SHIFT * TOGETHER
     cdef Py_ssize_t size = sizeof(work), apart
-    cdef bint scaled = False, even = x.plain and evenly(x, r, m, &apart), short
+    cdef bint even = x.plain and evenly(x, r, m, &apart), short
     look_ahead_of(x, p, r, 0)
     short = even and n < ROUND * LANES and x.later == 0
     if short and x.ahead != 0:
@@ -170,19 +190,7 @@ cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, w
                 row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], True)
             else:
                 row_moments(x, row_at(x, r + k), n, rows.sums[k], rows.squares[k], shift[k], False)
-    if not settle_rows(&rows, m, n, taken, p.centered, p.eps, shift, delta, scale):
-        for k in range(m):
-            factor[k] = 1
-            if not rows.good[k]:
-                row_again(x, row_at(x, r + k), n, p.centered, p.eps, rows.mean[k], &found, <work>0)
-                scaled |= put(&rows, k, &found, shift, delta, scale, factor)
-    if p.mean != NULL:
-        memcpy(p.mean + r, rows.mean, m * sizeof(double))
-    if p.var != NULL:
-        memcpy(p.var + r, rows.var, m * sizeof(double))
-    if p.rstd != NULL:
-        memcpy(p.rstd + r, rows.rstd, m * sizeof(double))
-    return scaled
+    return settled(p, x, r, m, &rows, table)
 
 
 cdef bint given_statistics(const Plan* p, Py_ssize_t r, Py_ssize_t m, work* table, bint forward) noexcept nogil:
