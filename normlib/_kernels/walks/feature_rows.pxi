@@ -13,8 +13,27 @@ cdef inline void feature_kinds(Affine* c, const Plan* p, const work* w, const wo
     c.bias = MANY if p.bias != NULL else ABSENT
 
 
-cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept nogil:
-    """Whether the rows of a lot, the first of them r, are computed from memory to memory."""
+cdef enum:
+    MANY_ROWS = 3       # of a sample, from which on a lot ends with the sample, for its rows are evenly apart
+
+
+cdef inline Py_ssize_t in_a_sample(const Plan* p, Py_ssize_t r) noexcept nogil:
+    """How many rows from r on a lot may have: not more than follow evenly."""
+    return p.groups - r % p.groups if p.groups >= MANY_ROWS else p.samples * p.groups
+
+
+cdef inline Py_ssize_t rows_apart(const Array* a) noexcept nogil:
+    """Bytes from one row to the next of a sample."""
+    return a.sample if a.groups == 1 else a.group
+
+
+cdef inline bint even_rows(const Plan* p, Py_ssize_t r, Py_ssize_t m) noexcept nogil:
+    """Whether m rows from r on are evenly apart in every array."""
+    return p.groups == 1 or r % p.groups + m <= p.groups
+
+
+cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m) noexcept nogil:
+    """Whether m rows from r on are computed from memory to memory."""
     cdef Spot spot
     cdef int i
     if s.plan.fused:
@@ -22,19 +41,14 @@ cdef inline bint in_place(const Pass* s, const Array* x, Py_ssize_t r) noexcept 
     for i in range(BESIDE, OUTPUTS if s.plan.fused else 0):
         if spot.beside[i] != NULL and not (s.beside[i].plain and s.beside[i].whole):
             return False
-    return straight(s.plan, x) and x.whole and s.y.whole and not s.writer.streaming and (s.plan.groups == 1 or s.plan.own)
+    return straight(s.plan, x) and x.whole and s.y.whole and not s.writer.streaming and even_rows(s.plan, r, m)
 
 
-cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t m) noexcept nogil:
+cdef inline bint in_one_stretch(const Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m) noexcept nogil:
     """Whether m rows are computed side by side in L1, and leave for y together, past the caches."""
     cdef Py_ssize_t bytes = s.plan.parameters * x.itemsize
-    return (s.writer.streaming and s.apart and not s.plan.fused and s.plan.groups == 1 and 1 < m and 2 * bytes <= OUT_BYTES
-            and straight(s.plan, x) and x.whole and s.y.whole and s.y.sample == bytes)
-
-
-cdef inline Py_ssize_t rows_apart(const Array* a) noexcept nogil:
-    """Bytes from one row to the next of a sample."""
-    return a.sample if a.groups == 1 else a.group
+    return (s.writer.streaming and s.apart and not s.plan.fused and 1 < m and 2 * bytes <= OUT_BYTES and even_rows(s.plan, r, m)
+            and straight(s.plan, x) and x.whole and s.y.whole and rows_apart(&s.y) == bytes)
 
 
 cdef inline void follow_rows(const Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, work zero) noexcept nogil:
@@ -56,14 +70,14 @@ cdef void rows_normalize(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, co
     if s.y.dtype == I8:
         lot_quantized(s, x, r, m, table, c, scaled)
         return
-    if in_place(s, x, r) and s.apart and not scaled:
+    if in_place(s, x, r, m) and s.apart and not scaled:
         b.rows, b.width, b.ahead = m, n, x.later
         b.x, b.y = rows_apart(x) // x.itemsize, rows_apart(&s.y) // x.itemsize
         normalize_in(x.dtype, c, &b, row_at(x, r), row_at(&s.y, r), table[0])
         follow_rows(s, x, r, m, table[0])
         return
-    if not scaled and in_one_stretch(s, x, m):
-        b.width, b.ahead, b.x, b.y = n, x.later, x.sample // x.itemsize, n
+    if not scaled and in_one_stretch(s, x, r, m):
+        b.width, b.ahead, b.x, b.y = n, x.later, rows_apart(x) // x.itemsize, n
         step = OUT_BYTES // (n * x.itemsize)
         for k from 0 <= k < m by step:
             row = row_of(c, k, table[0])
@@ -117,12 +131,14 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     elif p.gate_first:
         s.writer.streaming = False      # y, where the product is, is in cache
     while r < stop:
-        m = alike_rows(p, r, min(most, stop - r), n)
+        m = alike_rows(p, r, min(most, stop - r, in_a_sample(p, r)), n)
         if p.before != NULL and residual.kept and m * n <= panel_of(zero):
             x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
         else:
             if p.before != NULL:
                 residual_rows(&residual, r, r + m, zero)
+            if direct:
+                look_ahead_of(&s.x, p, r, 0)
             x = &s.x if direct and n >= ROUND * LANES else take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
         if masked:
             scaled = inside_statistics(p, x, &inside, r, m, table)
@@ -340,15 +356,15 @@ cdef void rows_descend(Pass* s, const Array* x, const Array* dy, Py_ssize_t r, P
     cdef Spot spot
     cdef Block b
     cdef Py_ssize_t k, step
-    if straight(s.plan, dy) and dy.whole and in_place(s, x, r) and s.apart:
+    if straight(s.plan, dy) and dy.whole and in_place(s, x, r, m) and s.apart:
         b.rows, b.width, b.ahead, b.dy_ahead = m, s.plan.parameters, x.later, dy.later
-        b.x, b.dy, b.y = x.sample // x.itemsize, dy.sample // x.itemsize, s.y.sample // x.itemsize
+        b.x, b.dy, b.y = rows_apart(x) // x.itemsize, rows_apart(dy) // x.itemsize, rows_apart(&s.y) // x.itemsize
         descend_in(x.dtype, c, &b, row_at(x, r), row_at(dy, r), row_at(&s.y, r), zero)
         follow_rows(s, x, r, m, zero)
         return
-    if straight(s.plan, dy) and dy.whole and in_one_stretch(s, x, m):
+    if straight(s.plan, dy) and dy.whole and in_one_stretch(s, x, r, m):
         b.width, b.ahead, b.dy_ahead = s.plan.parameters, x.later, dy.later
-        b.x, b.dy, b.y = x.sample // x.itemsize, dy.sample // x.itemsize, b.width
+        b.x, b.dy, b.y = rows_apart(x) // x.itemsize, rows_apart(dy) // x.itemsize, b.width
         step = OUT_BYTES // (b.width * x.itemsize)
         for k from 0 <= k < m by step:
             row = row_of(c, k, zero)
@@ -393,7 +409,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:
-        m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES), n)
+        m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES, in_a_sample(p, r)), n)
         if p.before != NULL and ready < r + m:
             ready = min(stop, r + max(m, 2 * PANEL // n))   # more than a lot: to begin takes as long as some hundred elements
             if p.before.upstream:

@@ -169,7 +169,7 @@ cdef bint rows_statistics(const Plan* p, Array* x, Py_ssize_t r, Py_ssize_t m, w
     cdef Py_ssize_t size = sizeof(work), apart
     cdef bint even = x.plain and evenly(x, r, m, &apart), short
     look_ahead_of(x, p, r, 0)
-    short = even and n < ROUND * LANES and x.later == 0
+    short = even and n < ROUND * LANES
     if short and x.ahead != 0:
         prefetch_bytes(row_at(x, r) + x.ahead, m * apart)
     if not p.centered:
