@@ -192,10 +192,14 @@ cdef void chunk_moments(const Columns* c, const work* x, const work* shift, work
 
 cdef void narrow_chunk_moments(Dtype dtype, const Columns* c, const char* x, const float* shift, float* a) noexcept nogil:
     """chunk_moments of 16-bit elements where they lie"""
-    if dtype == F16:
+    if dtype == F16 and c.centered:
         chunk_moments_as(c, <const half_t*>x, shift, a, True)
-    else:
+    elif dtype == F16:
+        chunk_moments_as(c, <const half_t*>x, shift, a, False)
+    elif c.centered:
         chunk_moments_as(c, <const bf16_t*>x, shift, a, True)
+    else:
+        chunk_moments_as(c, <const bf16_t*>x, shift, a, False)
 
 
 # ---- gradients ----
@@ -289,11 +293,16 @@ cdef void chunk_gradients(const Columns* c, const work* x, const work* dy, const
         chunk_gradients_as(c, x, dy, table, entry, w, a, False)
 
 
-cdef void narrow_chunk_gradients(Dtype dtype, const Columns* c, const char* x, const char* dy, const float* table, Py_ssize_t entry, float* a) noexcept nogil:
-    if dtype == F16:
-        chunk_gradients_as(c, <const half_t*>x, <const half_t*>dy, table, entry, <const float*>NULL, a, False)
+cdef void narrow_chunk_gradients(Dtype dtype, const Columns* c, const char* x, const char* dy, const float* table, Py_ssize_t entry,
+                                 const float* w, float* a) noexcept nogil:
+    if dtype == F16 and c.weighted:
+        chunk_gradients_as(c, <const half_t*>x, <const half_t*>dy, table, entry, w, a, True)
+    elif dtype == F16:
+        chunk_gradients_as(c, <const half_t*>x, <const half_t*>dy, table, entry, w, a, False)
+    elif c.weighted:
+        chunk_gradients_as(c, <const bf16_t*>x, <const bf16_t*>dy, table, entry, w, a, True)
     else:
-        chunk_gradients_as(c, <const bf16_t*>x, <const bf16_t*>dy, table, entry, <const float*>NULL, a, False)
+        chunk_gradients_as(c, <const bf16_t*>x, <const bf16_t*>dy, table, entry, w, a, False)
 
 
 # ---- chunks and blocks ----

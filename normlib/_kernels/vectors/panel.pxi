@@ -465,3 +465,13 @@ cdef inline void give_positions(const Array* y, char* at, Writer* writer, const 
         return
     for i in range(n):
         give_room(y, at + i * y.apart, writer, t + i * width, width)
+
+
+cdef inline void send_positions(const Array* y, char* at, Writer* writer, const char* t, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
+    """give_positions of what is at t as it is stored, past the caches."""
+    cdef Py_ssize_t bytes = width * y.itemsize, i
+    if y.apart == bytes:
+        send(writer, at, t, n * bytes)
+        return
+    for i in range(n):
+        send(writer, at + i * y.apart, t + i * bytes, bytes)

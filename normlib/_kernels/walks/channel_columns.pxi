@@ -270,7 +270,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
                 for k from 0 <= k < last by step:
                     if dense and not x.plain:
                         c.x, c.dy, c.n = x.apart // x.itemsize, dy.apart // x.itemsize, min(step, last - k)
-                        narrow_chunk_gradients(x.dtype, &c, at + k * x.apart, dy_at + k * dy.apart, <const float*>(table + j), p.padded, <float*>a)
+                        narrow_chunk_gradients(x.dtype, &c, at + k * x.apart, dy_at + k * dy.apart, <const float*>(table + j), p.padded, NULL, <float*>a)
                         c.begin = False
                         continue
                     t = take_inside(&x, at + k * x.apart, &mask, i + k, min(step, last - k), m, <work*>room, &c.x, &c.n)

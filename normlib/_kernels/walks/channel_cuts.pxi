@@ -59,16 +59,6 @@ cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, 
     return min(<Py_ssize_t>WINDOW, 2 * WAY // (apart & -apart))
 
 
-cdef inline void send_positions(Cut* s, char* to, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
-    """n positions of `width` columns in room, as they are stored."""
-    cdef Py_ssize_t bytes = width * s.y.itemsize, i
-    if s.y.apart == bytes:
-        send(&s.writer, to, s.room, n * bytes)
-        return
-    for i in range(n):
-        send(&s.writer, to + i * s.y.apart, s.room + i * bytes, bytes)
-
-
 cdef inline Py_ssize_t next_piece(const Array* x, Py_ssize_t step, Py_ssize_t width) noexcept nogil:
     """How far ahead to prefetch: in the order of memory, or of positions that are taken in pieces, in those of the positions that follow."""
     if step >= width:
@@ -100,7 +90,7 @@ cdef void cut_normalize(Cut* s, Affine* c, const Plan* p, const work* table, bin
                 b.x, b.y = s.x.apart // size, b.width if copied else s.y.apart // size
                 normalize_in(s.x.dtype, c, &b, at, s.room if copied else to, table[0])
                 if copied:
-                    send_positions(s, to, b.rows, b.width)
+                    send_positions(&s.y, to, &s.writer, s.room, b.rows, b.width)
                 continue
             t = take_positions(&s.x, at, b.rows, b.width, <work*>s.room, &b.x)
             if scaled:
@@ -160,7 +150,7 @@ cdef void cut_descend(Cut* s, Affine* c, const Plan* p, const work* table, Py_ss
                 b.x, b.dy, b.y = s.x.apart // size, s.dy.apart // size, b.width if copied else s.y.apart // size
                 descend_in(s.x.dtype, c, &b, at, dy_at, s.room if copied else to, table[0])
                 if copied:
-                    send_positions(s, to, b.rows, b.width)
+                    send_positions(&s.y, to, &s.writer, s.room, b.rows, b.width)
                 continue
             g = take_positions(&s.dy, dy_at, b.rows, b.width, room, &b.dy)
             t, b.x = g, b.dy

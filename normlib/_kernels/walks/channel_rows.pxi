@@ -208,16 +208,25 @@ cdef void channel_rows_forward(const Plan* p, Py_ssize_t task, work zero) noexce
 
 # ---- backward ----
 
-cdef void channel_slopes(const Array* x, Array* dy, const char* row, const char* drow, const work* table, Py_ssize_t k,
-                         double* sums, double* products) noexcept nogil:
+cdef inline void channel_slopes_as(bint narrow, const Array* x, Array* dy, const char* row, const char* drow, const work* table, Py_ssize_t k,
+                                   double* sums, double* products) noexcept nogil:
     """sum dy and sum dy * (x - shift) * scale of a channel"""
     cdef Slopes c
-    c.shifted = True
+    c.shifted, c.narrow = True, narrow
     c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
-    c.narrow = narrow_both(x, dy)
     c.shift, c.scale = table[SHIFT * TOGETHER + k], table[SCALE * TOGETHER + k]
     c.first, c.stop = 0, x.segments * x.length
     row_slopes(&c, x, dy, row, drow, c.stop, sums, products, table[0])
+
+
+cdef void channel_slopes(const Array* x, Array* dy, const char* row, const char* drow, const work* table, Py_ssize_t k,
+                         double* sums, double* products) noexcept nogil:
+    channel_slopes_as(False, x, dy, row, drow, table, k, sums, products)
+
+
+cdef void narrow_channel_slopes(const Array* x, Array* dy, const char* row, const char* drow, const float* table, Py_ssize_t k,
+                                double* sums, double* products) noexcept nogil:
+    channel_slopes_as(True, x, dy, row, drow, table, k, sums, products)
 
 
 cdef void channels_slopes(Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t first, Py_ssize_t m, const work* table, double* s,
@@ -235,7 +244,10 @@ cdef void channels_slopes(Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_
         for k in range(m):
             channel = first + k
             taken = by_mask(x, inside, r + channel // x.channels, channel % x.channels, table[SHIFT * TOGETHER + k], &filled)
-            channel_slopes(taken, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
+            if narrow_both(taken, dy):
+                narrow_channel_slopes(taken, dy, row + k * x.channel, drow + k * dy.channel, <const float*>table, k, rows.sums[k], rows.squares[k])
+            else:
+                channel_slopes(taken, dy, row + k * x.channel, drow + k * dy.channel, table, k, rows.sums[k], rows.squares[k])
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)

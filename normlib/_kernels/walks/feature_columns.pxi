@@ -12,6 +12,7 @@ cdef struct Strip:
     char* y_at
     Beside beside
     Py_ssize_t n, width
+    bint straight       # elements of 16 bits are read, and written, where they lie
     void* kept          # its elements in the working type, `taken` positions of them; NULL: taken anew each time
     Py_ssize_t taken
     Writer writer
@@ -26,6 +27,8 @@ cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
     s.dy.data = NULL
     if p.dy != NULL:
         open_columns(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
+    s.straight = (CONVERTS and s.x.itemsize == sizeof(half_t) and s.y.dtype == s.x.dtype and s.x.position == s.x.itemsize
+                  and s.y.position == s.y.itemsize and (p.dy == NULL or s.dy.position == s.dy.itemsize) and not p.fused and not p.round_first)
     open_beside(&s.beside, p, zero)
     open_writer(&s.writer, p.streaming)
     s.n, s.kept, s.taken = p.length, NULL, 0
@@ -44,7 +47,7 @@ cdef inline void go_to(Strip* s, Py_ssize_t sample, Py_ssize_t column, Py_ssize_
 
 cdef inline void keep_strip(Strip* s, const Plan* p, Py_ssize_t width, work zero) noexcept nogil:
     """Room for a strip of so many columns, where it is worth it; without memory for it they are taken anew each time."""
-    if work is float and s.n * width * <Py_ssize_t>sizeof(work) <= p.strip_bytes:
+    if work is float and not s.straight and s.n * width * <Py_ssize_t>sizeof(work) <= p.strip_bytes:
         s.kept = malloc(s.n * width * sizeof(work))
 
 
@@ -68,7 +71,7 @@ cdef void block_moments(Strip* s, Py_ssize_t first, Py_ssize_t stop, const work*
     cdef work a[2 * WHOLE]
     cdef double lost[2 * WHOLE]
     cdef Columns c
-    cdef Py_ssize_t i, k, last, step = CHUNK if s.kept != NULL or s.x.plain else WINDOW
+    cdef Py_ssize_t i, k, last, step = CHUNK if s.kept != NULL or s.x.plain or s.straight else WINDOW
     cdef const work* t
     c.width, c.centered = s.width, centered
     begin_sums(sums, squares, lost, s.width, shift[0])
@@ -76,6 +79,10 @@ cdef void block_moments(Strip* s, Py_ssize_t first, Py_ssize_t stop, const work*
         last = min(i + CHUNK, stop)
         for k from i <= k < last by step:
             c.n, c.begin = min(step, last - k), k == i
+            if s.straight:
+                c.x, c.level = s.x.apart // s.x.itemsize, s.x.level
+                narrow_chunk_moments(s.x.dtype, &c, s.at + k * s.x.apart, <const float*>shift, <float*>a)
+                continue
             t = positions_of(s, k, c.n, &c.x, shift[0])
             c.level = s.x.level if s.kept == NULL and s.x.plain else 1
             chunk_moments(&c, t, shift, a)
@@ -172,6 +179,18 @@ cdef const work* times_factors(const work* t, Py_ssize_t* apart, Py_ssize_t n, P
     return room
 
 
+cdef void strip_straight(Strip* s, const Affine* c, const Block* b, Py_ssize_t i, work zero) noexcept nogil:
+    """b.rows positions from i on, forward or backward, as they are stored."""
+    cdef char* to = s.y_at + i * s.y.apart
+    cdef char* u = s.room if s.writer.streaming else to
+    if s.dy.data == NULL:
+        normalize_in(s.x.dtype, c, b, s.at + i * s.x.apart, u, zero)
+    else:
+        descend_in(s.x.dtype, c, b, s.at + i * s.x.apart, s.dy_at + i * s.dy.apart, u, zero)
+    if s.writer.streaming:
+        send_positions(&s.y, to, &s.writer, u, b.rows, b.width)
+
+
 cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scaled) noexcept nogil:
     cdef const work* w = <const work*>p.weight
     cdef const work* bias = <const work*>p.bias
@@ -185,13 +204,16 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
     cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
     beside(&c, table, WIDE)
     c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, ws, bs
-    b.width, b.ahead = s.width, 0
-    b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else s.width
+    b.width, b.ahead, b.x = s.width, 0, s.x.apart // s.x.itemsize
+    b.y = s.y.apart // s.y.itemsize if not s.writer.streaming and (direct or (s.straight and not scaled)) else s.width
     for i from 0 <= i < s.n by WINDOW:
         b.rows = min(<Py_ssize_t>WINDOW, s.n - i)
         for k in range(b.rows):
             ws[k] = w[i + k] if w != NULL else 1
             bs[k] = bias[i + k] if bias != NULL else <work>NOTHING
+        if s.straight and not scaled:
+            strip_straight(s, &c, &b, i, table[0])
+            continue
         t = positions_of(s, i, b.rows, &b.x, table[0])
         if scaled:
             t = times_factors(t, &b.x, b.rows, s.width, table + FACTOR * WIDE, <work*>s.room)
@@ -239,167 +261,3 @@ cdef void feature_columns_forward(const Plan* p, Py_ssize_t task, work zero) noe
     width = min(width, p.width - column)
     if width > 0:
         strip_forward(p, sample, column, width, zero)
-
-
-# ---- backward ----
-
-cdef void strip_gradients(Strip* s, const Plan* p, const work* table, double* sums, double* products) noexcept nogil:
-    """sums[j] = sum g, products[j] = sum g * (x - shift[j]) * scale[j] over the positions of a strip"""
-    cdef work a[2 * WHOLE]
-    cdef double more[2 * WIDE]
-    cdef double lost[2 * WHOLE]
-    cdef double block_lost[2 * WHOLE]
-    cdef Columns c
-    cdef Py_ssize_t block, i, k, last, stop, step = CHUNK if s.x.plain and s.dy.plain else WINDOW
-    cdef const work* w = <const work*>p.weight
-    cdef const work* t
-    cdef const work* g
-    c.width, c.weighted = s.width, w != NULL
-    c.level = s.x.level if s.x.plain and s.dy.plain else 1
-    begin_sums(sums, products, lost, s.width, table[0])
-    for block from 0 <= block < s.n by BLOCK:
-        stop = min(block + BLOCK, s.n)
-        begin_sums(more, more + WIDE, block_lost, s.width, table[0])
-        for i from block <= i < stop by CHUNK:
-            last = min(i + CHUNK, stop)
-            for k from i <= k < last by step:
-                c.n, c.begin = min(step, last - k), k == i
-                t = positions_of(s, k, c.n, &c.x, table[0])
-                g = take_positions(&s.dy, s.dy_at + k * s.dy.apart, c.n, s.width, <work*>s.dy_room, &c.dy)
-                chunk_gradients(&c, t, g, table, WIDE, at(w, k, w != NULL), a)
-            add_columns(a, a + WHOLE, s.width, more, more + WIDE, block_lost, table[0])
-        end_sums(more, more + WIDE, block_lost, s.width, table[0])
-        add_columns(more, more + WIDE, s.width, sums, products, lost, table[0])
-    end_sums(sums, products, lost, s.width, table[0])
-
-
-cdef void strip_coefficients(Strip* s, const Plan* p, Py_ssize_t first, work* table) noexcept nogil:
-    """Statistics of the columns, which lie from `first` on, and the coefficients that the sums give (`descent`)."""
-    cdef work* shift = table + SHIFT * WIDE
-    cdef work* delta = table + DELTA * WIDE
-    cdef work* scale = table + SCALE * WIDE
-    cdef double sums[WIDE]
-    cdef double products[WIDE]
-    cdef Py_ssize_t j
-    memset(table, 0, TABLE * WIDE * sizeof(work))
-    split_given(at(p.mean, first, p.centered), p.rstd + first, s.width, table, WIDE, False)
-    strip_gradients(s, p, table, sums, products)
-    for j in range(s.width):
-        descent(sums[j] if p.centered else 0, about_mean(products[j], sums[j], delta[j], scale[j]), s.n, delta[j], scale[j],
-                table + MEAN_G * WIDE + j, table + SLOPE * WIDE + j)
-
-
-cdef inline void cross_lanes(const work* x, const work* dy, const work* table, Py_ssize_t m, work* sw, work* sb, bint part) noexcept nogil:
-    """What columns add to dweight = sum dy * z and dbias = sum dy of their position"""
-    cdef work z[LANES]
-    cdef work g[LANES]
-    cdef work v[LANES]
-    cdef work d[LANES]
-    cdef work r[LANES]
-    cdef work one = unit(table[0])
-    cdef Py_ssize_t l
-    load_lanes(x, m, z, part)
-    load_lanes(dy, m, g, part)
-    load_lanes(table + SHIFT * WIDE, m, v, part)
-    load_lanes(table + DELTA * WIDE, m, d, part)
-    load_lanes(table + SCALE * WIDE, m, r, part)
-    for l in range(LANES):
-        sw[l] += g[l] * ((minus(z[l], v[l], one) - d[l]) * r[l])
-        sb[l] += g[l]
-
-
-cdef void cross_rounded(const Plan* p, const work* x, const work* dy, const work* table, Py_ssize_t width, work* sw, work* sb) noexcept nogil:
-    """cross_lanes of a position, where the weight was multiplied by rounded values"""
-    cdef work z[WIDE]
-    cdef work one = 1, nothing = <work>NOTHING
-    cdef Affine c
-    cdef Block b
-    cdef Py_ssize_t j
-    beside(&c, table, WIDE)
-    c.statistics, c.center, c.weight, c.bias, c.of_weight, c.of_bias = MANY, MANY, ONE, ONE, &one, &nothing
-    b.rows, b.width, b.ahead, b.x, b.y = 1, width, 0, width, width
-    normalize_by(p, &c, &b, x, z)
-    for j in range(width):
-        sw[j % LANES] += dy[j] * z[j]
-        sb[j % LANES] += dy[j]
-
-
-cdef void cross_position(const Plan* p, const work* x, const work* dy, const work* table, Py_ssize_t width, double* dw, double* db) noexcept nogil:
-    cdef work sw[LANES]
-    cdef work sb[LANES]
-    cdef Py_ssize_t j = 0
-    clear(sw)
-    clear(sb)
-    if p.round_first:
-        cross_rounded(p, x, dy, table, width, sw, sb)
-        j = width
-    while j + LANES <= width:
-        cross_lanes(x + j, dy + j, table + j, LANES, sw, sb, False)
-        j += LANES
-    if j < width:
-        cross_lanes(x + j, dy + j, table + j, width - j, sw, sb, True)
-    dw[0], db[0] = tree(sw), tree(sb)
-
-
-cdef void strip_descend(Strip* s, const Plan* p, Py_ssize_t part, const work* table) noexcept nogil:
-    """dx, and dweight and dbias of each position"""
-    cdef const work* w = <const work*>p.weight
-    cdef work ws[WINDOW]
-    cdef double dw[WINDOW]
-    cdef double db[WINDOW]
-    cdef Affine c
-    cdef Block b
-    cdef Py_ssize_t i, k
-    cdef const work* t
-    cdef const work* g
-    cdef char* to
-    cdef bint direct = s.y.plain and not s.writer.streaming and not p.fused
-    beside(&c, table, WIDE)
-    c.statistics, c.center, c.through, c.weight, c.of_weight = MANY, MANY, MANY, ONE, ws
-    b.width, b.ahead, b.dy_ahead = s.width, 0, 0
-    b.y = s.y.apart // <Py_ssize_t>sizeof(work) if direct else s.width
-    for i from 0 <= i < s.n by WINDOW:
-        b.rows = min(<Py_ssize_t>WINDOW, s.n - i)
-        t = positions_of(s, i, b.rows, &b.x, table[0])
-        g = take_positions(&s.dy, s.dy_at + i * s.dy.apart, b.rows, s.width, <work*>s.dy_room, &b.dy)
-        for k in range(b.rows):
-            ws[k] = w[i + k] if w != NULL else 1
-            if p.weight_grads:
-                cross_position(p, t + k * b.x, g + k * b.dy, table, s.width, &dw[k], &db[k])
-        if p.weight_grads:
-            add_gradients(p, part * s.n + i, dw, db, b.rows, table[0])
-        to = s.y_at + i * s.y.apart
-        descend(&c, &b, t, g, <work*>to if direct else <work*>s.dy_room)
-        if p.fused:
-            follow_positions(&s.beside, i, 0, b.rows, s.width, <work*>s.dy_room)
-        if not direct:
-            give_positions(&s.y, to, &s.writer, <work*>s.dy_room, b.rows, s.width)
-
-
-cdef void feature_columns_strips(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
-    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1, column, sample, task
-    cdef work table[TABLE * WIDE]
-    cdef Strip s
-    open_strip(&s, p, zero)
-    if not s.x.plain:
-        keep_strip(&s, p, strip, zero)
-    for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
-        sample, column = task // strips, task % strips * strip
-        go_to(&s, sample, column, min(strip, p.width - column))
-        strip_coefficients(&s, p, sample * p.width + column, table)
-        strip_descend(&s, p, part, table)
-    free(s.kept)
-    close_writer(&s.writer)
-
-
-cdef void feature_columns_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
-    """The strips go by way of the table of steps: their frame and that of `strip_forward` are never on the stack at once."""
-    cdef Py_ssize_t strip = p.strip, strips = (p.width - 1) // strip + 1, column, task
-    if p.before != NULL:
-        for task in range(part * p.batch, min((part + 1) * p.batch, p.samples * strips)):
-            column = task % strips * strip
-            if p.before.upstream:
-                strip_forward(p.before, task // strips, column, min(strip, p.width - column), zero)
-            else:
-                strip_before(p.before, task // strips, column, min(strip, p.width - column), zero)
-    run(FEATURE_COLUMNS_STRIPS, p, part)
