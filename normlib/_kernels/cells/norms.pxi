@@ -105,7 +105,7 @@ cdef void back_through(const Cell* c, Py_ssize_t k, Py_ssize_t r, const work* dz
     open_array(&a, p, NULL, &p.xs, p.dtype, dz[0])
     given_statistics(p, r * p.groups, p.groups, table, False)
     s.shifted = s.weighted = s.weight_grads = True
-    s.first, s.stop = 0, n
+    s.first, s.stop, s.rows = 0, n, 1
     beside(&row, table, TOGETHER)
     row.statistics = row.center = row.through = ONE
     row.weight, row.bias = MANY, ABSENT

@@ -10,6 +10,9 @@ cdef struct Slopes:
     void* dweight
     void* dbias
     Py_ssize_t first, stop      # the elements of the row that are taken, by whole blocks
+    Py_ssize_t rows             # short ones that lie evenly, whose statistics are in the table; else 1
+    Py_ssize_t x_apart, dy_apart
+    const void* table
     Py_ssize_t x_ahead, dy_ahead
 
 
@@ -74,6 +77,19 @@ cdef inline void few_slopes(const Slopes* c, const stored* x, const stored* dy, 
             return
     slope_lanes(c, x, dy, i, n - i, a, q, True)
     fold_moments(a, q, sums, products, True, more)
+
+
+cdef inline void rows_few_slopes(const Slopes* given, const stored* x, const stored* dy, Py_ssize_t n, double* sums, double* products,
+                                 work zero) noexcept nogil:
+    """add_slopes of c.rows rows of n < ROUND * LANES elements"""
+    cdef Slopes c = given[0]
+    cdef const work* shift = <const work*>c.table + SHIFT * TOGETHER
+    cdef const work* delta = <const work*>c.table + DELTA * TOGETHER
+    cdef const work* scale = <const work*>c.table + SCALE * TOGETHER
+    cdef Py_ssize_t k
+    for k in range(c.rows):
+        c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
+        few_slopes(&c, x + k * c.x_apart, dy + k * c.dy_apart, n, sums + 8 * k, products + 8 * k, False, zero)
 
 
 cdef inline void short_slopes(const work* x, const work* dy, Py_ssize_t n, Py_ssize_t x_apart, Py_ssize_t dy_apart, Py_ssize_t m,
@@ -157,6 +173,13 @@ cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const
 cdef inline void narrow_row_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
                                    double* sums, double* products) noexcept nogil:
     cdef Py_ssize_t whole = n - n % (ROUND * LANES), i
+    if c.rows > 1:
+        c.x_ahead, c.dy_ahead = x.ahead, dy.ahead
+        if x.dtype == F16:
+            rows_few_slopes(c, <const half_t*>row, <const half_t*>drow, n, sums, products, <float>0)
+        else:
+            rows_few_slopes(c, <const bf16_t*>row, <const bf16_t*>drow, n, sums, products, <float>0)
+        return
     for i from c.first <= i < min(whole, c.stop) by BLOCK:
         narrow_slopes(c, x, dy, row, drow, i, n, sums, products)
     if whole < c.stop:
@@ -176,6 +199,10 @@ cdef inline void working_row_slopes(Slopes* c, const Array* x, const Array* dy, 
     cdef Py_ssize_t whole = n - n % (ROUND * LANES), i, m
     cdef const work* t
     cdef const work* g
+    if c.rows > 1:
+        c.x_ahead, c.dy_ahead = x.ahead, dy.ahead
+        rows_few_slopes(c, <const work*>row, <const work*>drow, n, sums, products, zero)
+        return
     if work is double and whole > BLOCK:
         memset(lost, 0, sizeof(lost))
     for i from c.first <= i < min(whole, c.stop) by BLOCK:

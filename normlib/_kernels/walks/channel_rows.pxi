@@ -215,7 +215,7 @@ cdef inline void channel_slopes_as(bint narrow, const Array* x, Array* dy, const
     c.shifted, c.narrow = True, narrow
     c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
     c.shift, c.scale = table[SHIFT * TOGETHER + k], table[SCALE * TOGETHER + k]
-    c.first, c.stop = 0, x.segments * x.length
+    c.first, c.stop, c.rows = 0, x.segments * x.length, 1
     row_slopes(&c, x, dy, row, drow, c.stop, sums, products, table[0])
 
 

@@ -311,6 +311,17 @@ cdef inline Py_ssize_t rows_by_blocks(const Plan* p, work zero) noexcept nogil:
     return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, WIDE_LOT_BYTES // bytes))
 
 
+cdef inline bint all_even(const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, Slopes* c) noexcept nogil:
+    """Whether m rows from r on lie evenly in both, where they need not be taken to a panel; then how far apart."""
+    cdef Py_ssize_t size = x.itemsize
+    if not ((x.plain and dy.plain) or (narrow_both(x, dy) and x.position == size and dy.position == size)):
+        return False
+    if not (evenly(x, r, m, &c.x_apart) and evenly(dy, r, m, &c.dy_apart)):
+        return False
+    c.x_apart, c.dy_apart = c.x_apart // size, c.dy_apart // size
+    return True
+
+
 cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssize_t r, Py_ssize_t m, const work* w, work* dw, work* table) noexcept nogil:
     """Statistics and coefficients (`descent`) of m <= TOGETHER rows from r on, and their share of dweight and dbias."""
     cdef Rows rows
@@ -324,11 +335,12 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
     cdef work* scale = table + SCALE * TOGETHER
     cdef Py_ssize_t n = p.parameters, together = rows_by_blocks(p, table[0]), step = BLOCK if together > 1 else n, first, k
     c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads and not p.round_first
+    c.rows, c.table = m if n < ROUND * LANES and p.inside == NULL and all_even(x, dy, r, m, &c) else 1, table
     memset(delta, 0, TOGETHER * sizeof(work))
     given_statistics(p, r, m, table, False)
     for first from 0 <= first < n by step:
         c.first, c.stop = first, min(first + step, n)
-        for k in range(m):
+        for k from 0 <= k < m by c.rows:
             look_ahead_of(x, p, r + k, together)
             look_ahead_of(dy, p, r + k, together)
             c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
