@@ -191,15 +191,11 @@ cdef void chunk_moments(const Columns* c, const work* x, const work* shift, work
 
 
 cdef void narrow_chunk_moments(Dtype dtype, const Columns* c, const char* x, const float* shift, float* a) noexcept nogil:
-    """chunk_moments of 16-bit elements where they lie"""
-    if dtype == F16 and c.centered:
+    """chunk_moments about means, of 16-bit elements where they lie"""
+    if dtype == F16:
         chunk_moments_as(c, <const half_t*>x, shift, a, True)
-    elif dtype == F16:
-        chunk_moments_as(c, <const half_t*>x, shift, a, False)
-    elif c.centered:
-        chunk_moments_as(c, <const bf16_t*>x, shift, a, True)
     else:
-        chunk_moments_as(c, <const bf16_t*>x, shift, a, False)
+        chunk_moments_as(c, <const bf16_t*>x, shift, a, True)
 
 
 # ---- gradients ----

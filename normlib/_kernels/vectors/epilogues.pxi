@@ -40,9 +40,9 @@ cdef void add_narrow(const narrow* a, const narrow* b, narrow* to, Py_ssize_t n)
 
 cdef void add_in(Dtype dtype, const char* a, const char* b, char* to, Py_ssize_t n, work zero) noexcept nogil:
     """`add_elements` of elements as they lie in memory."""
-    if dtype == F16:
+    if CONVERTS and dtype == F16:
         add_narrow(<const half_t*>a, <const half_t*>b, <half_t*>to, n)
-    elif dtype == BF16:
+    elif CONVERTS and dtype == BF16:
         add_narrow(<const bf16_t*>a, <const bf16_t*>b, <bf16_t*>to, n)
     else:
         add_elements(<const work*>a, <const work*>b, <work*>to, n)

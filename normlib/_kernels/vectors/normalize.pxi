@@ -251,12 +251,12 @@ cdef inline void normalize(const Affine* c, const Block* b, const work* x, work*
 
 
 cdef inline void normalize_in(Dtype dtype, const Affine* c, const Block* b, const char* x, char* y, work zero) noexcept nogil:
-    """`normalize` of elements as they lie in memory."""
+    """`normalize` of elements as they lie in memory; of 16 bits only where lanes are converted by instructions."""
     if work is float:
-        if dtype == F16:
+        if CONVERTS and dtype == F16:
             normalize_stored(c, b, <const half_t*>x, <half_t*>y, zero)
             return
-        if dtype == BF16:
+        if CONVERTS and dtype == BF16:
             normalize_stored(c, b, <const bf16_t*>x, <bf16_t*>y, zero)
             return
     normalize_stored(c, b, <const work*>x, <work*>y, zero)
@@ -289,10 +289,10 @@ cdef inline void descend(const Affine* c, const Block* b, const work* x, const w
 
 cdef inline void descend_in(Dtype dtype, const Affine* c, const Block* b, const char* x, const char* dy, char* dx, work zero) noexcept nogil:
     if work is float:
-        if dtype == F16:
+        if CONVERTS and dtype == F16:
             descend_stored(c, b, <const half_t*>x, <const half_t*>dy, <half_t*>dx, zero)
             return
-        if dtype == BF16:
+        if CONVERTS and dtype == BF16:
             descend_stored(c, b, <const bf16_t*>x, <const bf16_t*>dy, <bf16_t*>dx, zero)
             return
     descend_stored(c, b, <const work*>x, <const work*>dy, <work*>dx, zero)

@@ -5,6 +5,7 @@ cdef struct Slopes:
     # What is known of a row. The vectors beside it are of the working type; what is absent is told by constants.
     bint shifted, corrected, weighted, weight_grads, bias_grads
     bint narrow         # x and dy are of 16 bits
+    bint apart          # the row may lie in several runs
     double shift, delta, scale
     const void* weight
     void* dweight
@@ -158,7 +159,7 @@ cdef inline void narrow_slopes(Slopes* c, const Array* x, const Array* dy, const
     cdef const char* t = lying(x, row, i, m)
     cdef const char* g = lying(dy, drow, i, m)
     c.x_ahead, c.dy_ahead = ahead_of(x, i, n), ahead_of(dy, i, n)
-    if t == NULL or g == NULL:
+    if c.apart and (t == NULL or g == NULL):
         gather(x, row, i, m, room)
         gather(dy, drow, i, m, droom)
         c.x_ahead = c.dy_ahead = 0
@@ -226,7 +227,7 @@ cdef inline void row_slopes(Slopes* c, const Array* x, const Array* dy, const ch
                             double* sums, double* products, work zero) noexcept nogil:
     """add_slopes of a row of n elements, or of some blocks of it; of float64 all at once"""
     if work is float:
-        if c.narrow:
+        if CONVERTS and c.narrow:
             narrow_row_slopes(c, x, dy, row, drow, n, sums, products)
             return
     working_row_slopes(c, x, dy, row, drow, n, sums, products, zero)

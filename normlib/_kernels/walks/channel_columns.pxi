@@ -1,7 +1,6 @@
 # BatchNorm, GroupNorm and InstanceNorm in channels-last memory: `length` positions of `width` neighbouring channels, a
 # statistic for each group of `channels` of them. The vectors run across the channels. A pass has steps, so that many
 # threads can share one sample: sums of blocks of positions, then statistics, then the element-wise step.
-
 #
 # The backward passes take sums of dy and dy * z of each channel, by blocks of positions, which are dbias and dweight and,
 # weighted, the means that dx needs; then dx = rstd * (g - mean(g) - z * mean(g * z)).
@@ -106,7 +105,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
             else:
                 c.begin = True
                 for k from 0 <= k < last by step:
-                    if dense and not x.plain:
+                    if CONVERTS and dense and not x.plain:
                         c.x, c.n = x.apart // x.itemsize, min(step, last - k)
                         narrow_chunk_moments(x.dtype, &c, at + k * x.apart, <const float*>(shift + j), <float*>a)
                         c.begin = False
@@ -268,7 +267,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
             else:
                 c.begin = True
                 for k from 0 <= k < last by step:
-                    if dense and not x.plain:
+                    if CONVERTS and dense and not x.plain:
                         c.x, c.dy, c.n = x.apart // x.itemsize, dy.apart // x.itemsize, min(step, last - k)
                         narrow_chunk_gradients(x.dtype, &c, at + k * x.apart, dy_at + k * dy.apart, <const float*>(table + j), p.padded, NULL, <float*>a)
                         c.begin = False

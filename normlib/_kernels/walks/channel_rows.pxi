@@ -212,7 +212,7 @@ cdef inline void channel_slopes_as(bint narrow, const Array* x, Array* dy, const
                                    double* sums, double* products) noexcept nogil:
     """sum dy and sum dy * (x - shift) * scale of a channel"""
     cdef Slopes c
-    c.shifted, c.narrow = True, narrow
+    c.shifted, c.narrow, c.apart = True, narrow, True
     c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
     c.shift, c.scale = table[SHIFT * TOGETHER + k], table[SCALE * TOGETHER + k]
     c.first, c.stop, c.rows = 0, x.segments * x.length, 1

@@ -27,7 +27,7 @@ cdef inline void open_strip(Strip* s, const Plan* p, work zero) noexcept nogil:
     s.dy.data = NULL
     if p.dy != NULL:
         open_columns(&s.dy, p, p.dy, &p.ds, p.dtype, zero)
-    s.straight = (CONVERTS and s.x.itemsize == sizeof(half_t) and s.y.dtype == s.x.dtype and s.x.position == s.x.itemsize
+    s.straight = (CONVERTS and p.centered and s.x.itemsize == sizeof(half_t) and s.y.dtype == s.x.dtype and s.x.position == s.x.itemsize
                   and s.y.position == s.y.itemsize and (p.dy == NULL or s.dy.position == s.dy.itemsize) and not p.fused and not p.round_first)
     open_beside(&s.beside, p, zero)
     open_writer(&s.writer, p.streaming)
@@ -79,7 +79,7 @@ cdef void block_moments(Strip* s, Py_ssize_t first, Py_ssize_t stop, const work*
         last = min(i + CHUNK, stop)
         for k from i <= k < last by step:
             c.n, c.begin = min(step, last - k), k == i
-            if s.straight:
+            if CONVERTS and s.straight:
                 c.x, c.level = s.x.apart // s.x.itemsize, s.x.level
                 narrow_chunk_moments(s.x.dtype, &c, s.at + k * s.x.apart, <const float*>shift, <float*>a)
                 continue
@@ -211,7 +211,7 @@ cdef void strip_normalize(Strip* s, const Plan* p, const work* table, bint scale
         for k in range(b.rows):
             ws[k] = w[i + k] if w != NULL else 1
             bs[k] = bias[i + k] if bias != NULL else <work>NOTHING
-        if s.straight and not scaled:
+        if CONVERTS and s.straight and not scaled:
             strip_straight(s, &c, &b, i, table[0])
             continue
         t = positions_of(s, i, b.rows, &b.x, table[0])

@@ -21,7 +21,7 @@ cdef void strip_gradients(Strip* s, const Plan* p, const work* table, double* su
             last = min(i + CHUNK, stop)
             for k from i <= k < last by step:
                 c.n, c.begin = min(step, last - k), k == i
-                if s.straight:
+                if CONVERTS and s.straight:
                     c.x, c.dy = s.x.apart // s.x.itemsize, s.dy.apart // s.dy.itemsize
                     narrow_chunk_gradients(s.x.dtype, &c, s.at + k * s.x.apart, s.dy_at + k * s.dy.apart, <const float*>table, WIDE,
                                            <const float*>at(w, k, w != NULL), <float*>a)
@@ -194,7 +194,7 @@ cdef void feature_columns_strips(const Plan* p, Py_ssize_t part, work zero) noex
         sample, column = task // strips, task % strips * strip
         go_to(&s, sample, column, min(strip, p.width - column))
         strip_coefficients(&s, p, sample * p.width + column, table)
-        if s.straight:
+        if CONVERTS and s.straight:
             strip_descend_straight(&s, p, part, <const float*>table)
         else:
             strip_descend(&s, p, part, table)

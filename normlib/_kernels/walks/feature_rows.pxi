@@ -229,10 +229,11 @@ cdef enum:
     WIDE_LOT_BYTES = 1 << 17    # of rows of x and dy that are taken block by block
 
 
-cdef inline void slopes_by_kind(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
-                                double* products, work zero) noexcept nogil:
+cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                         double* products, work zero) noexcept nogil:
     """row_slopes, where what is absent is a constant"""
     cdef Slopes k = c[0]
+    k.narrow = False
     if c.shifted and c.weighted and c.weight_grads:
         k.shifted = k.corrected = k.bias_grads = k.weighted = k.weight_grads = True
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
@@ -265,16 +266,26 @@ cdef inline void slopes_by_kind(Slopes* c, const Array* x, const Array* dy, cons
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
 
 
-cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
-                         double* products, work zero) noexcept nogil:
-    c.narrow = False
-    slopes_by_kind(c, x, dy, row, drow, n, sums, products, zero)
-
-
 cdef void narrow_feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
                                 double* products) noexcept nogil:
-    c.narrow = True
-    slopes_by_kind(c, x, dy, row, drow, n, sums, products, <float>0)
+    """feature_slopes of 16 bits that lie side by side, with a weight; others go by way of a panel, which makes for less code."""
+    cdef Slopes k = c[0]
+    k.narrow = k.weighted = True
+    k.apart = False
+    if c.shifted and c.weight_grads:
+        k.shifted = k.corrected = k.bias_grads = k.weight_grads = True
+        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+    elif c.shifted:
+        k.shifted = k.corrected = True
+        k.weight_grads = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+    elif c.weight_grads:
+        k.weight_grads = True
+        k.shifted = k.corrected = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+    else:
+        k.shifted = k.corrected = k.weight_grads = k.bias_grads = False
+        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
 
 
 cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const work* table, work* dw,
@@ -311,10 +322,14 @@ cdef inline Py_ssize_t rows_by_blocks(const Plan* p, work zero) noexcept nogil:
     return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, WIDE_LOT_BYTES // bytes))
 
 
+cdef inline bint narrow_rows(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n) noexcept nogil:
+    return c.weighted and narrow_both(x, dy) and lying(x, row, 0, n) != NULL and lying(dy, drow, 0, n) != NULL
+
+
 cdef inline bint all_even(const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, Slopes* c) noexcept nogil:
     """Whether m rows from r on lie evenly in both, where they need not be taken to a panel; then how far apart."""
     cdef Py_ssize_t size = x.itemsize
-    if not ((x.plain and dy.plain) or (narrow_both(x, dy) and x.position == size and dy.position == size)):
+    if not ((x.plain and dy.plain) or (c.weighted and narrow_both(x, dy) and x.position == size and dy.position == size)):
         return False
     if not (evenly(x, r, m, &c.x_apart) and evenly(dy, r, m, &c.dy_apart)):
         return False
@@ -346,7 +361,7 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
             c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
             c.weight, c.dweight, c.dbias = at(w, first, w != NULL), at(dw, first, dw != NULL), at(dw, n + first, dw != NULL)
             taken = by_mask(x, inside, r + k, 0, c.shift, &filled)
-            if narrow_both(taken, dy):
+            if narrow_rows(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n):
                 narrow_feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k])
             else:
                 feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
@@ -417,7 +432,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     cdef Array* dy
     cdef bint direct
     open_pass(&s, p, zero)
-    direct = not open_inside(&inside, p, NULL, True, zero) and p.before == NULL and straight(p, &s.x) and straight(p, &s.dy)
+    direct = not open_inside(&inside, p, NULL, True, zero) and p.before == NULL and w != NULL and straight(p, &s.x) and straight(p, &s.dy)
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:
