@@ -76,6 +76,11 @@ cdef inline void open_columns(Array* a, const Plan* p, const char* data, const S
     a.plain = size == sizeof(work) and a.position == size
 
 
+cdef inline bint loadable(const Array* a) noexcept nogil:
+    """Whether lanes are loaded where its elements lie: they are neighbours, of the working type or of one that instructions convert."""
+    return a.position == a.itemsize and (a.plain or CONVERTS)
+
+
 cdef inline char* row_at(const Array* a, Py_ssize_t r) noexcept nogil:
     r -= a.first
     if a.groups == 1:

@@ -97,7 +97,6 @@ cdef inline void short_slopes(const work* x, const work* dy, Py_ssize_t n, Py_ss
                               const work* table, double (*sums)[8], double (*products)[8]) noexcept nogil:
     """add_slopes of m channels of n < ROUND * LANES elements, so many apart"""
     cdef Slopes c
-    cdef Py_ssize_t k
     cdef const work* shift = table + SHIFT * TOGETHER
     cdef const work* scale = table + SCALE * TOGETHER
     if work is float and SHORT_ROWS:
@@ -106,9 +105,8 @@ cdef inline void short_slopes(const work* x, const work* dy, Py_ssize_t n, Py_ss
     c.shifted = True
     c.corrected = c.weighted = c.weight_grads = c.bias_grads = False
     c.x_ahead = c.dy_ahead = 0
-    for k in range(m):
-        c.shift, c.scale = shift[k], scale[k]
-        few_slopes(&c, x + k * x_apart, dy + k * dy_apart, n, sums[k], products[k], False, table[0])
+    c.rows, c.x_apart, c.dy_apart, c.table = m, x_apart, dy_apart, table
+    rows_few_slopes(&c, x, dy, n, sums[0], products[0], table[0])
 
 
 cdef inline void slopes_round(const Slopes* c, const stored* x, const stored* dy, Py_ssize_t i, work* a, work* q) noexcept nogil:

@@ -88,7 +88,7 @@ cdef void channel_columns_moments(const Plan* p, Py_ssize_t task, work zero) noe
     shift = table_of(p, tile.sample, SHIFT, zero) + tile.column
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     mask = mask_of(p, &tile)
-    dense = mask.data == NULL and x.position == x.itemsize and (x.plain or CONVERTS)
+    dense = mask.data == NULL and loadable(&x)
     columns, step = (<Py_ssize_t>WHOLE, <Py_ssize_t>CHUNK) if dense else (out_of_panel(zero) // ROUND, <Py_ssize_t>ROUND)
     c.centered, c.level = True, p.level if dense else 1
     for j from 0 <= j < tile.width by columns:
@@ -249,7 +249,7 @@ cdef void channel_columns_gradients(const Plan* p, Py_ssize_t task, work zero) n
     open_columns(&x, p, p.x, &p.xs, p.dtype, zero)
     open_columns(&dy, p, p.dy, &p.ds, p.dtype, zero)
     mask = mask_of(p, &tile)
-    dense = mask.data == NULL and x.position == x.itemsize and dy.position == dy.itemsize and (x.plain or CONVERTS)
+    dense = mask.data == NULL and loadable(&x) and loadable(&dy)
     columns, step = (<Py_ssize_t>WHOLE, <Py_ssize_t>CHUNK) if dense else (out_of_panel(zero) // ROUND, <Py_ssize_t>ROUND)
     c.weighted, c.level = False, p.level if dense else 1
     for j from 0 <= j < tile.width by columns:

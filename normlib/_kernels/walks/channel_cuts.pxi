@@ -47,7 +47,7 @@ cdef void open_cut(Cut* c, const Plan* p, const Tile* tile, work zero) noexcept 
 
 cdef inline bint cut_straight(const Cut* s, const Plan* p, const Array* x) noexcept nogil:
     """Whether elements go from x to y as they are stored, without a panel."""
-    return x.dtype == s.y.dtype and x.position == x.itemsize and s.y.position == s.y.itemsize and not p.fused and (x.plain or CONVERTS)
+    return x.dtype == s.y.dtype and loadable(x) and s.y.position == s.y.itemsize and not p.fused
 
 
 cdef inline Py_ssize_t window_of(const Array* x, Py_ssize_t width, bint copied, bint near, work zero) noexcept nogil:

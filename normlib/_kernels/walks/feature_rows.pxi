@@ -216,7 +216,7 @@ cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     if p.rstd != NULL:
         p.rstd[0] = found.rstd
     feature_kinds(&c, p, <const work*>p.weight, table)
-    if found.factor != 1 or not (row.plain or CONVERTS):
+    if found.factor != 1 or not loadable(&row):
         row_in_pieces(p, &row, &c, <work>found.factor)
         return
     b.rows, b.width, b.x, b.y, b.ahead = 1, p.length, p.length, p.length, 0
@@ -329,7 +329,7 @@ cdef inline bint narrow_rows(const Slopes* c, const Array* x, const Array* dy, c
 cdef inline bint all_even(const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, Slopes* c) noexcept nogil:
     """Whether m rows from r on lie evenly in both, where they need not be taken to a panel; then how far apart."""
     cdef Py_ssize_t size = x.itemsize
-    if not ((x.plain and dy.plain) or (c.weighted and narrow_both(x, dy) and x.position == size and dy.position == size)):
+    if not ((x.plain and dy.plain) or (c.weighted and narrow_both(x, dy) and loadable(x) and loadable(dy))):
         return False
     if not (evenly(x, r, m, &c.x_apart) and evenly(dy, r, m, &c.dy_apart)):
         return False

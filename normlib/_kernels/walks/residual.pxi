@@ -12,8 +12,7 @@ cdef struct Residual:
 
 
 cdef inline bint dense(const Array* a, Py_ssize_t row, Dtype dtype) noexcept nogil:
-    return (a.dtype == dtype and a.position == a.itemsize and (a.plain or CONVERTS) and a.whole and a.groups == 1
-            and a.sample == row * a.itemsize)
+    return a.dtype == dtype and loadable(a) and a.whole and a.groups == 1 and a.sample == row * a.itemsize
 
 
 cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work zero) noexcept nogil:

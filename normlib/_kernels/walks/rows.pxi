@@ -259,8 +259,8 @@ cdef bint inside_statistics(const Plan* p, Array* x, Inside* inside, Py_ssize_t 
 
 cdef inline bint straight(const Plan* p, const Array* x) noexcept nogil:
     """Whether elements go from x to y as they are stored, without a panel."""
-    return (x.dtype == p.y_dtype and x.position == x.itemsize and (p.ys.position == 1 or p.length == 1)
-            and not p.round_first and (x.plain or (CONVERTS and not p.fused)))
+    return (x.dtype == p.y_dtype and loadable(x) and (p.ys.position == 1 or p.length == 1)
+            and not p.round_first and (x.plain or not p.fused))
 
 
 cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) noexcept nogil:
