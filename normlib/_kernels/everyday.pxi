@@ -1,4 +1,4 @@
-# The everyday call: rows without gaps, of which nothing is asked but y.
+# The everyday call: rows without gaps, of which nothing is asked but y, and the sum with a residual.
 
 cdef bint dense(normlib_array* view, object given, int ndim, const Py_ssize_t* shape) except -1:
     """An exact ndarray without gaps, seen with that shape."""
@@ -19,18 +19,24 @@ cdef inline bint vector(normlib_array* view, object given, const Py_ssize_t* sha
             and cnp.PyArray_DIM(<cnp.ndarray>given, 0) == shape[0])
 
 
+cdef inline bint result(normlib_array* view, object given, cnp.ndarray x, const Py_ssize_t* shape) except -1:
+    """An array that may be written, of the shape of x."""
+    return (dense(view, given, 2, shape) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>given) and PyArray_SAMESHAPE(x, <cnp.ndarray>given))
+
+
 cdef object everyday(int number, PyObject** a):
-    """LayerNorm or RMSNorm of an array without gaps, over the last axis, which is asked for y alone, and not so long that signals should
-    end it. All else is NotImplemented, and goes the way of `check`, which takes longer than a row should wait."""
+    """LayerNorm or RMSNorm of an array without gaps, over the last axis, which is asked for y alone, or y and a sum, and not so long that
+    signals should end it. All else is NotImplemented, and goes the way of `check`, which takes longer than a row should wait."""
     cdef bint centered = number == NORMLIB_LAYER_NORM
     cdef PyObject** rest = a + 2 + centered     # axis, eps, out, return_stats, fused
     cdef normlib_call call
-    cdef normlib_array views[4]
+    cdef normlib_array views[6]
     cdef Py_ssize_t[2] shape
     cdef Py_ssize_t axis
     cdef int status
     cdef cnp.ndarray x, y
-    if <object>rest[3] is not False or <object>rest[4] or type(<object>rest[1]) is not float or not dense(&views[0], <object>a[0], 2, shape):
+    residual = sum = None
+    if <object>rest[3] is not False or type(<object>rest[1]) is not float or not dense(&views[0], <object>a[0], 2, shape):
         return NotImplemented
     x = <object>a[0]
     if not is_dtype(views[0].dtype) or cnp.PyArray_NDIM(x) == 0 or cnp.PyArray_SIZE(x) == 0 or cnp.PyArray_NBYTES(x) >= WATCH_BYTES:
@@ -45,11 +51,25 @@ cdef object everyday(int number, PyObject** a):
         return NotImplemented
     if centered and not vector(&views[2], <object>a[2], shape + 1, &call.bias):
         return NotImplemented
+    if <object>rest[4]:
+        for name, value in (<dict>rest[4]).items():
+            if name == "residual":
+                residual = value
+            elif name == "residual_out":
+                sum = value
+            elif value is not None:
+                return NotImplemented
+        if (not dense(&views[4], residual, 2, shape) or not PyArray_SAMESHAPE(x, <cnp.ndarray>residual)):
+            return NotImplemented
+        sum = new_like(x, cnp.PyArray_TYPE(x)) if sum is None else sum
+        if not result(&views[5], sum, x, shape):
+            return NotImplemented
+        call.residual, call.sum = &views[4], &views[5]
     if <object>rest[2] is None:
         y = new_like(x, cnp.PyArray_TYPE(x))
     else:
         y = <object>rest[2] if cnp.PyArray_CheckExact(<object>rest[2]) else None
-    if y is None or not dense(&views[3], y, 2, shape) or not cnp.PyArray_ISWRITEABLE(y) or not PyArray_SAMESHAPE(x, y):
+    if y is None or not result(&views[3], y, x, shape):
         return NotImplemented
     if call.eps <= 0 or not plain(&call):
         return NotImplemented
@@ -58,4 +78,6 @@ cdef object everyday(int number, PyObject** a):
     else:
         with nogil:
             status = one_pass(&call)
-    return NotImplemented if status else y
+    if status:
+        return NotImplemented
+    return y if sum is None else (y, sum)

@@ -10,10 +10,10 @@ from normlib._kernels.check cimport clear
 from normlib._kernels.convert cimport widen
 from normlib._kernels.header cimport (
     NORMLIB_ABI_VERSION, NORMLIB_BAD_VALUE, NORMLIB_LAYER_NORM, NORMLIB_NO_MEMORY, NORMLIB_NOT_TAKEN, NORMLIB_NULL, NORMLIB_RMS_NORM,
-    NOTHING, arrays_of, normlib_api, normlib_array, normlib_call,
+    NOTHING, OF_RESIDUAL, OF_SUM, arrays_of, normlib_api, normlib_array, normlib_call,
 )
 from normlib._kernels.parallel cimport default_threads, set_default_threads
-from normlib._kernels.plan cimport ALONE_BYTES, F32, F64, FEATURE_ROW, Dtype, Plan, Run, size_of
+from normlib._kernels.plan cimport ALONE_BYTES, F32, F64, FEATURE_ROW, SUM_ROW, Dtype, Plan, Run, size_of
 from normlib._kernels.schedule cimport execute
 from normlib import description
 
@@ -45,14 +45,14 @@ cdef int call_of(const normlib_call* given) noexcept nogil:
 
 
 cdef bint plain(const normlib_call* c) noexcept nogil:
-    """Whether this is the everyday call: rows without gaps, nothing wrong, nothing asked for but y and statistics. All others, and all
-    that is wrong, go the way of `check`, which takes longer than a row should wait."""
+    """Whether this is the everyday call: rows without gaps, nothing wrong, nothing asked for but y, the sum with a residual, and
+    statistics. All others, and all that is wrong, go the way of `check`, which takes longer than a row should wait."""
     cdef const normlib_array* x = c.x
     cdef const normlib_array* y = c.y
     if c.op != NORMLIB_LAYER_NORM and (c.op != NORMLIB_RMS_NORM or c.bias != NULL or c.mean != NULL):
         return False
     if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.dx | <size_t>c.dsum
-            | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.residual | <size_t>c.sum | <size_t>c.gate
+            | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.gate
             | <size_t>c.dgate | <size_t>c.where | <size_t>c.scale | <size_t>c.new_scale | c.axes | <size_t>c.activation | <size_t>c.gate_first
             | <size_t>c.round_first) or x == NULL or y == NULL:
         return False
@@ -69,7 +69,28 @@ cdef bint plain(const normlib_call* c) noexcept nogil:
     return ((x.data == y.data or apart(y, x, x.shape[0] * x.shape[1] * size_of(x.dtype)))
             and plain_parameter(c.weight, x, y) and plain_parameter(c.bias, x, y)
             and plain_statistic(c.mean, c) and plain_statistic(c.rstd, c)
-            and (c.mean == NULL or c.rstd == NULL or apart(c.mean, c.rstd, x.shape[0] * sizeof(double))))
+            and (c.mean == NULL or c.rstd == NULL or apart(c.mean, c.rstd, x.shape[0] * sizeof(double)))
+            and (c.residual == c.sum or plain_sum(c)))
+
+
+cdef inline bint as_x(const normlib_array* a, const normlib_array* x) noexcept nogil:
+    """Whether an array has the form of x."""
+    return (a != NULL and a.dtype == x.dtype and a.ndim == 2 and a.strides == NULL and a.shape != NULL and a.shape[0] == x.shape[0]
+            and a.shape[1] == x.shape[1] and a.data != NULL and not <size_t>a.data & (size_of(x.dtype) - 1))
+
+
+cdef bint plain_sum(const normlib_call* c) noexcept nogil:
+    """A residual, and a sum that may be the residual or x, and else is apart from all."""
+    cdef Py_ssize_t bytes
+    if not as_x(c.residual, c.x) or not as_x(c.sum, c.x):
+        return False
+    bytes = c.x.shape[0] * c.x.shape[1] * size_of(c.x.dtype)
+    return (apart(c.y, c.x, bytes) and apart(c.y, c.residual, bytes) and apart(c.y, c.sum, bytes)
+            and (c.sum.data == c.x.data or apart(c.sum, c.x, bytes))
+            and (c.sum.data == c.residual.data or apart(c.sum, c.residual, bytes))
+            and plain_parameter(c.weight, c.x, c.sum) and plain_parameter(c.bias, c.x, c.sum)
+            and (c.mean == NULL or (apart(c.mean, c.sum, bytes) and apart(c.mean, c.residual, bytes)))
+            and (c.rstd == NULL or (apart(c.rstd, c.sum, bytes) and apart(c.rstd, c.residual, bytes))))
 
 
 cdef inline bint plain_parameter(const normlib_array* a, const normlib_array* x, const normlib_array* y) noexcept nogil:
@@ -131,6 +152,10 @@ cdef int one_pass(const normlib_call* c) noexcept nogil:
     return status
 
 
+cdef inline void companion(Plan* p, int view, const normlib_array* a) noexcept nogil:
+    p.companion[view].data, p.companion[view].dtype, p.companion[view].span = <char*>a.data, p.dtype, p.xs
+
+
 cdef inline int rows_pass(const normlib_call* c, const char* weight, const char* bias) noexcept nogil:
     """Of one row what its kernel reads is all that is filled in."""
     cdef Plan p
@@ -143,10 +168,18 @@ cdef inline int rows_pass(const normlib_call* c, const char* weight, const char*
     p.x, p.y, p.mean, p.rstd = <const char*>c.x.data, <char*>c.y.data, <double*>data_of(c.mean), <double*>data_of(c.rstd)
     p.weight, p.bias = weight, bias
     if alone:
+        if c.sum != NULL:
+            p.dy, p.y = <const char*>c.residual.data, <char*>c.sum.data
+            _run(SUM_ROW, &p, 0)
+            p.x, p.y = p.y, <char*>c.y.data
         _run(FEATURE_ROW, &p, 0)
         return 0
     p.y_dtype, p.itemsize, p.groups = p.dtype, size, 1
     rows_without_gaps(&p, c.x.shape[0], c.x.shape[1])
+    if c.sum != NULL:
+        p.fused = True
+        companion(&p, OF_RESIDUAL, c.residual)
+        companion(&p, OF_SUM, c.sum)
     p.bytes = p.samples * p.length * p.itemsize
     return wrong(NORMLIB_NO_MEMORY, NOTHING) if execute(_run, &p, c.threads if c.threads else default_threads()) else 0
 

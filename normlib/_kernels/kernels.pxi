@@ -10,7 +10,7 @@ from normlib._kernels.header cimport BESIDE, INPUTS, OF_DY, OF_GATE, OF_RESIDUAL
 from normlib._kernels.plan cimport (
     ABREAST, BF16, BLOCK, BOOL, CHUNK, F16, F32, F64, I8, LANES, LINE, SCALED, SETTLED, AGAIN, LAST, WIDE, Dtype, Plan, Run, Span, Step, WATCH_BYTES,
     few_rows, View, line_of, round_up, size_of, view_of, y_bytes,
-    CHANNEL_COLUMNS, FEATURE_ROW, FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
+    CHANNEL_COLUMNS, FEATURE_ROW, SUM_ROW, FEATURE_ROWS, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, FEATURE_COLUMNS_STRIPS,
     CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -72,6 +72,7 @@ cdef void set_steps():
     in_float[FEATURE_ROWS_BACKWARD], in_double[FEATURE_ROWS_BACKWARD] = feature_rows_backward, feature_rows_backward
     in_float[FEATURE_ROWS_PARTS], in_double[FEATURE_ROWS_PARTS] = feature_rows_parts, feature_rows_parts
     in_float[FEATURE_ROW], in_double[FEATURE_ROW] = feature_row, feature_row
+    in_float[SUM_ROW], in_double[SUM_ROW] = sum_row, sum_row
     in_float[FEATURE_COLUMNS_FORWARD], in_double[FEATURE_COLUMNS_FORWARD] = feature_columns_forward, feature_columns_forward
     in_float[FEATURE_COLUMNS_BACKWARD], in_double[FEATURE_COLUMNS_BACKWARD] = feature_columns_backward, feature_columns_backward
     in_float[FEATURE_COLUMNS_STRIPS], in_double[FEATURE_COLUMNS_STRIPS] = feature_columns_strips, feature_columns_strips

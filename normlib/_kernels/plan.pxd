@@ -123,6 +123,7 @@ cdef enum:  # Step
     FEATURE_ROWS_BACKWARD
     FEATURE_ROWS_PARTS
     FEATURE_ROW     # one alone, see `alone_row`
+    SUM_ROW         # y = x + dy, of `length` neighbouring elements
     FEATURE_COLUMNS_FORWARD
     FEATURE_COLUMNS_BACKWARD
     FEATURE_COLUMNS_STRIPS

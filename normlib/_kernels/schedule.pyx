@@ -3,7 +3,7 @@
 Results do not depend on the number of threads: weight gradients are summed over parts that the shape alone decides."""
 
 from libc.stdlib cimport calloc, free, malloc
-from normlib._kernels.header cimport OF_DADD, OF_DGATE, OF_DSUM, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, VIEWS
+from normlib._kernels.header cimport BESIDE, OF_DADD, OF_DGATE, OF_DSUM, OF_DY, OF_GATE, OF_RESIDUAL, OF_SUM, OF_WHERE, OUTPUTS, VIEWS
 from normlib._kernels.machine cimport machine
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
@@ -100,6 +100,14 @@ cdef void product(Plan* p, Plan* before, const View* gate, const View* to) noexc
     p.before = before
 
 
+cdef inline bint has_epilogue(const Plan* p) noexcept nogil:
+    cdef int view
+    for view in range(BESIDE, OUTPUTS):
+        if p.companion[view].data != NULL:
+            return True
+    return p.activation != 0
+
+
 cdef void begin_with(Plan* p, Plan* before) noexcept nogil:
     """The pass that writes x + residual, or that or x times what the gate lets through, and x is taken from there."""
     cdef View gate = p.companion[OF_GATE], y
@@ -111,6 +119,7 @@ cdef void begin_with(Plan* p, Plan* before) noexcept nogil:
     elif p.companion[OF_RESIDUAL].data != NULL:
         gate.data = NULL
         product(p, before, &gate, &p.companion[OF_SUM])
+    p.fused = has_epilogue(p)
 
 
 cdef int execute(Run run, Plan* p, int threads) noexcept nogil:

@@ -223,6 +223,25 @@ cdef void feature_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     normalize_in(row.dtype, &c, &b, p.x, p.y, zero)
 
 
+cdef void sum_row(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
+    """The sum with a residual that a row alone is taken from."""
+    cdef work room[ABREAST]
+    cdef work more[ABREAST]
+    cdef Array row
+    cdef const work* t
+    cdef const work* a
+    cdef Py_ssize_t i, m
+    open_run(&row, p.dtype, p.length, zero)
+    if loadable(&row):
+        add_in(p.dtype, p.x, p.dy, p.y, p.length, zero)
+        return
+    for i from 0 <= i < p.length by ABREAST:
+        m = min(<Py_ssize_t>ABREAST, p.length - i)
+        t, a = take(&row, p.x, i, m, room), take(&row, p.dy, i, m, more)
+        add_elements(t, a, room, m)
+        narrow_to(&row, room, m, p.y + i * row.itemsize)
+
+
 # ---- backward ----
 
 cdef enum:

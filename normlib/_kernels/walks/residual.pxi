@@ -5,14 +5,15 @@ cdef struct Residual:
     const Plan* plan
     Array x, more, sum, gate, y
     Py_ssize_t row, step    # elements of a row, and those to compute at once
-    bint dense              # rows of a sum lie one after the other in all three
+    bint loadable           # a sum is taken where its elements lie
+    bint dense              # and its rows lie one after the other in all three
     bint streaming          # sums go past the caches too
     bint kept               # what is normalized stays where it is computed
     Writer writer
 
 
-cdef inline bint dense(const Array* a, Py_ssize_t row, Dtype dtype) noexcept nogil:
-    return a.dtype == dtype and loadable(a) and a.whole and a.groups == 1 and a.sample == row * a.itemsize
+cdef inline bint dense(const Array* a, Py_ssize_t row) noexcept nogil:
+    return a.groups == 1 and a.sample == row * a.itemsize
 
 
 cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work zero) noexcept nogil:
@@ -31,7 +32,9 @@ cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work 
     s.streaming = streaming and s.more.data != NULL and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
     s.kept = s.streaming or (gate.data != NULL and p.dy == NULL and p.form == FEATURE_ROWS and s.row <= panel_of(zero))
     open_writer(&s.writer, s.streaming)
-    s.dense = gate.data == NULL and dense(&s.x, s.row, p.dtype) and dense(&s.more, s.row, p.dtype) and dense(&s.sum, s.row, p.dtype)
+    s.loadable = (more.data != NULL and gate.data == NULL and loadable(&s.x) and s.x.whole and loadable(&s.more) and s.more.whole
+                  and loadable(&s.sum) and s.sum.whole)
+    s.dense = s.loadable and dense(&s.x, s.row) and dense(&s.more, s.row) and dense(&s.sum, s.row)
     s.step = ABREAST
     if gate.data == NULL and s.x.plain and s.x.whole and s.more.plain and s.more.whole and s.sum.plain and s.sum.whole:
         s.step = s.row
@@ -113,6 +116,26 @@ cdef void send_rounded(Writer* writer, const Array* a, char* at, work* t, Py_ssi
         wrote(writer, m * a.itemsize)
 
 
+cdef Array* residual_loaded(Residual* s, Py_ssize_t r, Py_ssize_t m, Py_ssize_t step, Array* taken, char* room, work zero) noexcept nogil:
+    """As `residual_taken`, in the dtype of x. While the sums leave for memory, the x of as many rows further on is prefetched, and the
+    residual while y does."""
+    cdef Py_ssize_t size = s.x.itemsize, bytes = s.row * size, last = s.plan.samples * s.plan.groups - 1, i, k, n
+    cdef const char* ahead
+    cdef char* u
+    for k in range(m):
+        u, ahead = room + k * step * size, row_at(&s.x, min(r + k + m, last))
+        add_in(s.x.dtype, row_at(&s.x, r + k), row_at(&s.more, r + k), u, s.row, zero)
+        for i from 0 <= i < bytes by ABREAST * size:
+            n = min(ABREAST * size, bytes - i)
+            prefetch_bytes(ahead + i, n)
+            send(&s.writer, row_at(&s.sum, r + k) + i, u + i, n)
+    in_room(&s.sum, r, step, taken, <work*>room)
+    taken.dtype, taken.itemsize, taken.position, taken.sample = s.x.dtype, size, size, step * size
+    taken.segment, taken.channel, taken.plain = s.sum.segment, s.sum.channel, s.x.plain
+    taken.later = row_at(&s.more, min(r + m, last)) - room
+    return taken
+
+
 cdef Array* residual_taken(Residual* s, Py_ssize_t r, Py_ssize_t m, Py_ssize_t step, Array* taken, work* room) noexcept nogil:
     """residual_rows for m rows from r on, in room, with sums past the caches."""
     cdef work more[ABREAST]
@@ -121,6 +144,8 @@ cdef Array* residual_taken(Residual* s, Py_ssize_t r, Py_ssize_t m, Py_ssize_t s
     cdef const work* a
     cdef const work* t
     cdef Py_ssize_t i, k, n
+    if s.streaming and s.loadable:
+        return residual_loaded(s, r, m, step, taken, <char*>room, room[0])
     for k in range(m):
         u = room + k * step
         for i from 0 <= i < s.row by ABREAST:
