@@ -155,6 +155,24 @@ def test_dx_may_take_the_place_of_any_input(backend, op, dtype, alone):
                 assert checks.same_bits(a, b), (case, name)
 
 
+@each_op
+@pytest.mark.parametrize("length", [37, 300, 891, 1500])
+def test_dx_may_take_the_place_of_dy_however_many_rows_are_taken_at_once(backend, op, length):
+    """What an activation makes of dy is made for more rows at a time than the norm takes, and once."""
+    if OPS[op].kind == "feature":
+        case = Case(op, (71, length), {"axis": -1}, fused={"activation": "silu"})
+    else:
+        groups = {"num_groups": 33} if op == "group_norm" else {}
+        case = Case(op, (2, 33, length), {"channel_axis": 1, **groups}, fused={"activation": "silu"})
+    x, weight, bias, dy = case.inputs()
+    _, statistics = checks.with_statistics(case, x, weight, bias)
+    expected = checks.call_backward(case, dy, x, weight, **statistics)
+    found = checks.call_backward(case, dy, x, weight, **statistics, out=dy)
+    assert found[0] is dy
+    for a, b in zip(found, expected, strict=True):
+        assert checks.same_bits(a, b)
+
+
 def past_the_caches(op, dtype, **fused):
     """Passes that move more than 12 MB stream their outputs, in the loops of each family."""
     if OPS[op].kind == "feature":

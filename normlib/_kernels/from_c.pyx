@@ -80,12 +80,12 @@ cdef inline bint as_x(const normlib_array* a, const normlib_array* x) noexcept n
 
 
 cdef bint plain_sum(const normlib_call* c) noexcept nogil:
-    """A residual, and a sum that may be the residual or x, and else is apart from all."""
+    """A residual, and a sum that may be the residual or x, and else is apart from all; y may be x where that is not the sum."""
     cdef Py_ssize_t bytes
     if not as_x(c.residual, c.x) or not as_x(c.sum, c.x):
         return False
     bytes = c.x.shape[0] * c.x.shape[1] * size_of(c.x.dtype)
-    return (apart(c.y, c.x, bytes) and apart(c.y, c.residual, bytes) and apart(c.y, c.sum, bytes)
+    return (apart(c.y, c.residual, bytes) and apart(c.y, c.sum, bytes)
             and (c.sum.data == c.x.data or apart(c.sum, c.x, bytes))
             and (c.sum.data == c.residual.data or apart(c.sum, c.residual, bytes))
             and plain_parameter(c.weight, c.x, c.sum) and plain_parameter(c.bias, c.x, c.sum)

@@ -36,6 +36,11 @@ cdef inline bint dense_runs(const Plan* p) noexcept nogil:
     return p.ys.channel == 1 or p.width == 1
 
 
+cdef inline bint in_place(const Plan* p) noexcept nogil:
+    """Whether y is an array that is read: then its lines are in cache when they are written."""
+    return p.y == p.x or p.y == p.dy or p.y == p.companion[OF_RESIDUAL].data
+
+
 cdef inline Py_ssize_t arrays_of(const Plan* p, bint backward) noexcept nogil:
     """How many arrays of the size of x the pass reads and writes."""
     cdef Py_ssize_t view, many = 3 if backward and (p.weight_grads or not p.given) else 2
@@ -156,7 +161,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     p.l1_bytes, p.lot_bytes = machine.l1, machine.l2 // 4
     p.strip_bytes = STRIP_BYTES if backward and p.weight_grads else strip_of(threads)
     p.level = 2 + (traffic >= machine.beyond_l2) + (traffic >= machine.beyond_llc)
-    p.streaming = traffic >= machine.stream and dense_runs(p)
+    p.streaming = traffic >= machine.stream and dense_runs(p) and not in_place(p)
     if backward and p.fused:
         pull_back(p, &before, &first)
     else:

@@ -109,7 +109,7 @@ def slopes(u):
 
 
 def ends(spacing, u):
-    """Near where 16 pieces begin, and their ends: what rounds to the same multiple of the spacing, as a function u of it."""
+    """Near where 16 pieces begin, and their ends: what rounds to the same multiple of the spacing, a function of u."""
     return [[u(max(i + side, mpf(0)) * spacing) for side in (mpf(0), mpf(-0.5), mpf(0.5))] for i in range(16)]
 
 

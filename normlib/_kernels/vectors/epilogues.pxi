@@ -48,23 +48,43 @@ cdef void add_in(Dtype dtype, const char* a, const char* b, char* to, Py_ssize_t
         add_elements(<const work*>a, <const work*>b, <work*>to, n)
 
 
-cdef void relu(work* v, Py_ssize_t n) noexcept nogil:
-    """NaN stays, -0 becomes 0."""
+cdef inline work rectified(work v, work slope) noexcept nogil:
+    """relu where the slope is 0, else leaky_relu; NaN stays, and relu makes 0 of -0."""
+    return (0 if slope == 0 else v * slope) if v <= 0 else v
+
+
+cdef void rectify(work* v, const work* add, Py_ssize_t n, work slope) noexcept nogil:
+    """Of v, or of v + add."""
     cdef Py_ssize_t i
-    for i in range(n):
-        v[i] = 0 if v[i] <= 0 else v[i]
+    if add == NULL and slope == 0:
+        for i in range(n):
+            v[i] = rectified(v[i], <work>0)
+    elif slope == 0:
+        for i in range(n):
+            v[i] = rectified(v[i] + add[i], <work>0)
+    elif add == NULL:
+        for i in range(n):
+            v[i] = rectified(v[i], slope)
+    else:
+        for i in range(n):
+            v[i] = rectified(v[i] + add[i], slope)
 
 
-cdef void leaky_relu(work* v, Py_ssize_t n, work slope) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        v[i] = v[i] * slope if v[i] <= 0 else v[i]
-
-
-cdef void leaky_relu_slope(work* v, Py_ssize_t n, work slope) noexcept nogil:
+cdef void rectify_slope(work* v, Py_ssize_t n, work slope) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         v[i] = slope if v[i] <= 0 else 1
+
+
+cdef void through_rectifier(work* v, const work* add, const work* dy, Py_ssize_t n, work slope) noexcept nogil:
+    """v becomes dy times the slope at v, or at v + add."""
+    cdef Py_ssize_t i
+    if add == NULL:
+        for i in range(n):
+            v[i] = (0 if slope == 0 else dy[i] * slope) if v[i] <= 0 else dy[i]
+    else:
+        for i in range(n):
+            v[i] = (0 if slope == 0 else dy[i] * slope) if v[i] + add[i] <= 0 else dy[i]
 
 
 cdef void ones(work* v, Py_ssize_t n) noexcept nogil:
@@ -73,11 +93,18 @@ cdef void ones(work* v, Py_ssize_t n) noexcept nogil:
         v[i] = 1
 
 
+cdef inline bint rectifies(int activation) noexcept nogil:
+    return activation == RELU or activation == LEAKY_RELU
+
+
+cdef inline double below_0(int activation, double negative_slope) noexcept nogil:
+    """The slope of a rectifier there."""
+    return negative_slope if activation == LEAKY_RELU else 0
+
+
 cdef void apply(int activation, double negative_slope, work* v, Py_ssize_t n) noexcept nogil:
-    if activation == RELU:
-        relu(v, n)
-    elif activation == LEAKY_RELU:
-        leaky_relu(v, n, <work>negative_slope)
+    if rectifies(activation):
+        rectify(v, NULL, n, <work>below_0(activation, negative_slope))
     elif activation != NO_ACTIVATION:
         activate(activation, v, n, False)
 
@@ -86,8 +113,8 @@ cdef void apply_slope(int activation, double negative_slope, work* v, Py_ssize_t
     """v becomes f'(v)."""
     if activation == NO_ACTIVATION:
         ones(v, n)
-    elif activation == RELU or activation == LEAKY_RELU:
-        leaky_relu_slope(v, n, <work>(negative_slope if activation == LEAKY_RELU else 0))
+    elif rectifies(activation):
+        rectify_slope(v, n, <work>below_0(activation, negative_slope))
     else:
         activate(activation, v, n, True)
 
@@ -164,6 +191,13 @@ cdef void follow(const Plan* p, work* v, const void** beside, Py_ssize_t n) noex
             keep_inside(dgate, <const work*>beside[OF_WHERE], n)
         if beside[OF_DSUM] != NULL:
             add_elements(v, <const work*>beside[OF_DSUM], v, n)
+        return
+    if rectifies(p.activation) and gate == NULL:
+        if p.upstream:
+            through_rectifier(v, <const work*>beside[OF_ADD], dy, n, <work>below_0(p.activation, p.negative_slope))
+        else:
+            rectify(v, <const work*>beside[OF_ADD], n, <work>below_0(p.activation, p.negative_slope))
+        keep_inside(v, <const work*>beside[OF_WHERE], n)
         return
     if beside[OF_ADD] != NULL:
         add_elements(v, <const work*>beside[OF_ADD], v, n)

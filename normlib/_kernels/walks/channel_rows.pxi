@@ -357,11 +357,12 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             m = alike_rows(p, r, min(most, last - g), n)
             x, dy = &s.x, &s.dy
             if p.before != NULL and ready < g + m:
+                e = sample * p.groups + ready   # not from r on: what is ready may lie in dy
                 ready = min(last, g + (max(m, 2 * PANEL // n) if p.segments == 1 else m))
                 if p.before.upstream:
-                    channel_rows_from(p.before, r, sample * p.groups + ready, zero)
+                    channel_rows_from(p.before, e, sample * p.groups + ready, zero)
                 else:
-                    rows_before(p.before, r, sample * p.groups + ready, zero)
+                    rows_before(p.before, e, sample * p.groups + ready, zero)
             if not s.x.plain and not direct:
                 x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
             if not s.dy.plain and not direct:

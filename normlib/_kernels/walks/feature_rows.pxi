@@ -121,11 +121,12 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
     cdef Pass s
     cdef Array taken
     cdef Array* x
-    cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given, direct
+    cdef bint masked = open_inside(&inside, p, NULL, False, zero) and not p.given, direct, at_once
     open_pass(&s, p, zero)
     open_residual(&residual, p.before, p.streaming, zero)
     direct = straight(p, &s.x) and (p.before == NULL or not residual.kept)
     feature_kinds(&c, p, <const work*>p.weight, table)
+    at_once = p.before != NULL and summed_at_once(&residual, n) and not residual.kept and not masked and not p.given and direct
     if p.before != NULL and p.gate_first and residual.kept:
         most = min(most, panel_of(zero) // n)
     elif p.gate_first:
@@ -135,12 +136,15 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
         if p.before != NULL and residual.kept and m * n <= panel_of(zero):
             x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
         else:
-            if p.before != NULL:
+            if p.before != NULL and not at_once:
                 residual_rows(&residual, r, r + m, zero)
+                look_ahead_before(&residual, &s.x, p, r, m)
             if direct:
                 look_ahead_of(&s.x, p, r, 0)
             x = &s.x if direct and n >= ROUND * LANES else take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
-        if masked:
+        if at_once:
+            scaled = sums_statistics(p, x, &residual, r, m, table)
+        elif masked:
             scaled = inside_statistics(p, x, &inside, r, m, table)
         else:
             scaled = given_statistics(p, r, m, table, True) if p.given else rows_statistics(p, x, r, m, table)
@@ -457,11 +461,12 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     while r < stop:
         m = alike_rows(p, r, min(most, stop - r, LANES - (r - first) % LANES, in_a_sample(p, r)), n)
         if p.before != NULL and ready < r + m:
+            begin = ready       # not r: what is ready may lie in dy
             ready = min(stop, r + max(m, 2 * PANEL // n))   # more than a lot: to begin takes as long as some hundred elements
             if p.before.upstream:
-                feature_rows_from(p.before, r, ready, zero)
+                feature_rows_from(p.before, begin, ready, zero)
             else:
-                rows_before(p.before, r, ready, zero)
+                rows_before(p.before, begin, ready, zero)
         x, dy = &s.x, &s.dy
         if not direct:
             x = take_rows(x, r, m, step, &x_taken, <work*>s.room, panel_of(zero) // 2)

@@ -29,7 +29,7 @@ cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work 
         open_array(&s.sum, p, sum.data, &sum.span, sum.dtype, zero)
     if gate.data != NULL:
         open_array(&s.gate, p, gate.data, &gate.span, gate.dtype, zero)
-    s.streaming = streaming and s.more.data != NULL and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
+    s.streaming = streaming and s.more.data != NULL and s.sum.data != s.x.data and s.sum.data != s.more.data and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
     s.kept = s.streaming or (gate.data != NULL and p.dy == NULL and p.form == FEATURE_ROWS and s.row <= panel_of(zero))
     open_writer(&s.writer, s.streaming)
     s.loadable = (more.data != NULL and gate.data == NULL and loadable(&s.x) and s.x.whole and loadable(&s.more) and s.more.whole
@@ -82,6 +82,77 @@ cdef void residual_rows(const Residual* s, Py_ssize_t r, Py_ssize_t stop, work z
                 times_opened(s.plan.gate_activation, t, a, u, m)
                 give(&s.y, row_at(&s.y, r), i, &writer, u, m)
         r += 1
+
+
+cdef inline void look_ahead_before(const Residual* s, Array* sum, const Plan* p, Py_ssize_t r, Py_ssize_t m) noexcept nogil:
+    """While m rows of sums are summed, the residual of those that follow is prefetched, and their x while they are written."""
+    cdef Py_ssize_t next = min(r + m, p.samples * p.groups - 1)
+    if s.dense and p.level > 2:
+        sum.ahead, sum.later = row_at(&s.more, next) - row_at(sum, r), row_at(&s.x, next) - row_at(sum, r)
+
+
+# ---- rows of sums, which are summed as they are written: meanwhile what comes next is fetched ----
+
+cdef inline bint summed_at_once(const Residual* s, Py_ssize_t n) noexcept nogil:
+    return s.dense and s.x.dtype == F32 and n >= ROUND * LANES
+
+
+cdef inline void sum_sample(const work* x, const work* more, Py_ssize_t n, double* e) noexcept nogil:
+    """`row_sample` of x + more."""
+    cdef work room[SAMPLE]
+    cdef Py_ssize_t step = sample_step(n) * BLOCK, i, m
+    for i from 0 <= i < n by step:
+        m = min(<Py_ssize_t>SAMPLE, n - i)
+        add_elements(x + i, more + i, room, m)
+        fold_sample(room, m, e, i > 0)
+
+
+cdef inline void sum_moments(const work* x, const work* more, work* sum, Py_ssize_t n, double* sums, double* squares, work shift, bint centered,
+                             bint further) noexcept nogil:
+    """add_moments of the sum of n <= BLOCK elements"""
+    cdef work a[LANES]
+    cdef work q[LANES]
+    cdef Py_ssize_t i = 0
+    if n >= ROUND * LANES:
+        clear(a)
+        clear(q)
+        while True:
+            add_elements(x + i, more + i, sum + i, ROUND * LANES)
+            moments_round(sum + i, a, q, shift, centered, 0)
+            i += ROUND * LANES
+            if i + ROUND * LANES > n:
+                break
+        fold_moments(a, q, sums, squares, centered, further)
+    add_elements(x + i, more + i, sum + i, n - i)
+    while i < n:
+        few_moments(sum + i, min(<Py_ssize_t>FEW, n - i), sums, squares, shift, centered, further or i > 0, 0)
+        i += FEW
+
+
+cdef void sum_row_moments(const work* x, const work* more, work* sum, Py_ssize_t n, double* sums, double* squares, work shift, bint centered) noexcept nogil:
+    cdef Py_ssize_t i, m
+    for i from 0 <= i < n by BLOCK:
+        m = min(<Py_ssize_t>BLOCK, n - i)
+        if centered:
+            sum_moments(x + i, more + i, sum + i, m, sums, squares, shift, True, i > 0)
+        else:
+            sum_moments(x + i, more + i, sum + i, m, sums, squares, shift, False, i > 0)
+
+
+cdef bint sums_statistics(const Plan* p, const Array* x, const Residual* s, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+    """rows_statistics of rows of sums, x, which are written meanwhile."""
+    cdef Rows rows
+    cdef work* shift = table + SHIFT * TOGETHER
+    cdef Py_ssize_t k
+    memset(shift, 0, TOGETHER * sizeof(work))
+    for k in range(m if p.centered else 0):
+        sum_sample(<const work*>row_at(&s.x, r + k), <const work*>row_at(&s.more, r + k), s.row, rows.sample[k])
+    if p.centered:
+        shift_rows(&rows, m, sampled(s.row), shift)
+    for k in range(m):
+        sum_row_moments(<const work*>row_at(&s.x, r + k), <const work*>row_at(&s.more, r + k), <work*>row_at(&s.sum, r + k), s.row,
+                        rows.sums[k], rows.squares[k], shift[k], p.centered)
+    return settled(p, x, r, m, &rows, table)
 
 
 cdef void rows_before(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work zero) noexcept nogil:
