@@ -19,7 +19,7 @@ TOKENS = (1, 1), (1, 128), (8, 16)
 BATCHES = 1, 8
 
 
-def _text(name, *, dtype=None, **config):
+def _text(name, *, dtype="float32", **config):
     """A model of language of transformers, from the name of its class without ``Model``."""
     import torch
     import transformers
@@ -27,7 +27,7 @@ def _text(name, *, dtype=None, **config):
     transformers.logging.set_verbosity_error()  # or they say which kernels for GPUs are missing
     words = {"vocab_size": 1000, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config = getattr(transformers, f"{name.removesuffix('Encoder')}Config")(use_cache=False, **words, **config)
-    model = getattr(transformers, f"{name}Model")(config).to(dtype or torch.float32)
+    model = getattr(transformers, f"{name}Model")(config).to(getattr(torch, dtype))
     return model, *({"input_ids": torch.randint(5, 900, shape)} for shape in TOKENS)
 
 
@@ -45,12 +45,10 @@ def _inputs(*shape):
 
 
 def _gemma3():
-    import torch
-
     heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256}
     return _text(
         "Gemma3Text",
-        dtype=torch.bfloat16,
+        dtype="bfloat16",
         hidden_size=640,
         intermediate_size=2048,
         num_hidden_layers=6,
@@ -176,6 +174,10 @@ MODELS = {
     "DistilBERT": functools.partial(_text, "DistilBert", n_layers=4),
     "GPT-2": functools.partial(_text, "GPT2", n_layer=4),
     "Llama": functools.partial(_text, "Llama", hidden_size=576, **_SMOLLM),
+    "Llama, bfloat16": functools.partial(
+        _text, "Llama", dtype="bfloat16", hidden_size=768, intermediate_size=2048, num_attention_heads=12,
+        num_key_value_heads=4, num_hidden_layers=12,
+    ),
     "Gemma 3, bfloat16": _gemma3,
     "Qwen 3": functools.partial(
         _text, "Qwen3", hidden_size=1024, intermediate_size=3072, num_attention_heads=16, num_key_value_heads=8,
