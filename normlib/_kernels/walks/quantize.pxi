@@ -161,7 +161,7 @@ cdef void rows_values(Pass* s, const Array* x, Py_ssize_t r, Py_ssize_t m, const
     cdef Spot spot
     cdef Py_ssize_t k
     if x.plain and x.whole and x.groups == 1 and not s.plan.fused and not scaled:
-        b.rows, b.width, b.ahead = m, s.plan.parameters, 0
+        b.rows, b.width, b.ahead = m, s.plan.parameters, x.later
         b.x, b.y = x.sample // <Py_ssize_t>sizeof(work), step
         normalize_by(s.plan, c, &b, <const work*>row_at(x, r), panel)
         return

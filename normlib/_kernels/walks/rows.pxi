@@ -271,7 +271,7 @@ cdef inline bint written_from_l1(const Plan* p, const Array* x, Py_ssize_t n) no
         arrays += (p.weight != NULL) + (p.bias != NULL) + p.weight_grads * (1 + p.centered)
     if p.dy != NULL:
         arrays += arrays // 2       # measured: from two thirds of L1 on it takes longer
-    return p.streaming and straight(p, x) and arrays * n * x.itemsize <= p.l1_bytes
+    return p.streaming and (straight(p, x) or (x.plain and p.y_dtype == I8)) and arrays * n * x.itemsize <= p.l1_bytes
 
 
 cdef inline void look_ahead_of(Array* x, const Plan* p, Py_ssize_t r, Py_ssize_t together) noexcept nogil:
