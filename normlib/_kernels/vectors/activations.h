@@ -581,24 +581,18 @@ static inline double tanh_of_f64(double v)
 static inline int all_near(const float *p, float end)
 {
     int near = 1;
-    for (int l = 0; l < LANES; l += WIDTH) near &= all(AT_MOST(magnitude(load_floats(p + l)), of(end)));
+    for (int l = 0; l < LANES; l += VECTOR) near &= all(AT_MOST(magnitude(load_floats(p + l)), of(end)));
     return near;
 }
 
 /* Which lanes lie near decides each for itself; what is far is computed where there is such a one. */
 #define NEAR(name, near, end, of_far)                                                                                           \
     ON_ARRAYS(name, float, {                                                                                                    \
-        float far[LANES];                                                                                                       \
+        float v[LANES];                                                                                                         \
         int everywhere = all_near(p, end);                                                                                      \
-        if (everywhere)                                                                                                         \
-            for (int l = 0; l < LANES; l += WIDTH) store_floats(p + l, near(load_floats(p + l)));                               \
-        else {                                                                                                                  \
-            for (int l = 0; l < LANES; l++) far[l] = of_far(p[l]);                                                              \
-            for (int l = 0; l < LANES; l += WIDTH) {                                                                            \
-                floats v = load_floats(p + l);                                                                                  \
-                store_floats(p + l, choose(AT_MOST(magnitude(v), of(end)), near(v), load_floats(far + l)));                     \
-            }                                                                                                                   \
-        }                                                                                                                       \
+        if (!everywhere) memcpy(v, p, sizeof v);                                                                                \
+        _Pragma("GCC unroll 2") for (int l = 0; l < LANES; l += VECTOR) store_floats(p + l, near(load_floats(p + l)));           \
+        for (int l = 0; l < (everywhere ? 0 : LANES); l++) p[l] = fabsf(v[l]) <= end ? p[l] : of_far(v[l]);                     \
     })
 
 NEAR(sigmoid_f32, sigmoid_near, HALVES_END, sigmoid_of_f32)

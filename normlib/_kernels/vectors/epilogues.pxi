@@ -12,10 +12,20 @@
 from normlib._kernels.header cimport LEAKY_RELU, NO_ACTIVATION, OF_ADD, OF_DGATE, OF_DSUM, RELU
 
 
+cdef extern from "epilogues.h" nogil:
+    void add_f32(const float*, const float*, float*, Py_ssize_t)
+    void add_f64(const double*, const double*, double*, Py_ssize_t)
+    void rectify_f32(float*, const float*, Py_ssize_t, float)
+    void rectify_f64(double*, const double*, Py_ssize_t, double)
+    void through_rectifier_f32(float*, const float*, const float*, Py_ssize_t, float)
+    void through_rectifier_f64(double*, const double*, const double*, Py_ssize_t, double)
+
+
 cdef inline void add_elements(const work* a, const work* b, work* to, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        to[i] = a[i] + b[i]
+    if work is float:
+        add_f32(a, b, to, n)
+    else:
+        add_f64(a, b, to, n)
 
 
 cdef inline void add_lanes(const narrow* a, const narrow* b, narrow* to, Py_ssize_t m, bint part) noexcept nogil:
@@ -48,26 +58,12 @@ cdef void add_in(Dtype dtype, const char* a, const char* b, char* to, Py_ssize_t
         add_elements(<const work*>a, <const work*>b, <work*>to, n)
 
 
-cdef inline work rectified(work v, work slope) noexcept nogil:
-    """relu where the slope is 0, else leaky_relu; NaN stays, and relu makes 0 of -0."""
-    return (0 if slope == 0 else v * slope) if v <= 0 else v
-
-
-cdef void rectify(work* v, const work* add, Py_ssize_t n, work slope) noexcept nogil:
+cdef inline void rectify(work* v, const work* add, Py_ssize_t n, work slope) noexcept nogil:
     """Of v, or of v + add."""
-    cdef Py_ssize_t i
-    if add == NULL and slope == 0:
-        for i in range(n):
-            v[i] = rectified(v[i], <work>0)
-    elif slope == 0:
-        for i in range(n):
-            v[i] = rectified(v[i] + add[i], <work>0)
-    elif add == NULL:
-        for i in range(n):
-            v[i] = rectified(v[i], slope)
+    if work is float:
+        rectify_f32(v, add, n, slope)
     else:
-        for i in range(n):
-            v[i] = rectified(v[i] + add[i], slope)
+        rectify_f64(v, add, n, slope)
 
 
 cdef void rectify_slope(work* v, Py_ssize_t n, work slope) noexcept nogil:
@@ -76,15 +72,12 @@ cdef void rectify_slope(work* v, Py_ssize_t n, work slope) noexcept nogil:
         v[i] = slope if v[i] <= 0 else 1
 
 
-cdef void through_rectifier(work* v, const work* add, const work* dy, Py_ssize_t n, work slope) noexcept nogil:
+cdef inline void through_rectifier(work* v, const work* add, const work* dy, Py_ssize_t n, work slope) noexcept nogil:
     """v becomes dy times the slope at v, or at v + add."""
-    cdef Py_ssize_t i
-    if add == NULL:
-        for i in range(n):
-            v[i] = (0 if slope == 0 else dy[i] * slope) if v[i] <= 0 else dy[i]
+    if work is float:
+        through_rectifier_f32(v, add, dy, n, slope)
     else:
-        for i in range(n):
-            v[i] = (0 if slope == 0 else dy[i] * slope) if v[i] + add[i] <= 0 else dy[i]
+        through_rectifier_f64(v, add, dy, n, slope)
 
 
 cdef void ones(work* v, Py_ssize_t n) noexcept nogil:

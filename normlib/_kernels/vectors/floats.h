@@ -5,18 +5,18 @@
 #include "storage.h"
 
 #if defined(__AVX512F__) && defined(__GNUC__)
-#define WIDTH 16
+#define VECTOR 16
 #elif defined(__AVX2__) && defined(__GNUC__)
-#define WIDTH 8
+#define VECTOR 8
 #elif defined(__GNUC__)
-#define WIDTH 4
+#define VECTOR 4
 #else
-#define WIDTH 1
+#define VECTOR 1
 #endif
 
-#if WIDTH > 1
-typedef float floats __attribute__((vector_size(4 * WIDTH)));
-typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+#if VECTOR > 1
+typedef float floats __attribute__((vector_size(4 * VECTOR)));
+typedef uint32_t words __attribute__((vector_size(4 * VECTOR)));
 #else
 typedef float floats;
 typedef uint32_t words;
@@ -31,19 +31,19 @@ static inline floats magnitude(floats v) { return as_floats(as_words(v) & 0x7fff
 
 /* ---- choices: a <= b ? x : y, and for v < 0 ---- */
 
-#if WIDTH == 16
+#if VECTOR == 16
 #define AT_MOST(a, b) _mm512_cmp_ps_mask((__m512)(a), (__m512)(b), _CMP_LE_OQ)
 #define BELOW(a, b) _mm512_cmp_ps_mask((__m512)(a), (__m512)(b), _CMP_LT_OQ)
 typedef __mmask16 choice;
 static inline floats choose(choice c, floats x, floats y) { return (floats)_mm512_mask_blend_ps(c, (__m512)y, (__m512)x); }
 static inline int all(choice c) { return c == 0xffff; }
-#elif WIDTH == 8
+#elif VECTOR == 8
 #define AT_MOST(a, b) _mm256_cmp_ps((__m256)(a), (__m256)(b), _CMP_LE_OQ)
 #define BELOW(a, b) _mm256_cmp_ps((__m256)(a), (__m256)(b), _CMP_LT_OQ)
 typedef __m256 choice;
 static inline floats choose(choice c, floats x, floats y) { return (floats)_mm256_blendv_ps((__m256)y, (__m256)x, c); }
 static inline int all(choice c) { return _mm256_movemask_ps(c) == 0xff; }
-#elif WIDTH == 4
+#elif VECTOR == 4
 #define AT_MOST(a, b) ((words)((a) <= (b)))
 #define BELOW(a, b) ((words)((a) < (b)))
 typedef words choice;
@@ -61,13 +61,13 @@ static inline int all(choice c) { return c; }
 
 static inline floats pick(const float *table, words i)
 {
-#if WIDTH == 16
+#if VECTOR == 16
     return (floats)_mm512_permutexvar_ps((__m512i)i, _mm512_loadu_ps(table));
-#elif WIDTH == 8
+#elif VECTOR == 8
     __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)i);
     __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), (__m256i)i);
     return (floats)_mm256_blendv_ps(low, high, (__m256)(i << 28)); /* by bit 3 */
-#elif WIDTH == 4
+#elif VECTOR == 4
     floats found = {table[i[0] & 15], table[i[1] & 15], table[i[2] & 15], table[i[3] & 15]};
     return found;
 #else

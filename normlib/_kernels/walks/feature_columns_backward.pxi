@@ -70,10 +70,10 @@ cdef inline void cross_lanes(const stored* x, const stored* dy, const work* tabl
         sb[l] += g[l]
 
 
-cdef void cross_rounded(const Plan* p, const work* x, const work* dy, const work* table, Py_ssize_t width, work* sw, work* sb) noexcept nogil:
+cdef void cross_rounded(const Plan* p, const float* x, const float* dy, const float* table, Py_ssize_t width, float* sw, float* sb) noexcept nogil:
     """cross_lanes of a position, where the weight was multiplied by rounded values"""
-    cdef work z[WIDE]
-    cdef work one = 1, nothing = <work>NOTHING
+    cdef float z[WIDE]
+    cdef float one = 1, nothing = <float>NOTHING
     cdef Affine c
     cdef Block b
     cdef Py_ssize_t j
@@ -92,9 +92,10 @@ cdef void cross_position(const Plan* p, const work* x, const work* dy, const wor
     cdef Py_ssize_t j = 0
     clear(sw)
     clear(sb)
-    if p.round_first:
-        cross_rounded(p, x, dy, table, width, sw, sb)
-        j = width
+    if work is float:
+        if p.round_first:
+            cross_rounded(p, x, dy, table, width, sw, sb)
+            j = width
     while j + LANES <= width:
         cross_lanes(x + j, dy + j, table + j, LANES, sw, sb, False)
         j += LANES

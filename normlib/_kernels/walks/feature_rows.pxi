@@ -142,7 +142,7 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
             if direct:
                 look_ahead_of(&s.x, p, r, 0)
             x = &s.x if direct and n >= ROUND * LANES else take_rows(&s.x, r, m, step, &taken, <work*>s.room, panel_of(zero))
-        if at_once:
+        if work is float and at_once:
             scaled = sums_statistics(p, x, &residual, r, m, table)
         elif masked:
             scaled = inside_statistics(p, x, &inside, r, m, table)
@@ -252,75 +252,50 @@ cdef enum:
     WIDE_LOT_BYTES = 1 << 17    # of rows of x and dy that are taken block by block
 
 
-cdef void feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+cdef inline void slopes_of(bint narrow, const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
                          double* products, work zero) noexcept nogil:
-    """row_slopes, where what is absent is a constant"""
+    """row_slopes with a weight, where what is absent is a constant"""
     cdef Slopes k = c[0]
-    k.narrow = False
-    if c.shifted and c.weighted and c.weight_grads:
-        k.shifted = k.corrected = k.bias_grads = k.weighted = k.weight_grads = True
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    elif c.shifted and c.weighted:
-        k.shifted = k.corrected = k.weighted = True
-        k.weight_grads = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    elif c.shifted and c.weight_grads:
-        k.shifted = k.corrected = k.weight_grads = k.bias_grads = True
-        k.weighted = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    elif c.shifted:
-        k.shifted = k.corrected = True
-        k.weighted = k.weight_grads = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    elif c.weighted and c.weight_grads:
-        k.weighted = k.weight_grads = True
-        k.shifted = k.corrected = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    elif c.weighted:
-        k.weighted = True
-        k.shifted = k.corrected = k.weight_grads = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    elif c.weight_grads:
-        k.weight_grads = True
-        k.shifted = k.corrected = k.weighted = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-    else:
-        k.shifted = k.corrected = k.weighted = k.weight_grads = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
-
-
-cdef void narrow_feature_slopes(Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
-                                double* products) noexcept nogil:
-    """feature_slopes of 16 bits that lie side by side, with a weight; others go by way of a panel, which makes for less code."""
-    cdef Slopes k = c[0]
-    k.narrow = k.weighted = True
-    k.apart = False
+    k.narrow, k.weighted = narrow, True
+    if narrow:
+        k.apart = False
     if c.shifted and c.weight_grads:
-        k.shifted = k.corrected = k.bias_grads = k.weight_grads = True
-        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+        k.shifted = k.corrected = k.weight_grads = k.bias_grads = True
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
     elif c.shifted:
         k.shifted = k.corrected = True
         k.weight_grads = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
     elif c.weight_grads:
         k.weight_grads = True
         k.shifted = k.corrected = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
     else:
         k.shifted = k.corrected = k.weight_grads = k.bias_grads = False
-        row_slopes(&k, x, dy, row, drow, n, sums, products, <float>0)
+        row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
 
 
-cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const work* table, work* dw,
-                            work* db) noexcept nogil:
+cdef void feature_slopes(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                         double* products, work zero) noexcept nogil:
+    slopes_of(False, c, x, dy, row, drow, n, sums, products, zero)
+
+
+cdef void narrow_feature_slopes(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
+                                double* products) noexcept nogil:
+    """Of 16 bits that lie side by side."""
+    slopes_of(True, c, x, dy, row, drow, n, sums, products, <float>0)
+
+
+cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const float* table, float* dw,
+                            float* db) noexcept nogil:
     """What a row adds to dweight and dbias, where the weight was multiplied by rounded values; its entries of the table come first."""
-    cdef work room[ABREAST]
-    cdef work slopes[ABREAST]
-    cdef work z[ABREAST]
+    cdef float room[ABREAST]
+    cdef float slopes[ABREAST]
+    cdef float z[ABREAST]
     cdef Affine c
     cdef Block b
-    cdef const work* t
-    cdef const work* g
+    cdef const float* t
+    cdef const float* g
     cdef Py_ssize_t i, j
     feature_kinds(&c, p, NULL, table)
     c.bias = ABSENT
@@ -345,14 +320,14 @@ cdef inline Py_ssize_t rows_by_blocks(const Plan* p, work zero) noexcept nogil:
     return max(<Py_ssize_t>1, min(<Py_ssize_t>TOGETHER, WIDE_LOT_BYTES // bytes))
 
 
-cdef inline bint narrow_rows(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n) noexcept nogil:
-    return c.weighted and narrow_both(x, dy) and lying(x, row, 0, n) != NULL and lying(dy, drow, 0, n) != NULL
+cdef inline bint narrow_rows(const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n) noexcept nogil:
+    return narrow_both(x, dy) and lying(x, row, 0, n) != NULL and lying(dy, drow, 0, n) != NULL
 
 
 cdef inline bint all_even(const Array* x, const Array* dy, Py_ssize_t r, Py_ssize_t m, Slopes* c) noexcept nogil:
     """Whether m rows from r on lie evenly in both, where they need not be taken to a panel; then how far apart."""
     cdef Py_ssize_t size = x.itemsize
-    if not ((x.plain and dy.plain) or (c.weighted and narrow_both(x, dy) and loadable(x) and loadable(dy))):
+    if not ((x.plain and dy.plain) or (narrow_both(x, dy) and loadable(x) and loadable(dy))):
         return False
     if not (evenly(x, r, m, &c.x_apart) and evenly(dy, r, m, &c.dy_apart)):
         return False
@@ -372,7 +347,7 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
     cdef work* delta = table + DELTA * TOGETHER
     cdef work* scale = table + SCALE * TOGETHER
     cdef Py_ssize_t n = p.parameters, together = rows_by_blocks(p, table[0]), step = BLOCK if together > 1 else n, first, k
-    c.shifted, c.weighted, c.weight_grads = p.centered, w != NULL, p.weight_grads and not p.round_first
+    c.shifted, c.weight_grads = p.centered, p.weight_grads and not p.round_first
     c.rows, c.table = m if n < ROUND * LANES and p.inside == NULL and all_even(x, dy, r, m, &c) else 1, table
     memset(delta, 0, TOGETHER * sizeof(work))
     given_statistics(p, r, m, table, False)
@@ -382,16 +357,17 @@ cdef void rows_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_ssi
             look_ahead_of(x, p, r + k, together)
             look_ahead_of(dy, p, r + k, together)
             c.shift, c.delta, c.scale = shift[k], delta[k], scale[k]
-            c.weight, c.dweight, c.dbias = at(w, first, w != NULL), at(dw, first, dw != NULL), at(dw, n + first, dw != NULL)
+            c.weight, c.dweight, c.dbias = w + first, at(dw, first, dw != NULL), at(dw, n + first, dw != NULL)
             taken = by_mask(x, inside, r + k, 0, c.shift, &filled)
-            if narrow_rows(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n):
+            if narrow_rows(taken, dy, row_at(x, r + k), row_at(dy, r + k), n):
                 narrow_feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k])
             else:
                 feature_slopes(&c, taken, dy, row_at(x, r + k), row_at(dy, r + k), n, rows.sums[k], rows.squares[k], table[0])
     for k in range(m):
-        if p.round_first and dw != NULL:
-            taken = by_mask(x, inside, r + k, 0, shift[k], &filled)
-            rounded_gradients(p, taken, dy, row_at(x, r + k), row_at(dy, r + k), table + k, dw, at(dw, n, p.centered))
+        if work is float:
+            if p.round_first and dw != NULL:
+                taken = by_mask(x, inside, r + k, 0, shift[k], &filled)
+                rounded_gradients(p, taken, dy, row_at(x, r + k), row_at(dy, r + k), table + k, dw, at(dw, n, p.centered))
     clear_rows(rows.sums, m, m)
     clear_rows(rows.squares, m, m)
     sum_rows(rows.sums, m, s)
@@ -455,7 +431,7 @@ cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexc
     cdef Array* dy
     cdef bint direct
     open_pass(&s, p, zero)
-    direct = not open_inside(&inside, p, NULL, True, zero) and p.before == NULL and w != NULL and straight(p, &s.x) and straight(p, &s.dy)
+    direct = not open_inside(&inside, p, NULL, True, zero) and p.before == NULL and straight(p, &s.x) and straight(p, &s.dy)
     feature_kinds(&c, p, w, table)
     memset(table, 0, sizeof(table))
     while r < stop:

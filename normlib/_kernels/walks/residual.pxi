@@ -94,42 +94,44 @@ cdef inline void look_ahead_before(const Residual* s, Array* sum, const Plan* p,
 # ---- rows of sums, which are summed as they are written: meanwhile what comes next is fetched ----
 
 cdef inline bint summed_at_once(const Residual* s, Py_ssize_t n) noexcept nogil:
+    """Of float32: blocks of float64 are added otherwise."""
     return s.dense and s.x.dtype == F32 and n >= ROUND * LANES
 
 
-cdef inline void sum_sample(const work* x, const work* more, Py_ssize_t n, double* e) noexcept nogil:
+cdef inline void sum_sample(const float* x, const float* more, Py_ssize_t n, double* e) noexcept nogil:
     """`row_sample` of x + more."""
-    cdef work room[SAMPLE]
+    cdef float room[SAMPLE]
     cdef Py_ssize_t step = sample_step(n) * BLOCK, i, m
     for i from 0 <= i < n by step:
         m = min(<Py_ssize_t>SAMPLE, n - i)
-        add_elements(x + i, more + i, room, m)
+        add_f32(x + i, more + i, room, m)
         fold_sample(room, m, e, i > 0)
 
 
-cdef inline void sum_moments(const work* x, const work* more, work* sum, Py_ssize_t n, double* sums, double* squares, work shift, bint centered,
-                             bint further) noexcept nogil:
+cdef inline void sum_moments(const float* x, const float* more, float* sum, Py_ssize_t n, double* sums, double* squares, float shift,
+                             bint centered, bint further) noexcept nogil:
     """add_moments of the sum of n <= BLOCK elements"""
-    cdef work a[LANES]
-    cdef work q[LANES]
+    cdef float a[LANES]
+    cdef float q[LANES]
     cdef Py_ssize_t i = 0
     if n >= ROUND * LANES:
         clear(a)
         clear(q)
         while True:
-            add_elements(x + i, more + i, sum + i, ROUND * LANES)
+            add_f32(x + i, more + i, sum + i, ROUND * LANES)
             moments_round(sum + i, a, q, shift, centered, 0)
             i += ROUND * LANES
             if i + ROUND * LANES > n:
                 break
         fold_moments(a, q, sums, squares, centered, further)
-    add_elements(x + i, more + i, sum + i, n - i)
+    add_f32(x + i, more + i, sum + i, n - i)
     while i < n:
         few_moments(sum + i, min(<Py_ssize_t>FEW, n - i), sums, squares, shift, centered, further or i > 0, 0)
         i += FEW
 
 
-cdef void sum_row_moments(const work* x, const work* more, work* sum, Py_ssize_t n, double* sums, double* squares, work shift, bint centered) noexcept nogil:
+cdef void sum_row_moments(const float* x, const float* more, float* sum, Py_ssize_t n, double* sums, double* squares, float shift,
+                          bint centered) noexcept nogil:
     cdef Py_ssize_t i, m
     for i from 0 <= i < n by BLOCK:
         m = min(<Py_ssize_t>BLOCK, n - i)
@@ -139,18 +141,18 @@ cdef void sum_row_moments(const work* x, const work* more, work* sum, Py_ssize_t
             sum_moments(x + i, more + i, sum + i, m, sums, squares, shift, False, i > 0)
 
 
-cdef bint sums_statistics(const Plan* p, const Array* x, const Residual* s, Py_ssize_t r, Py_ssize_t m, work* table) noexcept nogil:
+cdef bint sums_statistics(const Plan* p, const Array* x, const Residual* s, Py_ssize_t r, Py_ssize_t m, float* table) noexcept nogil:
     """rows_statistics of rows of sums, x, which are written meanwhile."""
     cdef Rows rows
-    cdef work* shift = table + SHIFT * TOGETHER
+    cdef float* shift = table + SHIFT * TOGETHER
     cdef Py_ssize_t k
-    memset(shift, 0, TOGETHER * sizeof(work))
+    memset(shift, 0, TOGETHER * sizeof(float))
     for k in range(m if p.centered else 0):
-        sum_sample(<const work*>row_at(&s.x, r + k), <const work*>row_at(&s.more, r + k), s.row, rows.sample[k])
+        sum_sample(<const float*>row_at(&s.x, r + k), <const float*>row_at(&s.more, r + k), s.row, rows.sample[k])
     if p.centered:
         shift_rows(&rows, m, sampled(s.row), shift)
     for k in range(m):
-        sum_row_moments(<const work*>row_at(&s.x, r + k), <const work*>row_at(&s.more, r + k), <work*>row_at(&s.sum, r + k), s.row,
+        sum_row_moments(<const float*>row_at(&s.x, r + k), <const float*>row_at(&s.more, r + k), <float*>row_at(&s.sum, r + k), s.row,
                         rows.sums[k], rows.squares[k], shift[k], p.centered)
     return settled(p, x, r, m, &rows, table)
 
