@@ -145,11 +145,13 @@ def piece(f, terms, degree, near, low, high):
     """Where it begins, and coefficients in float32: each rounded before those above it are found."""
     start = beginning(f, near)
     x = points(low, high, 3 * (degree + 1))
+    powers = [[(a - start) ** i / terms(a) for i in range(degree + 1)] for a in x]
+    left = [f(a) / terms(a) for a in x]  # of what is to be fitted
     c = [mpf(float(single(f(start))))]
     while len(c) <= degree:
-        rows = [[(a - start) ** i / terms(a) for i in range(len(c), degree + 1)] for a in x]
-        right = [(f(a) - value(c, a - start)) / terms(a) for a in x]
-        c.append(mpf(float(single(qr_solve(matrix(rows), matrix(right))[0][0]))))
+        left = [b - c[-1] * row[len(c) - 1] for b, row in zip(left, powers, strict=True)]
+        found = qr_solve(matrix([row[len(c) :] for row in powers]), matrix(left))[0]
+        c.append(mpf(float(single(found[0]))))
     return [start, *c], max(abs(value(c, a - start) - f(a)) / terms(a) for a in linspace(low, high, 21)[1:])
 
 
