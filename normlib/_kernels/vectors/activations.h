@@ -245,7 +245,7 @@ static inline floats value_of(floats v, floats w)
     return as_floats(as_words(choose(BELOW(v, of(0)), of(0), v) - w) | (as_words(v) & 0x80000000u));
 }
 
-static inline floats share_of(floats v, floats part) { return choose(BELOW(v, of(0)), part, 1 - part); }
+static inline floats share_of(floats v, floats part) { return choose(BELOW(v, of(0)), part, 1.0f - part); }
 static inline floats even(floats v, floats part) { return (void)v, part; }
 
 #define PIECES(name, finish, pieces, where)                                                                                     \
@@ -585,13 +585,19 @@ static inline int all_near(const float *p, float end)
     return near;
 }
 
+#if defined(__GNUC__)
+#define IN_PAIRS _Pragma("GCC unroll 2")
+#else
+#define IN_PAIRS
+#endif
+
 /* Which lanes lie near decides each for itself; what is far is computed where there is such a one. */
 #define NEAR(name, near, end, of_far)                                                                                           \
     ON_ARRAYS(name, float, {                                                                                                    \
         float v[LANES];                                                                                                         \
         int everywhere = all_near(p, end);                                                                                      \
         if (!everywhere) memcpy(v, p, sizeof v);                                                                                \
-        _Pragma("GCC unroll 2") for (int l = 0; l < LANES; l += VECTOR) store_floats(p + l, near(load_floats(p + l)));           \
+        IN_PAIRS for (int l = 0; l < LANES; l += VECTOR) store_floats(p + l, near(load_floats(p + l)));           \
         for (int l = 0; l < (everywhere ? 0 : LANES); l++) p[l] = fabsf(v[l]) <= end ? p[l] : of_far(v[l]);                     \
     })
 

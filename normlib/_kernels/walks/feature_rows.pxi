@@ -136,8 +136,9 @@ cdef void feature_rows_from(const Plan* p, Py_ssize_t r, Py_ssize_t stop, work z
         if p.before != NULL and residual.kept and m * n <= panel_of(zero):
             x = residual_taken(&residual, r, m, step, &taken, <work*>s.room)
         else:
-            if p.before != NULL and not at_once:
-                residual_rows(&residual, r, r + m, zero)
+            if p.before != NULL:
+                if not at_once:
+                    residual_rows(&residual, r, r + m, zero)
                 look_ahead_before(&residual, &s.x, p, r, m)
             if direct:
                 look_ahead_of(&s.x, p, r, 0)
@@ -252,13 +253,11 @@ cdef enum:
     WIDE_LOT_BYTES = 1 << 17    # of rows of x and dy that are taken block by block
 
 
-cdef inline void slopes_of(bint narrow, const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
-                         double* products, work zero) noexcept nogil:
+cdef inline void slopes_of(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n,
+                           double* sums, double* products, work zero) noexcept nogil:
     """row_slopes with a weight, where what is absent is a constant"""
     cdef Slopes k = c[0]
-    k.narrow, k.weighted = narrow, True
-    if narrow:
-        k.apart = False
+    k.weighted = True
     if c.shifted and c.weight_grads:
         k.shifted = k.corrected = k.weight_grads = k.bias_grads = True
         row_slopes(&k, x, dy, row, drow, n, sums, products, zero)
@@ -277,13 +276,17 @@ cdef inline void slopes_of(bint narrow, const Slopes* c, const Array* x, const A
 
 cdef void feature_slopes(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
                          double* products, work zero) noexcept nogil:
-    slopes_of(False, c, x, dy, row, drow, n, sums, products, zero)
+    cdef Slopes k = c[0]
+    k.narrow = False
+    slopes_of(&k, x, dy, row, drow, n, sums, products, zero)
 
 
 cdef void narrow_feature_slopes(const Slopes* c, const Array* x, const Array* dy, const char* row, const char* drow, Py_ssize_t n, double* sums,
                                 double* products) noexcept nogil:
     """Of 16 bits that lie side by side."""
-    slopes_of(True, c, x, dy, row, drow, n, sums, products, <float>0)
+    cdef Slopes k = c[0]
+    k.narrow, k.apart = True, False
+    slopes_of(&k, x, dy, row, drow, n, sums, products, <float>0)
 
 
 cdef void rounded_gradients(const Plan* p, const Array* x, const Array* dy, const char* row, const char* drow, const float* table, float* dw,

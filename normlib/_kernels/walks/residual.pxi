@@ -29,7 +29,8 @@ cdef inline void open_residual(Residual* s, const Plan* p, bint streaming, work 
         open_array(&s.sum, p, sum.data, &sum.span, sum.dtype, zero)
     if gate.data != NULL:
         open_array(&s.gate, p, gate.data, &gate.span, gate.dtype, zero)
-    s.streaming = streaming and s.more.data != NULL and s.sum.data != s.x.data and s.sum.data != s.more.data and s.sum.whole and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero)
+    s.streaming = (streaming and s.more.data != NULL and s.sum.data != s.x.data and s.sum.data != s.more.data and s.sum.whole
+                   and s.sum.position == s.sum.itemsize and s.row <= panel_of(zero))
     s.kept = s.streaming or (gate.data != NULL and p.dy == NULL and p.form == FEATURE_ROWS and s.row <= panel_of(zero))
     open_writer(&s.writer, s.streaming)
     s.loadable = (more.data != NULL and gate.data == NULL and loadable(&s.x) and s.x.whole and loadable(&s.more) and s.more.whole
