@@ -96,7 +96,7 @@ cdef void runs_normalize(Pass* s, const Array* x, const Spot* spot, Py_ssize_t m
         return
     b.x = apart
     if s.plan.fused:
-        per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) // apart)) if spot.beside[OF_WHERE] == NULL else 1
+        per = max(<Py_ssize_t>1, min(per, s.share // <Py_ssize_t>sizeof(work) // apart)) if spot.beside[OF_WHERE] == NULL else 1
     for k from 0 <= k < many by per:
         row = row_of(c, k, zero)
         run = moved(s, x, spot, k, 0)
@@ -134,7 +134,7 @@ cdef void runs_descend(Pass* s, const Array* x, const Array* dy, const Spot* spo
             follow_runs(s, x, spot, many, b.y, <work*>spot.y)
         return
     b.x = b.dy = b.y = n
-    per = max(<Py_ssize_t>1, min(per, SHARE_BYTES // <Py_ssize_t>sizeof(work) if s.plan.fused else out_of_panel(zero) // 2) // n)
+    per = max(<Py_ssize_t>1, min(per, s.share // <Py_ssize_t>sizeof(work) if s.plan.fused else out_of_panel(zero) // 2) // n)
     if s.plan.fused and spot.beside[OF_WHERE] != NULL:
         per = 1
     for k from 0 <= k < many by per:

@@ -2,7 +2,7 @@
 
 cdef inline work* share_of(const Pass* s, int i, work zero) noexcept nogil:
     """Room for what the epilogue reads of an array; the first share is that of the elements themselves."""
-    return <work*>(s.out + (1 + i - BESIDE) * SHARE_BYTES)
+    return <work*>(s.out + s.shares[i] * s.share)
 
 
 cdef inline void prefetch_after(const Array* a, const work* t, Py_ssize_t n) noexcept nogil:
@@ -158,7 +158,7 @@ cdef void normalize_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t 
         normalize_straight(s, p, spot, first, stop, zero)
         return
     if fused:
-        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
+        step = min(step, s.share // <Py_ssize_t>sizeof(work))
     elif factor != 1:
         step = min(step, out_of_panel(zero))
     b.rows, b.ahead = 1, p.x.later
@@ -206,7 +206,7 @@ cdef void descend_from(Pass* s, const Pieces* p, const Spot* spot, Py_ssize_t fi
         descend_straight(s, p, spot, first, stop, zero)
         return
     if fused:
-        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
+        step = min(step, s.share // <Py_ssize_t>sizeof(work))
     elif not (p.x.plain and p.x.whole and p.dy.plain and p.dy.whole):
         step = min(step, out_of_panel(zero) // 2)
     b.rows, b.ahead, b.dy_ahead = 1, p.x.later, p.dy.later

@@ -106,7 +106,7 @@ cdef void values_of(Pass* s, const Array* x, const Spot* spot, Py_ssize_t first,
     cdef const work* t
     cdef work* u = <work*>s.out
     if s.plan.fused:
-        step = min(step, SHARE_BYTES // <Py_ssize_t>sizeof(work))
+        step = min(step, s.share // <Py_ssize_t>sizeof(work))
     b.rows, b.ahead = 1, 0
     for i from first <= i < first + n by step:
         b.width = min(step, first + n - i)

@@ -10,8 +10,6 @@ cdef enum:
     MEAN_G = 4          # backward
     SLOPE = 5
     TABLE = 6
-    SHARES = 1 + OUTPUTS - BESIDE
-    SHARE_BYTES = OUT_BYTES // SHARES // LINE * LINE    # of what a fused pass computes at once, and of each array that its epilogue reads
     ROOM_BYTES = PANEL_BYTES + 2 * TOGETHER * LINE  # of a lot, or of two half as large, each row from a line on
 
 # What a task works with.
@@ -20,6 +18,8 @@ cdef struct Pass:
     Array x, dy, y
     Array beside[OUTPUTS]   # what the epilogue reads, from BESIDE on, and from INPUTS on writes
     bint bare           # a mask is all that follows `normalize`
+    Py_ssize_t share    # bytes of what a fused pass computes at once, and of each array that its epilogue reads
+    int shares[OUTPUTS] # where theirs come in `out`
     bint apart          # y is none of the arrays that are read after its elements were computed
     Writer writer
     char* room          # for the elements of a lot
@@ -41,7 +41,7 @@ cdef inline void in_cache(Array* a) noexcept nogil:
 
 cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     cdef View view
-    cdef int i
+    cdef int i, many = 1    # with the elements themselves
     s.plan = p
     open_array(&s.x, p, p.x, &p.xs, p.dtype, zero)
     open_array(&s.y, p, p.y, &p.ys, p.y_dtype, zero)
@@ -54,6 +54,9 @@ cdef inline void open_pass(Pass* s, const Plan* p, work zero) noexcept nogil:
     for i in range(BESIDE, OUTPUTS if p.fused else 0):
         view = view_of(p, i)
         open_array(&s.beside[i], p, view.data, &view.span, view.dtype, zero)
+        s.shares[i] = many
+        many += view.data != NULL or (i == OF_DY and p.dy != NULL)
+    s.share = OUT_BYTES // many // LINE * LINE
     s.apart, s.bare = apart(p), bare(p)
     open_writer(&s.writer, p.streaming)
     s.room = line_of(s.memory)
