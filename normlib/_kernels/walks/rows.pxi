@@ -19,7 +19,7 @@ cdef struct Pass:
     Array beside[OUTPUTS]   # what the epilogue reads, from BESIDE on, and from INPUTS on writes
     bint bare           # a mask is all that follows `normalize`
     Py_ssize_t share    # bytes of what a fused pass computes at once, and of each array that its epilogue reads
-    int shares[OUTPUTS] # where theirs come in `out`
+    int shares[OUTPUTS]     # where theirs come in `out`
     bint apart          # y is none of the arrays that are read after its elements were computed
     Writer writer
     char* room          # for the elements of a lot
