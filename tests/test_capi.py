@@ -719,6 +719,28 @@ def test_what_is_wrong_with_what_follows():
     ensure(in_struct("layer_norm_backward", **{**back, "dx": back["dy"].copy()}, activation=1))
 
 
+def without_strides(a):
+    found = Array(a)
+    found.strides = None
+    return ctypes.pointer(found)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_the_sum_may_be_the_residual_by_the_same_array(op):
+    """One normlib_array for both, of a form that fits or does not."""
+    x, y, residual = np.ones((2, 8), np.float32), np.zeros((2, 8), np.float32), np.arange(16, dtype=np.float32)
+    expected = getattr(normlib, op)(x + residual.reshape(2, 8), eps=1e-5)
+    given = {"x": without_strides(x), "y": without_strides(y), "axis": -1, "eps": 1e-5}
+    both = without_strides(residual.reshape(2, 8))
+    ensure(in_struct(op, **given, residual=both, sum=both))
+    assert checks.same_bits(y, expected)
+    assert checks.same_bits(residual, np.arange(1, 17, dtype=np.float32))
+    for wrong in (residual[:8].reshape(1, 8), residual.reshape(2, 8).astype(np.float64)):
+        both, before = without_strides(wrong), wrong.copy()
+        assert text(in_struct(op, **given, residual=both, sum=both)).startswith("residual: ")
+        assert checks.same_bits(wrong, before)
+
+
 def test_a_gate_before_the_norm():
     x = np.random.default_rng(5).normal(size=(3, 40)).astype(np.float32)
     gate, rstd, y = x[::-1].copy(), np.empty(3), np.empty_like(x)

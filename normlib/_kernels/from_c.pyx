@@ -70,7 +70,7 @@ cdef bint plain(const normlib_call* c) noexcept nogil:
             and plain_parameter(c.weight, x, y) and plain_parameter(c.bias, x, y)
             and plain_statistic(c.mean, c) and plain_statistic(c.rstd, c)
             and (c.mean == NULL or c.rstd == NULL or apart(c.mean, c.rstd, x.shape[0] * sizeof(double)))
-            and (c.residual == c.sum or plain_sum(c)))
+            and ((c.residual == NULL and c.sum == NULL) or plain_sum(c)))
 
 
 cdef inline bint as_x(const normlib_array* a, const normlib_array* x) noexcept nogil:
