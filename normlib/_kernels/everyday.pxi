@@ -21,7 +21,7 @@ cdef inline bint vector(normlib_array* view, object given, const Py_ssize_t* sha
 
 cdef inline bint result(normlib_array* view, object given, cnp.ndarray x, const Py_ssize_t* shape) except -1:
     """An array that may be written, of the shape of x."""
-    return (dense(view, given, 2, shape) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>given) and PyArray_SAMESHAPE(x, <cnp.ndarray>given))
+    return dense(view, given, 2, shape) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>given) and PyArray_SAMESHAPE(x, <cnp.ndarray>given)
 
 
 cdef object everyday(int number, PyObject** a):
@@ -34,7 +34,7 @@ cdef object everyday(int number, PyObject** a):
     cdef Py_ssize_t[2] shape
     cdef Py_ssize_t axis
     cdef int status
-    cdef cnp.ndarray x, y
+    cdef cnp.ndarray x
     residual = sum = None
     if <object>rest[3] is not False or type(<object>rest[1]) is not float or not dense(&views[0], <object>a[0], 2, shape):
         return NotImplemented
@@ -59,17 +59,14 @@ cdef object everyday(int number, PyObject** a):
                 sum = value
             elif value is not None:
                 return NotImplemented
-        if (not dense(&views[4], residual, 2, shape) or not PyArray_SAMESHAPE(x, <cnp.ndarray>residual)):
+        if not dense(&views[4], residual, 2, shape) or not PyArray_SAMESHAPE(x, <cnp.ndarray>residual):
             return NotImplemented
         sum = new_like(x, cnp.PyArray_TYPE(x)) if sum is None else sum
         if not result(&views[5], sum, x, shape):
             return NotImplemented
         call.residual, call.sum = &views[4], &views[5]
-    if <object>rest[2] is None:
-        y = new_like(x, cnp.PyArray_TYPE(x))
-    else:
-        y = <object>rest[2] if cnp.PyArray_CheckExact(<object>rest[2]) else None
-    if y is None or not result(&views[3], y, x, shape):
+    y = new_like(x, cnp.PyArray_TYPE(x)) if <object>rest[2] is None else <object>rest[2]
+    if not result(&views[3], y, x, shape):
         return NotImplemented
     if call.eps <= 0 or not plain(&call):
         return NotImplemented

@@ -54,15 +54,9 @@ cdef bint plain(const normlib_call* c) noexcept nogil:
     if (<size_t>c.dy | <size_t>c.running_mean | <size_t>c.running_var | <size_t>c.dx | <size_t>c.dsum
             | <size_t>c.dweight | <size_t>c.dbias | <size_t>c.add | <size_t>c.dadd | <size_t>c.gate
             | <size_t>c.dgate | <size_t>c.where | <size_t>c.scale | <size_t>c.new_scale | c.axes | <size_t>c.activation | <size_t>c.gate_first
-            | <size_t>c.round_first) or x == NULL or y == NULL:
-        return False
-    if x.ndim != 2 or y.ndim != 2 or (c.axis != -1 and c.axis != 1) or x.strides != NULL or y.strides != NULL:
-        return False
-    if x.shape == NULL or y.shape == NULL or x.shape[0] != y.shape[0] or x.shape[1] != y.shape[1] or x.dtype != y.dtype:
+            | <size_t>c.round_first) or (c.axis != -1 and c.axis != 1) or not as_x(x, x) or not as_x(y, x):
         return False
     if x.shape[0] <= 0 or x.shape[1] <= 0 or (x.shape[0] | x.shape[1]) >> 29 or not is_dtype(x.dtype):
-        return False
-    if x.data == NULL or y.data == NULL or (<size_t>x.data | <size_t>y.data) & (size_of(x.dtype) - 1):
         return False
     if not 0 <= c.eps < INFINITY or c.threads < 0:
         return False
@@ -74,7 +68,7 @@ cdef bint plain(const normlib_call* c) noexcept nogil:
 
 
 cdef inline bint as_x(const normlib_array* a, const normlib_array* x) noexcept nogil:
-    """Whether an array has the form of x."""
+    """Whether an array is of two axes without gaps, and has the shape and dtype of x."""
     return (a != NULL and a.dtype == x.dtype and a.ndim == 2 and a.strides == NULL and a.shape != NULL and a.shape[0] == x.shape[0]
             and a.shape[1] == x.shape[1] and a.data != NULL and not <size_t>a.data & (size_of(x.dtype) - 1))
 

@@ -8,7 +8,7 @@ from normlib._kernels.machine cimport machine
 from normlib._kernels.parallel cimport parallel_for
 from normlib._kernels.plan cimport (
     ABREAST, BLOCK, CHUNK, LANES, LINE, FEATURE_COLUMNS, FEATURE_ROWS, CHANNEL_ROWS, F64, PARTS, SAMPLE_PARTS, SETTLED, WATCH_BYTES, WIDE,
-    Plan, Run, View, Watch, alone, alone_row, few_rows, line_of, round_up, size_of, y_bytes,
+    Plan, Run, View, Watch, alone, alone_row, few_rows, line_of, round_up, size_of, working_size, y_bytes,
     FEATURE_ROW, FEATURE_ROWS_FORWARD, FEATURE_ROWS_BACKWARD, FEATURE_ROWS_PARTS, FEATURE_COLUMNS_FORWARD,
     FEATURE_COLUMNS_BACKWARD, CHANNEL_ROWS_FORWARD, CHANNEL_ROWS_BACKWARD, CHANNEL_COLUMNS_SUM, CHANNEL_COLUMNS_FIRST, CHANNEL_COLUMNS_MOMENTS,
     CHANNEL_COLUMNS_STATISTICS, CHANNEL_COLUMNS_GIVEN, CHANNEL_COLUMNS_FORWARD, CHANNEL_COLUMNS_GRADIENTS,
@@ -134,7 +134,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
     cdef Watch watch
     cdef Plan before, first
     cdef bint backward = p.dy != NULL
-    cdef Py_ssize_t working = 8 if p.dtype == F64 else 4
+    cdef Py_ssize_t working = working_size(p.dtype)
     cdef int failed = 0
     cdef void* ones = NULL
     traffic = (arrays_of(p, backward) - 1) * p.bytes + y_bytes(p)
@@ -191,7 +191,7 @@ cdef int execute(Run run, Plan* p, int threads) noexcept nogil:
 
 cdef void* new_ones(const Plan* p) noexcept nogil:
     """A weight for gradients that have none: so there are half as many loops. NULL where memory is short."""
-    cdef void* ones = malloc(p.parameters * (8 if p.dtype == F64 else 4))
+    cdef void* ones = malloc(p.parameters * working_size(p.dtype))
     cdef Py_ssize_t i
     for i in range(p.parameters if ones != NULL else 0):
         if p.dtype == F64:

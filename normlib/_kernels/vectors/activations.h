@@ -597,7 +597,7 @@ static inline int all_near(const float *p, float end)
         float v[LANES];                                                                                                         \
         int everywhere = all_near(p, end);                                                                                      \
         if (!everywhere) memcpy(v, p, sizeof v);                                                                                \
-        IN_PAIRS for (int l = 0; l < LANES; l += VECTOR) store_floats(p + l, near(load_floats(p + l)));           \
+        IN_PAIRS for (int l = 0; l < LANES; l += VECTOR) store_floats(p + l, near(load_floats(p + l)));                         \
         for (int l = 0; l < (everywhere ? 0 : LANES); l++) p[l] = fabsf(v[l]) <= end ? p[l] : of_far(v[l]);                     \
     })
 

@@ -330,7 +330,7 @@ cdef void groups_slopes(const Plan* p, Array* x, Array* dy, Inside* inside, Py_s
 
 cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexcept nogil:
     # A part of the samples and p.strip groups: dweight and dbias are the sums that dx needs.
-    cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, m, r, e, ready
+    cdef Py_ssize_t strips = (p.groups - 1) // p.strip + 1, part = task // strips, sample, g, m, r, e, begin, ready
     cdef Py_ssize_t first = task % strips * p.strip, last = min(first + p.strip, p.groups), n = p.channels * p.segments * p.length
     cdef Py_ssize_t most = max(<Py_ssize_t>1, min(groups_together(p, 2), TOGETHER // p.channels))
     cdef const work* w = <const work*>p.weight
@@ -357,12 +357,12 @@ cdef void channel_rows_backward(const Plan* p, Py_ssize_t task, work zero) noexc
             m = alike_rows(p, r, min(most, last - g), n)
             x, dy = &s.x, &s.dy
             if p.before != NULL and ready < g + m:
-                e = sample * p.groups + ready   # not from r on: what is ready may lie in dy
+                begin = sample * p.groups + ready   # not r: what is ready may lie in dy
                 ready = min(last, g + (max(m, 2 * PANEL // n) if p.segments == 1 else m))
                 if p.before.upstream:
-                    channel_rows_from(p.before, e, sample * p.groups + ready, zero)
+                    channel_rows_from(p.before, begin, sample * p.groups + ready, zero)
                 else:
-                    rows_before(p.before, e, sample * p.groups + ready, zero)
+                    rows_before(p.before, begin, sample * p.groups + ready, zero)
             if not s.x.plain and not direct:
                 x = take_rows(x, r, m, n, &x_taken, <work*>s.room, panel_of(zero) // 2)
             if not s.dy.plain and not direct:

@@ -422,7 +422,7 @@ cdef void feature_rows_parts(const Plan* p, Py_ssize_t task, work zero) noexcept
 
 cdef void feature_rows_backward(const Plan* p, Py_ssize_t part, work zero) noexcept nogil:
     cdef Py_ssize_t n = p.parameters, r = part * p.batch, first = r, stop = min(r + p.batch, p.samples * p.groups), m
-    cdef Py_ssize_t most = max(together(2 * n, p.streaming), rows_by_blocks(p, zero)), step = round_up(n, LINE // sizeof(work)), ready = r
+    cdef Py_ssize_t most = max(together(2 * n, p.streaming), rows_by_blocks(p, zero)), step = round_up(n, LINE // sizeof(work)), begin, ready = r
     cdef work table[TABLE * TOGETHER]
     cdef const work* w = <const work*>p.weight
     cdef work* dw = at(<work*>p.scratch, 2 * n * part, True) if p.weight_grads else NULL

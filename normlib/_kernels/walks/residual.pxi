@@ -147,10 +147,11 @@ cdef bint sums_statistics(const Plan* p, const Array* x, const Residual* s, Py_s
     cdef Rows rows
     cdef float* shift = table + SHIFT * TOGETHER
     cdef Py_ssize_t k
-    memset(shift, 0, TOGETHER * sizeof(float))
-    for k in range(m if p.centered else 0):
-        sum_sample(<const float*>row_at(&s.x, r + k), <const float*>row_at(&s.more, r + k), s.row, rows.sample[k])
-    if p.centered:
+    if not p.centered:
+        memset(shift, 0, TOGETHER * sizeof(float))
+    else:
+        for k in range(m):
+            sum_sample(<const float*>row_at(&s.x, r + k), <const float*>row_at(&s.more, r + k), s.row, rows.sample[k])
         shift_rows(&rows, m, sampled(s.row), shift)
     for k in range(m):
         sum_row_moments(<const float*>row_at(&s.x, r + k), <const float*>row_at(&s.more, r + k), <float*>row_at(&s.sum, r + k), s.row,
